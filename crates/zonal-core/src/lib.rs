@@ -1,0 +1,15 @@
+//! The rules of zoned storage as pure functions: no I/O, no clock, no threads, no randomness.
+//!
+//! * [`units`]: block counts, zone indices, generations.
+//! * [`zone`]: the zone word, its transitions, limits, and settling after a failed write.
+//! * [`format`]: byte layouts of the image: qcow2 with zones, and our own extension beside it.
+//! * [`error`]: what can go wrong, as a kind, a context and a source.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod error;
+pub mod format;
+pub mod units;
+pub mod zone;

@@ -1,0 +1,1 @@
+//! The zone word and the rules over it.

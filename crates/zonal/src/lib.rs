@@ -1,0 +1,1 @@
+//! Zoned storage in user space.
