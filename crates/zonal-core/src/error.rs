@@ -66,11 +66,11 @@ impl ErrorKind {
     #[must_use]
     pub const fn errno(self) -> i32 {
         match self {
-            Self::NotFound => 2,                                         // ENOENT
-            Self::NotZoned => 25,                                        // ENOTTY
-            Self::InUse => 16,                                           // EBUSY
-            Self::Unclean | Self::Damaged => 117,                        // EUCLEAN
-            Self::Unsupported => 95,                                     // EOPNOTSUPP
+            Self::NotFound => 2,                                                // ENOENT
+            Self::NotZoned => 25,                                               // ENOTTY
+            Self::InUse => 16,                                                  // EBUSY
+            Self::Unclean | Self::Damaged => 117,                               // EUCLEAN
+            Self::Unsupported => 95,                                            // EOPNOTSUPP
             Self::InvalidInput | Self::AppendTooLarge | Self::OutOfRange => 22, // EINVAL
             Self::BeyondCapacity
             | Self::ZoneFull
@@ -80,12 +80,12 @@ impl ErrorKind {
             | Self::InvalidTransition
             | Self::BehindFailedWrite
             | Self::Io => 5, // EIO
-            Self::TooManyOpenZones => 109,                               // ETOOMANYREFS
-            Self::TooManyActiveZones => 75,                              // EOVERFLOW
-            Self::NoSpace => 28,                                         // ENOSPC
-            Self::DeviceReadOnly => 30,                                  // EROFS
-            Self::Cancelled => 125,                                      // ECANCELED
-            Self::Stalled => 110,                                        // ETIMEDOUT
+            Self::TooManyOpenZones => 109,                                      // ETOOMANYREFS
+            Self::TooManyActiveZones => 75,                                     // EOVERFLOW
+            Self::NoSpace => 28,                                                // ENOSPC
+            Self::DeviceReadOnly => 30,                                         // EROFS
+            Self::Cancelled => 125,                                             // ECANCELED
+            Self::Stalled => 110,                                               // ETIMEDOUT
         }
     }
 

@@ -1,0 +1,136 @@
+//! How many zones are open and active, and which to close for another.
+//!
+//! The counts follow the zones' states and are changed together with them, under one lock of the
+//! caller's; an ordinary write touches neither.
+
+use super::state::{Place, Refusal, ZoneState};
+use crate::units::ZoneIndex;
+use alloc::collections::VecDeque;
+
+/// The drive's limits; `None` is no limit (Linux and NVMe write it differently).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Maximum open resources (NVMe MOR + 1).
+    pub max_open: Option<u32>,
+    /// Maximum active resources (NVMe MAR + 1).
+    pub max_active: Option<u32>,
+}
+
+/// The counts, and the implicitly open zones in the order in which they were opened.
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    limits: Limits,
+    /// Kept only when the open limit can ask for a victim, so never longer than that limit and
+    /// what a drive found above it had open.
+    implicit: VecDeque<ZoneIndex>,
+    open: u32,
+    active: u32,
+}
+
+impl Resources {
+    /// With no zone open or active.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// How many zones are open.
+    #[must_use]
+    pub fn open(&self) -> u32 {
+        self.open
+    }
+
+    /// How many zones are active.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        self.active
+    }
+
+    /// Whether `place` can be had: as it is, or by closing the zone returned, the longest open
+    /// one that was opened implicitly and satisfies `closable`.
+    ///
+    /// # Errors
+    /// Which limit stands in the way.
+    pub fn find(
+        &self,
+        place: Place,
+        mut closable: impl FnMut(ZoneIndex) -> bool,
+    ) -> Result<Option<ZoneIndex>, Refusal> {
+        if place == Place::OpenAndActive && reached(self.limits.max_active, self.active) {
+            return Err(Refusal::TooManyActive);
+        }
+        if !reached(self.limits.max_open, self.open) {
+            return Ok(None);
+        }
+        // Above the limit (a drive found so), closing one zone makes no room.
+        if self.limits.max_open.is_some_and(|max| self.open > max) {
+            return Err(Refusal::TooManyOpen);
+        }
+        let victim = self.implicit.iter().copied().find(|&zone| closable(zone));
+        victim.map(Some).ok_or(Refusal::TooManyOpen)
+    }
+
+    /// Follows a zone from one state to another.
+    pub fn moved(&mut self, zone: ZoneIndex, from: ZoneState, to: ZoneState) {
+        self.open = self.open - u32::from(from.is_open()) + u32::from(to.is_open());
+        self.active = self.active - u32::from(from.is_active()) + u32::from(to.is_active());
+        if self.limits.max_open.is_none() || from == to {
+            return;
+        }
+        if from == ZoneState::ImplicitlyOpen {
+            self.implicit.retain(|&open| open != zone);
+        }
+        if to == ZoneState::ImplicitlyOpen {
+            self.implicit.push_back(zone);
+        }
+    }
+}
+
+fn reached(limit: Option<u32>, count: u32) -> bool {
+    limit.is_some_and(|limit| count >= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ZoneState::{Closed, Empty, ExplicitlyOpen, Full, ImplicitlyOpen};
+
+    fn limited(open: u32, active: u32) -> Resources {
+        Resources::new(Limits { max_open: Some(open), max_active: Some(active) })
+    }
+
+    #[test]
+    fn the_zone_opened_first_is_closed_first() {
+        let mut resources = limited(2, 4);
+        resources.moved(ZoneIndex(7), Empty, ImplicitlyOpen);
+        resources.moved(ZoneIndex(3), Empty, ImplicitlyOpen);
+        assert_eq!(resources.find(Place::OpenAndActive, |_| true), Ok(Some(ZoneIndex(7))));
+        assert_eq!(resources.find(Place::OpenAndActive, |z| z.0 != 7), Ok(Some(ZoneIndex(3))));
+    }
+
+    #[test]
+    fn explicitly_open_zones_are_never_victims() {
+        let mut resources = limited(1, 4);
+        resources.moved(ZoneIndex(0), Empty, ExplicitlyOpen);
+        assert_eq!(resources.find(Place::Open, |_| true), Err(Refusal::TooManyOpen));
+    }
+
+    #[test]
+    fn an_implicit_close_makes_no_room_among_active_zones() {
+        let mut resources = limited(1, 1);
+        resources.moved(ZoneIndex(0), Empty, ImplicitlyOpen);
+        assert_eq!(resources.find(Place::OpenAndActive, |_| true), Err(Refusal::TooManyActive));
+        resources.moved(ZoneIndex(0), ImplicitlyOpen, Full);
+        assert_eq!(resources.find(Place::OpenAndActive, |_| true), Ok(None));
+    }
+
+    #[test]
+    fn a_drive_above_its_limits_opens_no_more_until_it_is_below() {
+        let mut resources = limited(1, 1);
+        resources.moved(ZoneIndex(0), Empty, Closed);
+        resources.moved(ZoneIndex(1), Empty, Closed);
+        assert_eq!(resources.active(), 2);
+        assert_eq!(resources.find(Place::OpenAndActive, |_| true), Err(Refusal::TooManyActive));
+        assert_eq!(resources.find(Place::Open, |_| true), Ok(None));
+    }
+}
