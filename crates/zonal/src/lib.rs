@@ -1,1 +1,65 @@
-//! Zoned storage in user space.
+//! Zoned storage in user space: append records concurrently, learn where each one landed.
+//!
+//! A zoned drive writes each zone from start to end. Its natural write is the *append*: many in
+//! flight at once, each completion saying where its record landed. This crate gives it to
+//! programs, on drives in memory and in qcow2 images, with the rules of real ZNS and SMR drives.
+//!
+//! ```
+//! use zonal::{OpenOptions, QueueOptions, Request, Target};
+//!
+//! let drive = zonal::open(&Target::parse("mem:size=64M,zone-size=16M")?, &OpenOptions::default())?;
+//! let mut queue = drive.queue(&QueueOptions::default())?;
+//! for n in 0..8 {
+//!     let mut record = queue.buffer(4096).expect("fewer than the queue's depth");
+//!     record.fill(n);
+//!     queue.push(Request::append(0, record).tag(n.into()))?;
+//! }
+//! queue.submit_and_wait(8)?;
+//! while let Some(completion) = queue.next_completion() {
+//!     println!("record {} landed at {}", completion.tag, completion.offset);
+//!     completion.result?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! * [`open`] gives a [`Device`], shared by all threads; [`create`] makes an image.
+//! * [`Device::queue`] gives a [`Queue`], one thread's: push [`Request`]s, submit, take
+//!   [`Completion`]s.
+//! * [`sim`] has a disk that fails, reorders and loses power on command, for tests.
+//!
+//! What callers may rely on, whatever is underneath, is in `docs/semantics.md`.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod buffer;
+mod device;
+mod engine;
+mod image;
+mod live;
+mod mailbox;
+mod memory;
+mod open;
+mod queue;
+pub mod sim;
+mod sync;
+mod sys;
+mod target;
+mod view;
+mod zones;
+
+pub use buffer::Buffer;
+pub use device::{Device, Info, Limits, Metrics, ZoneInfo, ZoneKind};
+pub use image::{
+    CheckOptions, CheckReport, CreateOptions, Finding, Preallocate, Severity, check, create,
+};
+pub use open::{OpenOptions, open};
+pub use queue::request::{Completion, Flags, Full, Request};
+pub use queue::{Queue, QueueOptions};
+pub use target::{Target, size};
+#[cfg(zonal_break)]
+#[doc(hidden)]
+pub use zonal_core::broken::{Rule, break_rule};
+pub use zonal_core::error::{Context, Error, ErrorKind, Result};
+pub use zonal_core::format::Geometry;
+pub use zonal_core::units::ZoneIndex;
+pub use zonal_core::zone::ZoneState;
+pub use zones::cells::{DEPTH_MAX, QUEUES_MAX};

@@ -1,1 +1,42 @@
-//! Byte layouts of the image.
+//! Byte layouts of the image: qcow2 with QEMU's zoned extension, and our own beside it.
+//!
+//! Invariants of everything below this module:
+//! * Multi-byte fields are big-endian, ours as well as qcow2's.
+//! * Parsers take bytes, never panic, and believe no field before it is checked. A damaged image is
+//!   [`ErrorKind::Damaged`] with the place in the file; one of another kind or revision is
+//!   [`ErrorKind::NotZoned`] or [`ErrorKind::Unsupported`] by name.
+//! * Nothing here does I/O: callers read the bytes and write what is encoded.
+//!
+//! The way through: [`geometry`] says what a drive looks like; [`layout`] plans a new image from it
+//! and streams its metadata; [`qcow2`] reads the header back, with [`zoned`] (QEMU's extension and
+//! the zone table) and [`zonal`] (our extension, sessions, generations); [`check`] proves that the
+//! data lies in one piece and that the refcounts agree. `docs/image-format.md` has the byte tables.
+
+pub mod check;
+pub mod geometry;
+pub mod layout;
+pub mod qcow2;
+pub mod zonal;
+pub mod zoned;
+
+pub use geometry::Geometry;
+pub use zoned::TABLE_ENTRIES_PER_PAGE;
+
+use crate::error::{Error, ErrorKind};
+use alloc::borrow::Cow;
+
+/// An error about a place in the image's file that contradicts the format.
+fn damaged(offset: u64, length: u64, detail: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Damaged, detail).at(offset, length)
+}
+
+/// An error about a place in the image's file that this version does not understand or handle.
+fn unsupported(offset: u64, length: u64, detail: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Unsupported, detail).at(offset, length)
+}
+
+/// The big-endian number at `index` of a table of 64-bit numbers, if the table reaches that far.
+fn be64(table: &[u8], index: usize) -> Option<u64> {
+    let (words, _) = table.as_chunks::<8>();
+    words.get(index).copied().map(u64::from_be_bytes)
+}

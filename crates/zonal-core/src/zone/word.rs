@@ -16,6 +16,7 @@
 //! no moment between looking and acknowledging.
 
 use super::state::{Place, Refusal, ZoneOp, ZoneState, admits_write, transition};
+use crate::broken::{Rule, is_broken};
 use crate::units::Blocks;
 use core::fmt;
 
@@ -226,8 +227,7 @@ impl ZoneWord {
             return Err(Barrier::Needs(place));
         }
         let epoch = self.epoch();
-        let full =
-            cfg!(zonal_break = "full_at_submission") && start.0 + write.length.0 == capacity.0;
+        let full = is_broken(Rule::FullWhenAcknowledged) && start.0 + write.length.0 == capacity.0;
         let plain = if matches!(write.placement, Placement::Append) { 0 } else { PLAIN };
         let word =
             Self((self.0 & !PLAIN | plain) + u64::from(write.length.0) + (1 << epoch.shift()));
@@ -274,7 +274,7 @@ impl ZoneWord {
     #[inline]
     #[must_use]
     pub fn acknowledge(self, epoch: Epoch, capacity: Blocks) -> Acknowledgement {
-        if self.is_failing() && !cfg!(zonal_break = "acknowledge_without_failing") {
+        if self.is_failing() && !is_broken(Rule::AcknowledgeLooksAtFailing) {
             return Acknowledgement::Held;
         }
         let word = self.leave(epoch);

@@ -1,0 +1,65 @@
+//! Rules that the negative controls break, one at a time, to see that a test finds it.
+//!
+//! In an ordinary build [`is_broken`] is `false` and the compiler removes it. With
+//! `--cfg zonal_break` a test chooses the rule to break.
+
+/// A rule that can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Rule {
+    /// The exchange that acknowledges a write looks at *failing*.
+    AcknowledgeLooksAtFailing = 1,
+    /// Write pointers reach the disk after the data below them.
+    DataBeforePointer,
+    /// A zone is full when its last write has succeeded, not when it was submitted.
+    FullWhenAcknowledged,
+    /// A reset is durable before the zone's first new write.
+    ResetBeforeWrite,
+    /// A finish zeroes what was left of the zone.
+    FinishZeroes,
+    /// Table pages are built from proven pointers, not from live ones.
+    TableFromShadow,
+    /// A durable write is acknowledged after everything below it in its zone.
+    FuaAfterPrefix,
+    /// A flush drops what it noted of a zone that was reset meanwhile.
+    StaleNoteDropped,
+}
+
+impl Rule {
+    /// Every rule.
+    pub const ALL: [Self; 8] = [
+        Self::AcknowledgeLooksAtFailing,
+        Self::DataBeforePointer,
+        Self::FullWhenAcknowledged,
+        Self::ResetBeforeWrite,
+        Self::FinishZeroes,
+        Self::TableFromShadow,
+        Self::FuaAfterPrefix,
+        Self::StaleNoteDropped,
+    ];
+}
+
+#[cfg(zonal_break)]
+static BROKEN: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
+
+/// Breaks a rule, or none, from here on.
+#[cfg(zonal_break)]
+pub fn break_rule(rule: Option<Rule>) {
+    let code = rule.map_or(0, |rule| rule as u8);
+    BROKEN.store(code, core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Whether a test has broken that rule.
+#[cfg(zonal_break)]
+#[must_use]
+pub fn is_broken(rule: Rule) -> bool {
+    BROKEN.load(core::sync::atomic::Ordering::SeqCst) == rule as u8
+}
+
+/// Whether a test has broken that rule: never, in this build.
+#[cfg(not(zonal_break))]
+#[inline(always)]
+#[must_use]
+pub const fn is_broken(_: Rule) -> bool {
+    false
+}

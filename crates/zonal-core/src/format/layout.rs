@@ -1,0 +1,366 @@
+//! Where everything of a new image goes, and its metadata as a stream of chunks.
+//!
+//! ```text
+//! header │ refcount table │ refcount blocks │ L1 │ L2 tables │ zone table │ session │ generations │ data
+//! ```
+//!
+//! Invariants:
+//! * Every part starts on a cluster of 2 MiB, and every cluster of the file has refcount 1.
+//! * The data is one piece and comes last: guest cluster `i` is at `data + i` clusters, so an offset
+//!   on the drive becomes one in the file by an addition.
+//! * Zone table, session and generations are also mapped by an L2 table of their own, past the
+//!   drive's end, at the L1 entry where QEMU keeps a VM's state. So a program that counts references
+//!   without knowing our extension finds them in use, and neither reports nor frees them as leaks.
+//! * The header is the stream's last chunk: an interrupted creation leaves no image.
+//! * No chunk is larger than a cluster, however large the drive. What a chunk leaves out is zeros, as
+//!   it is in a file that was just made and extended to [`Layout::file_len`].
+
+use super::qcow2::{self, COPIED, Header, MAX_L1, MAX_REFCOUNT_TABLE, OFFSET};
+use super::{Geometry, zonal, zoned};
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::{Blocks, ZoneIndex};
+use alloc::{format, vec, vec::Vec};
+
+/// Cluster size as a power of two: the largest, so that 512 GiB take one L2 table.
+pub const CLUSTER_BITS: u32 = 21;
+/// Bytes of a cluster.
+pub const CLUSTER: u64 = 1 << CLUSTER_BITS;
+/// Refcounts of 16 bits, QEMU's default.
+const REFCOUNT_ORDER: u32 = 4;
+/// Refcounts in one block.
+const REFCOUNTS: u64 = CLUSTER / 2;
+/// Entries in one L2 table, one cluster of the refcount or zone table.
+const ENTRIES: u64 = CLUSTER / 8;
+/// Chunks are padded with zeros to this, so that they can be written past the page cache.
+const CHUNK_ALIGN: usize = 4096;
+
+const _: () = assert!(CLUSTER == qcow2::MAX_CLUSTER as u64);
+
+/// A part of the file, in whole clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its first byte in the file.
+    pub offset: u64,
+    /// Its clusters.
+    pub clusters: u64,
+}
+
+impl Part {
+    const fn end(self) -> u64 {
+        self.offset + self.clusters * CLUSTER
+    }
+
+    const fn cluster(self, index: u64) -> u64 {
+        self.offset + index * CLUSTER
+    }
+}
+
+/// Where everything of a new image goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    geometry: Geometry,
+    /// The refcount table.
+    pub refcount_table: Part,
+    /// The refcount blocks.
+    pub refcount_blocks: Part,
+    /// The L1 table.
+    pub l1: Part,
+    /// The L2 tables: of the data, then of the parts past the drive's end.
+    pub l2: Part,
+    /// The zone table.
+    pub zone_table: Part,
+    /// The two copies of the session record.
+    pub sessions: Part,
+    /// The two copies of the generation pages.
+    pub generations: Part,
+    /// The drive's data.
+    pub data: Part,
+    /// The file's length in bytes, the last cluster of the data included.
+    pub file_len: u64,
+}
+
+impl Layout {
+    /// Plans the image of a drive.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] when the drive breaks a rule of
+    /// [`Geometry::validate_for_image`], or needs a larger table than qcow2 allows.
+    pub fn plan(geometry: &Geometry) -> Result<Self> {
+        geometry.validate_for_image()?;
+        let zones = geometry.zones();
+        let data = geometry.size.div_ceil(CLUSTER);
+        let zone_table = (u64::from(zones) * zoned::ENTRY).div_ceil(CLUSTER);
+        let pages = 2 * u64::from(zonal::generation_pages(zones));
+        let generations = (pages * zonal::PAGE as u64).div_ceil(CLUSTER);
+        let hidden = zone_table + 1 + generations;
+        let l2 = data.div_ceil(ENTRIES) + hidden.div_ceil(ENTRIES);
+        let l1 = (l2 * 8).div_ceil(CLUSTER);
+        let (table, blocks) = refcount_clusters(1 + l1 + l2 + hidden + data);
+        if l2 * 8 > MAX_L1 || table * CLUSTER > MAX_REFCOUNT_TABLE {
+            let detail = format!("a drive of {} bytes is too large for an image", geometry.size);
+            return Err(Error::new(ErrorKind::InvalidInput, detail));
+        }
+        let mut end = CLUSTER;
+        let mut place = |clusters| {
+            let part = Part { offset: end, clusters };
+            end = part.end();
+            part
+        };
+        let layout = Self {
+            geometry: geometry.clone(),
+            refcount_table: place(table),
+            refcount_blocks: place(blocks),
+            l1: place(l1),
+            l2: place(l2),
+            zone_table: place(zone_table),
+            sessions: place(1),
+            generations: place(generations),
+            data: place(data),
+            file_len: end,
+        };
+        if layout.file_len > OFFSET {
+            let detail = format!("an image of {} bytes; qcow2 reaches {OFFSET}", layout.file_len);
+            return Err(Error::new(ErrorKind::InvalidInput, detail));
+        }
+        Ok(layout)
+    }
+
+    /// The header of the image, once all of it is there.
+    #[must_use]
+    pub fn header(&self, image_id: [u8; 16]) -> Header {
+        // `plan` has bounded both counts.
+        let count = |clusters: u64| u32::try_from(clusters).unwrap_or(u32::MAX);
+        Header {
+            geometry: self.geometry.clone(),
+            cluster_bits: CLUSTER_BITS,
+            refcount_order: REFCOUNT_ORDER,
+            l1_offset: self.l1.offset,
+            l1_entries: count(self.l2.clusters),
+            refcount_table_offset: self.refcount_table.offset,
+            refcount_table_clusters: count(self.refcount_table.clusters),
+            zone_table_offset: self.zone_table.offset,
+            zonal: Some(zonal::Extension {
+                block_size: self.geometry.block_size,
+                max_append: self.geometry.max_append,
+                image_id,
+                sessions_offset: self.sessions.offset,
+                generations_offset: self.generations.offset,
+            }),
+            file_len: self.file_len,
+            autoclear: 0,
+            clamps: Vec::new(),
+        }
+    }
+
+    /// The metadata of the image as (offset in the file, bytes), in ascending order except for the
+    /// header, which is the last and the only chunk at offset 0. Offsets and lengths are multiples
+    /// of 4096.
+    ///
+    /// The file must be new, and extended to [`file_len`](Self::file_len) first. For an image that
+    /// is whole or none, sync before the header is written, and after.
+    ///
+    /// # Errors
+    /// None is known; the session records are encoded first.
+    pub fn metadata(&self, image_id: [u8; 16]) -> Result<Metadata<'_>> {
+        // Both copies, so that neither is ever the only one.
+        let mut sessions = zonal::Session::closed(0).encode(&image_id)?.to_vec();
+        sessions.extend_from_slice(&zonal::Session::closed(1).encode(&image_id)?);
+        let header = self.header(image_id).encode();
+        Ok(Metadata { layout: self, sessions, header, step: Step::RefcountTable, index: 0 })
+    }
+
+    /// What of the file is metadata, in clusters; all that comes before the data.
+    const fn metadata_clusters(&self) -> u64 {
+        self.data.offset / CLUSTER
+    }
+
+    fn refcount_table_entries(&self, cluster: u64) -> Vec<u8> {
+        let blocks = self.refcount_blocks;
+        table(cluster * ENTRIES, blocks.clusters, |block| blocks.cluster(block))
+    }
+
+    fn refcounts(&self, block: u64) -> Vec<u8> {
+        let clusters = self.metadata_clusters() + self.data.clusters;
+        let count = clusters.saturating_sub(block * REFCOUNTS).min(REFCOUNTS);
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            bytes.extend_from_slice(&1u16.to_be_bytes());
+        }
+        bytes
+    }
+
+    fn l1_entries(&self, cluster: u64) -> Vec<u8> {
+        let l2 = self.l2;
+        table(cluster * ENTRIES, l2.clusters, |index| l2.cluster(index) | COPIED)
+    }
+
+    fn l2_entries(&self, index: u64) -> Vec<u8> {
+        let of_data = self.data.clusters.div_ceil(ENTRIES);
+        // Zone table, session and generations lie side by side, the first of them first.
+        let (part, first) = match index.checked_sub(of_data) {
+            None => (self.data, index * ENTRIES),
+            Some(hidden) => {
+                let clusters = (self.data.offset - self.zone_table.offset) / CLUSTER;
+                (Part { offset: self.zone_table.offset, clusters }, hidden * ENTRIES)
+            }
+        };
+        table(first, part.clusters, |cluster| part.cluster(cluster) | COPIED)
+    }
+
+    fn zone_entries(&self, cluster: u64) -> Vec<u8> {
+        table(cluster * ENTRIES, self.geometry.zones().into(), |zone| {
+            let zone = ZoneIndex(u32::try_from(zone).unwrap_or(u32::MAX));
+            zoned::encode(&self.geometry, zone, Blocks::ZERO)
+        })
+    }
+}
+
+/// The clusters of refcount table and blocks that count `others` and themselves.
+fn refcount_clusters(others: u64) -> (u64, u64) {
+    let (mut table, mut blocks) = (1, 1);
+    loop {
+        let needed = (others + table + blocks).div_ceil(REFCOUNTS);
+        let table_needed = needed.div_ceil(ENTRIES);
+        if (table_needed, needed) == (table, blocks) {
+            return (table, blocks);
+        }
+        // Both only grow, and each block pays for a million clusters: it ends after a few rounds.
+        (table, blocks) = (table_needed.max(table), needed.max(blocks));
+    }
+}
+
+/// One cluster of a table of 64-bit entries: those from `first` up to `count`, at most a cluster.
+fn table(first: u64, count: u64, entry: impl Fn(u64) -> u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for index in first..count.min(first + ENTRIES) {
+        bytes.extend_from_slice(&entry(index).to_be_bytes());
+    }
+    bytes
+}
+
+/// The parts that have content, in the order they are written.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    RefcountTable,
+    RefcountBlocks,
+    L1,
+    L2,
+    ZoneTable,
+    Sessions,
+    Header,
+    Done,
+}
+
+/// A new image's metadata, chunk by chunk; from [`Layout::metadata`].
+#[derive(Clone, Debug)]
+pub struct Metadata<'a> {
+    layout: &'a Layout,
+    sessions: Vec<u8>,
+    header: Vec<u8>,
+    step: Step,
+    /// The next cluster of the step's part.
+    index: u64,
+}
+
+impl Metadata<'_> {
+    /// The part of a step, its content by cluster, and the step after it.
+    fn chunk(&self) -> Option<(Part, Vec<u8>, Step)> {
+        let (layout, index) = (self.layout, self.index);
+        Some(match self.step {
+            Step::RefcountTable => {
+                let bytes = layout.refcount_table_entries(index);
+                (layout.refcount_table, bytes, Step::RefcountBlocks)
+            }
+            Step::RefcountBlocks => (layout.refcount_blocks, layout.refcounts(index), Step::L1),
+            Step::L1 => (layout.l1, layout.l1_entries(index), Step::L2),
+            Step::L2 => (layout.l2, layout.l2_entries(index), Step::ZoneTable),
+            Step::ZoneTable => (layout.zone_table, layout.zone_entries(index), Step::Sessions),
+            Step::Sessions => (layout.sessions, self.sessions.clone(), Step::Header),
+            Step::Header => (Part { offset: 0, clusters: 1 }, self.header.clone(), Step::Done),
+            Step::Done => return None,
+        })
+    }
+}
+
+impl Iterator for Metadata<'_> {
+    type Item = (u64, Vec<u8>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (part, mut bytes, next) = self.chunk()?;
+        let offset = part.cluster(self.index);
+        self.index += 1;
+        if self.index == part.clusters {
+            (self.step, self.index) = (next, 0);
+        }
+        let padded = bytes.len().next_multiple_of(CHUNK_ALIGN);
+        bytes.extend(vec![0; padded - bytes.len()]);
+        Some((offset, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_follow_each_other_and_the_data_comes_last() {
+        let geometry = Geometry::with_size(64 << 30);
+        let layout = Layout::plan(&geometry).unwrap();
+        let parts = [
+            Part { offset: 0, clusters: 1 },
+            layout.refcount_table,
+            layout.refcount_blocks,
+            layout.l1,
+            layout.l2,
+            layout.zone_table,
+            layout.sessions,
+            layout.generations,
+            layout.data,
+        ];
+        assert!(parts.windows(2).all(|pair| pair[0].end() == pair[1].offset));
+        assert_eq!(layout.data.end(), layout.file_len);
+        assert_eq!(layout.data.clusters * CLUSTER, 64 << 30);
+        assert_eq!(layout.data.offset, 9 * CLUSTER);
+    }
+
+    #[test]
+    fn a_drive_of_16_tib_streams_in_bounded_chunks_with_the_header_last() {
+        let layout = Layout::plan(&Geometry::with_size(16 << 40)).unwrap();
+        let (mut last, mut total) = (0, 0);
+        for (offset, bytes) in layout.metadata([1; 16]).unwrap() {
+            assert!(bytes.len() as u64 <= CLUSTER && bytes.len().is_multiple_of(CHUNK_ALIGN));
+            assert!(offset == 0 || offset > last);
+            (last, total) = (offset, total + bytes.len());
+        }
+        assert_eq!(last, 0);
+        assert!(total > 64 << 20, "{total}");
+    }
+
+    #[test]
+    fn a_size_inside_a_cluster_gets_the_whole_cluster() {
+        let layout = Layout::plan(&Geometry::with_size((2 << 20) + 4096)).unwrap();
+        assert_eq!(layout.data.clusters, 2);
+        assert_eq!(layout.file_len, layout.data.offset + 2 * CLUSTER);
+    }
+
+    #[test]
+    fn the_refcounts_count_their_own_clusters() {
+        for others in [1, REFCOUNTS - 2, REFCOUNTS - 1, REFCOUNTS, 40 * REFCOUNTS * ENTRIES] {
+            let (table, blocks) = refcount_clusters(others);
+            assert!(blocks * REFCOUNTS >= others + table + blocks);
+            assert!(table * ENTRIES >= blocks);
+        }
+        assert_eq!(refcount_clusters(REFCOUNTS - 2), (1, 1));
+        assert_eq!(refcount_clusters(REFCOUNTS - 1), (1, 2));
+    }
+
+    #[test]
+    fn what_qcow2_cannot_hold_is_refused() {
+        let mut geometry = Geometry::with_size(1 << 57);
+        geometry.zone_size = 1 << 40;
+        geometry.zone_capacity = 1 << 40;
+        assert_eq!(Layout::plan(&geometry).unwrap_err().kind(), ErrorKind::InvalidInput);
+        geometry.size = 1 << 62;
+        assert_eq!(Layout::plan(&geometry).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,474 @@
+//! An opened drive, as its users and its queues hold it.
+
+use crate::buffer::Arena;
+use crate::engine::{Disk, Engine, EngineOptions, IoKind};
+use crate::image::Image;
+use crate::memory::Memory;
+use crate::queue::request::{Completion, Request};
+use crate::queue::{Queue, QueueOptions};
+use crate::sync::atomic::Ordering;
+use crate::view::View;
+use crate::zones::Zones;
+use std::fmt;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::format::Geometry;
+use zonal_core::units::{Blocks, Extent, ZoneIndex};
+use zonal_core::zone::ZoneState;
+
+/// Longest single write or read, in bytes: what one request of the kernel moves.
+const TRANSFER_MAX: u64 = 1 << 30;
+
+/// An opened drive: made by [`open`](crate::open), shared by all threads, cloned for nothing.
+///
+/// Dropping it is not closing it: only [`Device::close`] flushes and tells whether that went well.
+#[derive(Clone)]
+pub struct Device(Arc<Drive>);
+
+/// What is behind a [`Device`] and its queues.
+pub(crate) struct Drive {
+    pub(crate) name: String,
+    pub(crate) zones: Arc<Zones>,
+    pub(crate) read_only: bool,
+    pub(crate) medium: Medium,
+    pub(crate) notes: OpenNotes,
+}
+
+/// Where the bytes are.
+pub(crate) enum Medium {
+    Memory(Memory),
+    Image(Image),
+}
+
+/// What there was to say when the drive was opened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OpenNotes {
+    pub(crate) session: Option<String>,
+    pub(crate) recovered: Option<String>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Whether a zone has a write pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ZoneKind {
+    /// Written from start to end.
+    Sequential,
+    /// Written anywhere.
+    Conventional,
+}
+
+/// One zone, as [`Device::report`] finds it. All numbers are bytes, absolute on the drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZoneInfo {
+    /// Its number.
+    pub zone: u32,
+    /// Its type.
+    pub kind: ZoneKind,
+    /// Its state.
+    pub state: ZoneState,
+    /// Where it begins.
+    pub start: u64,
+    /// Where the next write goes, counting those in flight; `None` where there is no such place:
+    /// conventional and offline zones.
+    pub write_pointer: Option<u64>,
+    /// How much of it can be written, in bytes.
+    pub capacity: u64,
+    /// From its start to the next zone's, in bytes.
+    pub size: u64,
+}
+
+/// What the drive can do; asked of the handle one writes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest append, in bytes.
+    pub append_bytes_max: u64,
+    /// The largest read, write or ordered append, in bytes.
+    pub transfer_bytes_max: u64,
+    /// Lengths and offsets are multiples of this many bytes.
+    pub block_size: u32,
+    /// Zones open at a time; `None` is no limit.
+    pub max_open_zones: Option<u32>,
+    /// Zones active at a time; `None` is no limit.
+    pub max_active_zones: Option<u32>,
+    /// What moves the bytes: `io_uring`, `memory` or `sim`.
+    pub engine: &'static str,
+    /// Whether the page cache is passed by.
+    pub direct_io: bool,
+}
+
+/// What is known of a drive, for people.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// As its user named it.
+    pub target: String,
+    /// `memory` or `image`.
+    pub kind: &'static str,
+    /// The image's own number.
+    pub image_id: Option<[u8; 16]>,
+    /// How the image's last session stands.
+    pub session: Option<String>,
+    /// What was mended at open.
+    pub recovered: Option<String>,
+    /// What deserves attention.
+    pub warnings: Vec<String>,
+}
+
+/// Counts of what is rare, since the drive was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Requests that waited at a zone's gate.
+    pub parked: u64,
+    /// Writes that failed.
+    pub failed: u64,
+    /// Writes that ended well in a failing zone.
+    pub held: u64,
+    /// Reads and writes that the medium did in pieces.
+    pub short: u64,
+    /// Flush rounds; one may serve many flushes.
+    pub flush_rounds: u64,
+    /// Data syncs.
+    pub data_syncs: u64,
+    /// Durable writes of the zone table, each of one or more pages.
+    pub table_writes: u64,
+}
+
+impl Device {
+    pub(crate) fn new(drive: Drive) -> Self {
+        Self(Arc::new(drive))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn drive(&self) -> &Arc<Drive> {
+        &self.0
+    }
+
+    /// The drive's shape.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.0.zones.geometry
+    }
+
+    /// The drive's name, as its user gave it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What the drive can do.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let geometry = self.geometry();
+        let limit = |limit: u32| (limit > 0).then_some(limit);
+        let (engine, direct_io) = match &self.0.medium {
+            Medium::Memory(_) => ("memory", false),
+            Medium::Image(image) => image.engine_name(),
+        };
+        Limits {
+            append_bytes_max: u64::from(geometry.max_append),
+            transfer_bytes_max: TRANSFER_MAX,
+            block_size: geometry.block_size,
+            max_open_zones: limit(geometry.max_open_zones),
+            max_active_zones: limit(geometry.max_active_zones),
+            engine,
+            direct_io,
+        }
+    }
+
+    /// The zones in a range of numbers, in order. One that is left open at its end goes to the
+    /// last zone.
+    ///
+    /// # Errors
+    /// A range that is not on the drive.
+    pub fn report(&self, zones: impl RangeBounds<u32>) -> Result<Vec<ZoneInfo>> {
+        self.0.report(zones)
+    }
+
+    /// What is known of the drive.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        let OpenNotes { session, recovered, warnings } = self.0.notes.clone();
+        let (kind, image_id) = match &self.0.medium {
+            Medium::Memory(_) => ("memory", None),
+            Medium::Image(image) => ("image", image.id()),
+        };
+        Info { target: self.0.name.clone(), kind, image_id, session, recovered, warnings }
+    }
+
+    /// Counts of what is rare.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let counts = &self.0.zones.counts;
+        let get = |count: &crate::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+        Metrics {
+            parked: get(&counts.parked),
+            failed: get(&counts.failed),
+            held: get(&counts.held),
+            short: get(&counts.short),
+            flush_rounds: get(&counts.flush_rounds),
+            data_syncs: get(&counts.data_syncs),
+            table_writes: get(&counts.table_writes),
+        }
+    }
+
+    /// How many zones are open and active, as the limits count them.
+    #[must_use]
+    pub fn zones_in_use(&self) -> (u32, u32) {
+        self.0.zones.counted()
+    }
+
+    /// Zone and 512-byte sector inside it of a byte offset, as zonefs and the kernel's zone
+    /// append count.
+    #[must_use]
+    pub fn zone_and_sector(&self, offset: u64) -> (u32, u64) {
+        let zone = self.geometry().zone_of(offset);
+        (zone.0, (offset - self.geometry().start_of(zone)) / 512)
+    }
+
+    /// Opens a queue for the calling thread.
+    ///
+    /// # Errors
+    /// A depth out of range, too many queues, or a kernel that gives no ring.
+    pub fn queue(&self, options: &QueueOptions) -> Result<Queue> {
+        Queue::new(&self.0, options)
+    }
+
+    /// Makes a sequential zone read-only or offline, as worn-out media do, so that software can
+    /// be tested against it. Waits for what is in flight in the zone. Durable with the next flush.
+    ///
+    /// # Errors
+    /// A zone that is not there, or any other state than these two.
+    pub fn set_condition(&self, zone: u32, condition: ZoneState) -> Result<()> {
+        let index = self.0.zone(zone)?;
+        self.0.writable()?;
+        let conventional = self.geometry().is_conventional(index);
+        if conventional || !matches!(condition, ZoneState::ReadOnly | ZoneState::Offline) {
+            let text = format!("a zone cannot be made {condition}; read-only or offline can be");
+            return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
+        }
+        if self.0.zones.cells().load(index).in_flight() > 0 {
+            let text = "writes are in flight in it; wait for their completions first";
+            return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
+        }
+        self.0.zones.condemn(index, condition);
+        Ok(())
+    }
+
+    /// Flushes the drive and marks it as closed cleanly. All queues must have been dropped.
+    ///
+    /// # Errors
+    /// Queues that are open, or a flush that failed; what was acknowledged and not flushed is
+    /// then as after a crash.
+    pub fn close(self) -> Result<()> {
+        if self.0.read_only {
+            return Ok(());
+        }
+        let open = self.0.zones.queues_open();
+        if open > 0 {
+            let text = format!("{open} queues are open; drop them first");
+            return Err(Error::new(ErrorKind::InUse, text).during("close").on(self.name()));
+        }
+        let options = QueueOptions { depth: 1, buffer_bytes: 0, ..QueueOptions::default() };
+        let mut queue = self.queue(&options)?;
+        if queue.push(Request::flush()).is_ok() {
+            queue.submit_and_wait(1)?;
+        }
+        if let Some(Completion { result: Err(error), .. }) = queue.next_completion() {
+            return Err(error);
+        }
+        drop(queue);
+        match &self.0.medium {
+            Medium::Memory(_) => Ok(()),
+            Medium::Image(image) => image.close(&self.0.zones).map_err(|e| e.on(self.name())),
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}
+
+impl Drive {
+    #[inline]
+    pub(crate) fn image(&self) -> Option<&Image> {
+        match &self.medium {
+            Medium::Image(image) => Some(image),
+            Medium::Memory(_) => None,
+        }
+    }
+
+    /// The ring of a queue, for media that need one.
+    pub(crate) fn engine(
+        &self,
+        options: &EngineOptions,
+        arena: Option<&Arena>,
+    ) -> io::Result<Option<Engine>> {
+        let disk: Option<&Disk> = self.image().map(Image::disk);
+        disk.map(|disk| disk.engine(options, arena)).transpose()
+    }
+
+    /// The zone of that number.
+    pub(crate) fn zone(&self, zone: u32) -> Result<ZoneIndex> {
+        let zones = self.zones.geometry.zones();
+        if zone < zones {
+            return Ok(ZoneIndex(zone));
+        }
+        let text = format!("the drive has {zones} zones, 0 to {}", zones - 1);
+        Err(Error::new(ErrorKind::OutOfRange, text).in_zone(zone))
+    }
+
+    /// Whether the drive takes writes at all.
+    pub(crate) fn writable(&self) -> Result<()> {
+        if self.read_only {
+            let text = "it was opened to be read; open it for writing";
+            return Err(Error::new(ErrorKind::DeviceReadOnly, text));
+        }
+        if self.zones.is_latched() {
+            return Err(self.zones.latched_error());
+        }
+        Ok(())
+    }
+
+    /// The blocks of a write of so many bytes to a zone.
+    #[inline]
+    pub(crate) fn blocks(&self, zone: u32, length: u64) -> Result<Blocks> {
+        self.zone(zone)?;
+        if self.read_only {
+            self.writable()?;
+        }
+        self.whole_blocks(length)
+    }
+
+    #[inline]
+    fn whole_blocks(&self, length: u64) -> Result<Blocks> {
+        let block = self.zones.block_size();
+        if length == 0 || length & (block - 1) != 0 || length > TRANSFER_MAX {
+            let text = format!(
+                "the length is not a multiple of {block} bytes between {block} and {TRANSFER_MAX}"
+            );
+            return Err(Error::new(ErrorKind::InvalidInput, text));
+        }
+        #[allow(clippy::cast_possible_truncation)] // at most TRANSFER_MAX
+        Ok(Blocks((length >> block.trailing_zeros()) as u32))
+    }
+
+    /// The extent of a plain write, inside one zone.
+    pub(crate) fn place(&self, offset: u64, length: u64) -> Result<Extent> {
+        let geometry = &self.zones.geometry;
+        let block = self.zones.block_size();
+        let zone = geometry.zone_of(offset);
+        if zone.0 >= geometry.zones() {
+            let text = format!("the drive ends at {}", geometry.size);
+            return Err(Error::new(ErrorKind::OutOfRange, text));
+        }
+        let blocks = self.blocks(zone.0, length)?;
+        let from = offset - geometry.start_of(zone);
+        if from % block != 0 {
+            let text = format!("the offset is not a multiple of {block}");
+            return Err(Error::new(ErrorKind::InvalidInput, text));
+        }
+        let start = u32::try_from(from / block).unwrap_or(u32::MAX);
+        if start.checked_add(blocks.0).is_none() {
+            return Err(Error::new(ErrorKind::BeyondCapacity, "").in_zone(zone.0));
+        }
+        Ok(Extent::new(Blocks(start), blocks))
+    }
+
+    /// Takes the view of a read.
+    pub(crate) fn look(&self, offset: u64, length: u64, view: &mut View) -> Result<()> {
+        let (block, size) = (self.zones.block_size(), self.zones.geometry.size);
+        self.whole_blocks(length)?;
+        if offset % block != 0 {
+            let text = format!("the offset is not a multiple of {block}");
+            return Err(Error::new(ErrorKind::InvalidInput, text));
+        }
+        if offset.checked_add(length).is_none_or(|end| end > size) {
+            let text = format!("the drive ends at {size}");
+            return Err(Error::new(ErrorKind::OutOfRange, text));
+        }
+        view.take(&self.zones, offset, length)
+    }
+
+    /// Does a slot's write or read, on a drive in memory. Returns its length.
+    #[inline]
+    pub(crate) fn copy_memory(
+        &self,
+        kind: IoKind,
+        queue: u32,
+        offset: u64,
+        bytes: &mut [u8],
+        view: &View,
+    ) -> u32 {
+        if let Medium::Memory(memory) = &self.medium {
+            memory.copy(&self.zones, kind, queue, offset, bytes, view);
+        }
+        #[allow(clippy::cast_possible_truncation)] // at most TRANSFER_MAX
+        return bytes.len() as u32;
+    }
+
+    /// Zeroes a range, on a drive in memory.
+    pub(crate) fn zero_memory(&self, offset: u64, length: u64) {
+        if let Medium::Memory(memory) = &self.medium {
+            memory.zero(offset, length);
+        }
+    }
+
+    /// Waits until no read copies from a zone that was just reset, on a drive in memory.
+    pub(crate) fn await_readers(&self, zone: ZoneIndex) {
+        if let Medium::Memory(memory) = &self.medium {
+            memory.await_readers(zone);
+        }
+    }
+
+    pub(crate) fn report(&self, zones: impl RangeBounds<u32>) -> Result<Vec<ZoneInfo>> {
+        let count = self.zones.geometry.zones();
+        let first = match zones.start_bound() {
+            Bound::Included(&first) => u64::from(first),
+            Bound::Excluded(&first) => u64::from(first) + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match zones.end_bound() {
+            Bound::Included(&last) => u64::from(last) + 1,
+            Bound::Excluded(&end) => u64::from(end),
+            Bound::Unbounded => u64::from(count),
+        };
+        if first > end || end > u64::from(count) {
+            let text = format!("zones {first} to {end} are asked for, and the drive has {count}");
+            return Err(Error::new(ErrorKind::OutOfRange, text).during("report").on(&*self.name));
+        }
+        #[allow(clippy::cast_possible_truncation)] // at most the number of zones
+        Ok((first as u32..end as u32).map(|zone| self.zone_info(ZoneIndex(zone))).collect())
+    }
+
+    fn zone_info(&self, zone: ZoneIndex) -> ZoneInfo {
+        let geometry = &self.zones.geometry;
+        let word = self.zones.cells().load(zone);
+        let state = word.state();
+        let kind = if geometry.is_conventional(zone) {
+            ZoneKind::Conventional
+        } else {
+            ZoneKind::Sequential
+        };
+        ZoneInfo {
+            zone: zone.0,
+            kind,
+            state,
+            start: geometry.start_of(zone),
+            write_pointer: match state {
+                ZoneState::NotWp | ZoneState::Offline => None,
+                ZoneState::Empty
+                | ZoneState::ImplicitlyOpen
+                | ZoneState::ExplicitlyOpen
+                | ZoneState::Closed
+                | ZoneState::ReadOnly
+                | ZoneState::Full => Some(self.zones.offset_of(zone, word.wp())),
+            },
+            capacity: geometry.capacity_of(zone),
+            size: geometry.size_of(zone),
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Reads, writes, syncs and zeroing at file offsets: the seam between zone rules and the medium.
+//!
+//! One [`Disk`] stands for an opened image and is shared by threads; one [`Engine`] belongs to one
+//! thread's queue. Requests go in by [`Engine::push`], reach the medium in [`Engine::submit`], and
+//! come back by [`Engine::reap`] as (token, bytes or error), in any order. Invariants: every
+//! pushed request is reaped exactly once; an engine reports nothing else; nothing here retries,
+//! splits or reorders.
+//!
+//! The same callers run over files (io_uring) and over the simulated disk.
+
+pub(crate) mod file;
+pub(crate) mod sim;
+pub(crate) mod uring;
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use crate::buffer::Arena;
+use crate::sys::memory::LentBytes;
+use file::FileDisk;
+use sim::{SimDisk, SimEngine, SimNotifier};
+use uring::{Uring, UringNotifier};
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IoKind {
+    /// Bytes are read; fewer than asked for at the file's end.
+    Read,
+    /// Bytes are written.
+    Write,
+    /// Bytes are written, and are durable on completion (they alone).
+    WriteDurable,
+    /// Every write completed before this was submitted is durable on completion.
+    SyncData,
+    /// A range is made to read as zeros. Completes with `EOPNOTSUPP` where only writing zeros
+    /// would do.
+    Zero,
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Io {
+    /// What is done.
+    pub(crate) kind: IoKind,
+    /// Where, in bytes. 0 for a sync.
+    pub(crate) offset: u64,
+    /// The bytes read into or written from. Not looked at by `SyncData` and `Zero`.
+    pub(crate) ptr: *mut u8,
+    /// How many. More than about 2 GiB of reads and writes complete short.
+    pub(crate) len: usize,
+    /// Whether `ptr` lies in the arena the engine was made with.
+    pub(crate) fixed: bool,
+    /// What the completion is told apart by. `u64::MAX` is taken.
+    pub(crate) token: u64,
+}
+
+/// How an engine is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EngineOptions {
+    /// How many requests can be pushed between two submissions. Rounded up to a power of two.
+    pub(crate) sq_entries: u32,
+    /// How many completions fit before the kernel has to keep the rest itself. Rounded up to a
+    /// power of two; at least `sq_entries`.
+    pub(crate) cq_entries: u32,
+    /// Whether to register the arena with the kernel, if it lets us lock that much memory.
+    pub(crate) register_buffers: bool,
+}
+
+impl Default for EngineOptions {
+    /// 128 and 256: four times the depth at which the fastest devices here are saturated.
+    fn default() -> Self {
+        Self { sq_entries: 128, cq_entries: 256, register_buffers: true }
+    }
+}
+
+/// An opened image; a clone is another handle of it.
+///
+/// Its own reads and writes block, take any offset and length, and are for opening, creating,
+/// checking and closing. They must not overlap requests in flight.
+#[derive(Clone, Debug)]
+pub(crate) enum Disk {
+    /// A file.
+    File(FileDisk),
+    /// The simulator's.
+    Sim(SimDisk),
+}
+
+impl Disk {
+    /// Fills `bytes` from `offset` on.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the disk ends before; the medium's.
+    pub(crate) fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::File(disk) => disk.read_exact_at(bytes, offset),
+            Self::Sim(disk) => disk.read_exact_at(bytes, offset),
+        }
+    }
+
+    /// Writes all `bytes` from `offset` on, lengthening the disk where they end past its end.
+    ///
+    /// # Errors
+    /// The medium's.
+    pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::File(disk) => disk.write_all_at(bytes, offset),
+            Self::Sim(disk) => disk.write_all_at(bytes, offset),
+        }
+    }
+
+    /// Makes every write completed so far durable, and the disk's length.
+    ///
+    /// # Errors
+    /// The medium's. What was written since the last success may be lost, even if a later sync
+    /// succeeds.
+    pub(crate) fn sync_data(&self) -> io::Result<()> {
+        match self {
+            Self::File(disk) => disk.sync_data(),
+            Self::Sim(disk) => disk.sync_data(),
+        }
+    }
+
+    /// Makes a range read as zeros without writing them.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where only writing zeros would do; the medium's.
+    pub(crate) fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        match self {
+            Self::File(disk) => disk.zero(offset, length),
+            Self::Sim(disk) => disk.zero(offset, length),
+        }
+    }
+
+    /// Allocates a range, lengthening the disk where it ends past its end.
+    ///
+    /// # Errors
+    /// `ENOSPC`; `EOPNOTSUPP` where the file system cannot.
+    pub(crate) fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        match self {
+            Self::File(disk) => disk.allocate(offset, length),
+            Self::Sim(disk) => disk.allocate(offset, length),
+        }
+    }
+
+    /// Makes the disk `length` bytes long; new bytes read as zeros.
+    ///
+    /// # Errors
+    /// The medium's.
+    pub(crate) fn set_len(&self, length: u64) -> io::Result<()> {
+        match self {
+            Self::File(disk) => disk.set_len(length),
+            Self::Sim(disk) => disk.set_len(length),
+        }
+    }
+
+    /// How long it is, in bytes.
+    ///
+    /// # Errors
+    /// The medium's.
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::File(disk) => disk.len(),
+            Self::Sim(disk) => Ok(disk.len()),
+        }
+    }
+
+    /// An engine for the calling thread.
+    ///
+    /// # Errors
+    /// `Unsupported`: the kernel has no io_uring, or one older than Linux 5.13, or forbids it.
+    /// Otherwise the kernel's.
+    pub(crate) fn engine(
+        &self,
+        options: &EngineOptions,
+        arena: Option<&Arena>,
+    ) -> io::Result<Engine> {
+        match self {
+            Self::File(disk) => Uring::new(disk, options, arena).map(Engine::Uring),
+            Self::Sim(disk) => Ok(Engine::Sim(disk.engine(options))),
+        }
+    }
+}
+
+/// One thread's way to a [`Disk`]. Not `Send`: the kernel takes a ring's requests from the thread
+/// that made it.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the ring is the rule, and is reached without a hop")]
+pub(crate) enum Engine {
+    /// A ring of the kernel.
+    Uring(Uring),
+    /// The simulator's.
+    Sim(SimEngine),
+}
+
+impl Engine {
+    /// Queues a request for the next [`submit`](Self::submit), or gives it back: the submission
+    /// ring is full.
+    ///
+    /// # Safety
+    /// Until the token is reaped (or the engine dropped), `io.len` bytes from `io.ptr` must be
+    /// initialised and stay allocated; nobody else may touch them, except to read what is being
+    /// written. With `fixed`, they lie in the arena the engine was made with.
+    pub(crate) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
+        debug_assert_ne!(io.token, u64::MAX, "the engine's own token");
+        match self {
+            // SAFETY: the caller's promise, handed on.
+            Self::Uring(engine) => unsafe { engine.push(io) },
+            Self::Sim(engine) => {
+                if !engine.has_room() {
+                    return Err(io);
+                }
+                let length = match io.kind {
+                    IoKind::Read | IoKind::Write | IoKind::WriteDurable => io.len,
+                    IoKind::SyncData | IoKind::Zero => 0,
+                };
+                // SAFETY: the caller's promise; the engine drops it when it reports the token.
+                let bytes = unsafe { LentBytes::new(io.ptr, length) };
+                engine.push(&io, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands everything pushed to the medium, then waits until `wait_for` requests (or all that
+    /// are in flight, if fewer) can be reaped.
+    ///
+    /// The wait ends early, without error, at `timeout` and on [`Notifier::notify`]. With nothing
+    /// in flight it waits for these two alone, and returns at once where neither can come.
+    ///
+    /// # Errors
+    /// The kernel's, after retries for want of memory. Nothing pushed is lost: submit again.
+    pub(crate) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Uring(engine) => engine.submit(wait_for, timeout),
+            Self::Sim(engine) => {
+                engine.submit(wait_for, timeout);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reports every request that has ended, by its token: how many bytes (0 for `SyncData` and
+    /// `Zero`), or the error. Enters the kernel only if it kept completions for want of room.
+    pub(crate) fn reap(&mut self, each: impl FnMut(u64, io::Result<u32>)) {
+        match self {
+            Self::Uring(engine) => engine.reap(each),
+            Self::Sim(engine) => engine.reap(each),
+        }
+    }
+
+    /// How many requests were pushed and not yet reaped.
+    pub(crate) fn in_flight(&self) -> usize {
+        match self {
+            Self::Uring(engine) => engine.in_flight(),
+            Self::Sim(engine) => engine.in_flight(),
+        }
+    }
+
+    /// What another thread can end this engine's waits with.
+    pub(crate) fn notifier(&self) -> Notifier {
+        match self {
+            Self::Uring(engine) => Notifier::Uring(engine.notifier()),
+            Self::Sim(engine) => Notifier::Sim(engine.notifier()),
+        }
+    }
+
+    /// A descriptor that is readable when there is something to reap, for loops of others; none
+    /// in the simulator. Call [`prepare_to_poll`](Self::prepare_to_poll) before each wait on it.
+    pub(crate) fn as_raw_fd(&self) -> Option<RawFd> {
+        match self {
+            Self::Uring(engine) => Some(engine.as_raw_fd()),
+            Self::Sim(_) => None,
+        }
+    }
+
+    /// Submits everything pushed, and makes [`Notifier::notify`] wake whoever polls the
+    /// descriptor, until the next submission. False: do not wait, there is something to reap, or
+    /// a notification came.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub(crate) fn prepare_to_poll(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Uring(engine) => engine.prepare_to_poll(),
+            Self::Sim(engine) => Ok(engine.prepare_to_poll()),
+        }
+    }
+
+    /// Whether the kernel knows the arena, so that `fixed` saves it work.
+    pub(crate) fn buffers_registered(&self) -> bool {
+        match self {
+            Self::Uring(engine) => engine.buffers_registered(),
+            Self::Sim(_) => false,
+        }
+    }
+
+    /// How many times the kernel was entered so far.
+    pub(crate) fn syscalls(&self) -> u64 {
+        match self {
+            Self::Uring(engine) => engine.syscalls(),
+            Self::Sim(engine) => engine.syscalls(),
+        }
+    }
+}
+
+/// Ends the waits of one engine, from any thread.
+#[derive(Clone, Debug)]
+pub(crate) enum Notifier {
+    /// Of a ring.
+    Uring(UringNotifier),
+    /// Of a simulated engine.
+    Sim(SimNotifier),
+}
+
+impl Notifier {
+    /// Makes the waiting [`Engine::submit`] return, or else the next one that would wait. What the
+    /// caller wrote before is seen by the engine's thread after. Costs one atomic exchange when
+    /// nobody waits.
+    pub(crate) fn notify(&self) {
+        match self {
+            Self::Uring(notifier) => notifier.notify(),
+            Self::Sim(notifier) => notifier.notify(),
+        }
+    }
+}

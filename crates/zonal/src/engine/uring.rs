@@ -1,0 +1,546 @@
+//! The engine over files: one io_uring of the calling thread.
+//!
+//! Requests go from [`push`](Uring::push) into the submission ring, and to the kernel with one
+//! `io_uring_enter` that also waits. Completions are moved from the kernel's ring into `stash`
+//! after each wait, and from there to the caller of [`reap`](Uring::reap).
+//!
+//! Invariants:
+//! * A request is in the submission ring, in the kernel, or in the stash; `in_flight` counts
+//!   them all. None is dropped: what the kernel did not take stays in the ring, and completions
+//!   that found no room are fetched from the kernel when it says it keeps some.
+//! * Waking is a poll request on an eventfd, in the same ring. It is no request of the caller's:
+//!   never counted, never reported. It is issued before the first wait that somebody could end.
+//! * The ring is dropped before the file and the arena it knows.
+//!
+//! All `unsafe` of the engine is here. Its ground is the promise given to `push`: the bytes of a
+//! request stay valid until its token is reaped; [`Drop`] waits for what was not.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
+
+use super::file::FileDisk;
+use super::{EngineOptions, Io, IoKind};
+use crate::buffer::Arena;
+use crate::sys::event::Event;
+
+/// The token of the poll request on the eventfd.
+const WAKE: u64 = u64::MAX;
+
+/// The file's place among the ring's registered files, and the arena's among its buffers.
+const REGISTERED: u32 = 0;
+
+/// The most bytes the kernel reads or writes at once (its `MAX_RW_COUNT` for 4 KiB pages).
+const MAX_RW_BYTES: usize = 0x7FFF_F000;
+
+/// The most bytes the kernel takes as one registered buffer.
+const MAX_FIXED_BYTES: usize = 1 << 30;
+
+/// How long a wait for several completions may sleep through a notification. The kernel counts
+/// the wake as one completion, so a wait for more has to look again by itself. Far longer than a
+/// batch takes on a fast device, far shorter than a person or a timer notices.
+const NOTIFY_SLICE: Duration = Duration::from_micros(500);
+
+/// The longest time one wait is asked of the kernel for; longer ones are asked again.
+const WAIT_SLICE: Duration = Duration::from_secs(3600);
+
+/// How often a submission that the kernel has no memory for is tried again, and after which time.
+const RETRIES: u32 = 1000;
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
+
+/// One thread's ring over one file.
+pub(crate) struct Uring {
+    // First, so that it is dropped first: the kernel lets go of the file and the arena with it.
+    ring: IoUring,
+    file: FileDisk,
+    arena: Option<Arena>,
+    buffers_registered: bool,
+    stash: VecDeque<(u64, i32)>,
+    in_flight: usize,
+    wake: Arc<Wake>,
+    wake_armed: bool,
+    /// [`prepare_to_poll`](Self::prepare_to_poll) was called, and nothing since.
+    polled: bool,
+    syscalls: u64,
+    /// The kernel expects all submissions of a ring from one thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Uring {
+    /// A ring for the calling thread.
+    pub(super) fn new(
+        file: &FileDisk,
+        options: &EngineOptions,
+        arena: Option<&Arena>,
+    ) -> io::Result<Self> {
+        let ring = set_up(options)?;
+        check_support(&ring)?;
+        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        let arena = arena.filter(|_| options.register_buffers).cloned();
+        let buffers_registered = arena.as_ref().is_some_and(|arena| register(&ring, arena));
+        let entries = ring.params().sq_entries() + ring.params().cq_entries();
+        Ok(Self {
+            ring,
+            file: file.clone(),
+            arena,
+            buffers_registered,
+            stash: VecDeque::with_capacity(entries as usize),
+            in_flight: 0,
+            wake: Arc::new(Wake { state: AtomicU32::new(IDLE), event: Event::new()? }),
+            wake_armed: false,
+            polled: false,
+            syscalls: 0,
+            not_send: PhantomData,
+        })
+    }
+
+    /// # Safety
+    /// As [`Engine::push`](super::Engine::push).
+    pub(super) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
+        let entry = self.entry(&io).user_data(io.token);
+        // SAFETY: the bytes are valid until the completion is reaped (the caller's promise), and
+        // file and arena are registered for the ring's life.
+        match unsafe { self.ring.submission().push(&entry) } {
+            Ok(()) => {
+                self.in_flight += 1;
+                Ok(())
+            }
+            Err(_) => Err(io),
+        }
+    }
+
+    fn entry(&self, io: &Io) -> squeue::Entry {
+        match io.kind {
+            IoKind::Read => self.read(io),
+            IoKind::Write => self.write(io, 0),
+            IoKind::WriteDurable => self.write(io, libc::RWF_DSYNC),
+            IoKind::SyncData => {
+                opcode::Fsync::new(Fixed(REGISTERED)).flags(FsyncFlags::DATASYNC).build()
+            }
+            IoKind::Zero => opcode::Fallocate::new(Fixed(REGISTERED), io.len as u64)
+                .offset(io.offset)
+                .mode(self.file.zero_mode().bits().cast_signed())
+                .build(),
+        }
+    }
+
+    fn read(&self, io: &Io) -> squeue::Entry {
+        let (file, length) = (Fixed(REGISTERED), rw_length(io));
+        if io.fixed && self.buffers_registered {
+            opcode::ReadFixed::new(file, io.ptr, length, 0).offset(io.offset).build()
+        } else {
+            opcode::Read::new(file, io.ptr, length).offset(io.offset).build()
+        }
+    }
+
+    fn write(&self, io: &Io, flags: i32) -> squeue::Entry {
+        let (file, length) = (Fixed(REGISTERED), rw_length(io));
+        if io.fixed && self.buffers_registered {
+            opcode::WriteFixed::new(file, io.ptr, length, 0)
+                .offset(io.offset)
+                .rw_flags(flags)
+                .build()
+        } else {
+            opcode::Write::new(file, io.ptr, length).offset(io.offset).rw_flags(flags).build()
+        }
+    }
+
+    pub(super) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
+        self.end_poll();
+        if wait_for == 0 {
+            return self.flush();
+        }
+        self.drain();
+        let target = wait_for.min(self.in_flight).max(1);
+        if self.stash.len() >= target {
+            return self.flush();
+        }
+        let notifiable = Arc::strong_count(&self.wake) > 1;
+        if !notifiable {
+            let for_ever = self.in_flight == 0 && timeout.is_none();
+            return if for_ever { Ok(()) } else { self.wait(target, timeout, false) };
+        }
+        self.arm_wake()?;
+        if !self.wake.begin_wait() {
+            return self.flush();
+        }
+        let result = self.wait(target, timeout, true);
+        self.wake.end_wait();
+        result
+    }
+
+    /// Submits and sleeps until `target` completions are stashed, the time is up, or (if
+    /// `notifiable`, with the wake armed) a notification came.
+    fn wait(
+        &mut self,
+        target: usize,
+        timeout: Option<Duration>,
+        notifiable: bool,
+    ) -> io::Result<()> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut first = true;
+        loop {
+            let missing = target - self.stash.len();
+            let (least, slice) = match (notifiable, first) {
+                (true, true) if missing > 1 => (missing, Some(NOTIFY_SLICE)),
+                (true, _) => (1, None),
+                (false, _) => (missing, None),
+            };
+            first = false;
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            self.enter_with_retries(least, shorter(slice, left))?;
+            self.drain();
+            let ended = self.stash.len() >= target
+                || (notifiable && self.wake.was_notified())
+                || deadline.is_some_and(|at| at <= Instant::now());
+            if ended {
+                return self.flush();
+            }
+            if notifiable {
+                self.arm_wake()?;
+            }
+        }
+    }
+
+    /// Hands everything in the submission ring to the kernel, without waiting. No system call if
+    /// there is nothing to hand over or to fetch.
+    fn flush(&mut self) -> io::Result<()> {
+        loop {
+            let queue = self.ring.submission();
+            let idle = queue.is_empty() && !queue.cq_overflow() && !queue.taskrun();
+            drop(queue);
+            if idle {
+                return Ok(());
+            }
+            self.enter_with_retries(0, None)?;
+            if self.ring.submission().is_empty() {
+                return Ok(());
+            }
+            self.drain();
+        }
+    }
+
+    /// Enters the kernel, and once more while it is out of memory or of room for completions.
+    fn enter_with_retries(&mut self, least: usize, limit: Option<Duration>) -> io::Result<()> {
+        let mut retries = RETRIES;
+        loop {
+            let error = match self.enter(least, limit) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
+                // The time is up, or a signal came: the caller looks at the clock itself.
+                Some(libc::ETIME | libc::EINTR) => return Ok(()),
+                // Completions have to be taken first.
+                Some(libc::EBUSY) if retries > 0 => self.drain(),
+                Some(libc::EAGAIN) if retries > 0 => std::thread::sleep(RETRY_PAUSE),
+                _ => return Err(error),
+            }
+            retries -= 1;
+        }
+    }
+
+    fn enter(&mut self, least: usize, limit: Option<Duration>) -> io::Result<usize> {
+        self.syscalls += 1;
+        let submitter = self.ring.submitter();
+        let Some(limit) = limit else { return submitter.submit_and_wait(least) };
+        let time = Timespec::from(limit.min(WAIT_SLICE));
+        submitter.submit_with_args(least, &SubmitArgs::new().timespec(&time))
+    }
+
+    /// Moves what the kernel's ring of completions holds into the stash.
+    fn drain(&mut self) {
+        for completion in self.ring.completion() {
+            if completion.user_data() == WAKE {
+                self.wake_armed = cqueue::more(completion.flags());
+            } else {
+                self.stash.push_back((completion.user_data(), completion.result()));
+            }
+        }
+    }
+
+    pub(super) fn reap(&mut self, mut each: impl FnMut(u64, io::Result<u32>)) {
+        loop {
+            self.drain();
+            while let Some((token, result)) = self.stash.pop_front() {
+                self.in_flight -= 1;
+                each(token, u32::try_from(result).map_err(|_| os_error(result)));
+            }
+            if !self.ring.submission().cq_overflow() || self.fetch_overflow().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Lets the kernel put the completions it kept into the ring, without submitting anything.
+    fn fetch_overflow(&mut self) -> io::Result<()> {
+        self.syscalls += 1;
+        // SAFETY: no argument is passed, and nothing is submitted.
+        let result = unsafe {
+            self.ring.submitter().enter::<libc::sigset_t>(0, 0, EnterFlags::GETEVENTS.bits(), None)
+        };
+        match result {
+            Err(error) if error.raw_os_error() != Some(libc::EINTR) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn prepare_to_poll(&mut self) -> io::Result<bool> {
+        self.end_poll();
+        self.arm_wake()?;
+        self.flush()?;
+        self.drain();
+        if !self.stash.is_empty() || !self.wake.begin_wait() {
+            return Ok(false);
+        }
+        self.polled = true;
+        Ok(true)
+    }
+
+    /// Ends what `prepare_to_poll` began. A notification that came since stays, and ends the next
+    /// wait: whoever polled may not have acted on it.
+    fn end_poll(&mut self) {
+        if std::mem::take(&mut self.polled) {
+            self.wake.forget_wait();
+        }
+    }
+
+    /// Puts the poll request for notifications into the submission ring, unless it is issued.
+    fn arm_wake(&mut self) -> io::Result<()> {
+        if self.wake_armed {
+            return Ok(());
+        }
+        if self.ring.submission().is_full() {
+            self.flush()?;
+        }
+        let event = io_uring::types::Fd(self.wake.event.as_raw_fd());
+        let readable = libc::POLLIN.cast_unsigned().into();
+        let entry = opcode::PollAdd::new(event, readable).multi(true).build().user_data(WAKE);
+        // SAFETY: a poll request uses no memory of ours; the kernel holds the eventfd itself.
+        if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+            self.wake_armed = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(super) fn notifier(&self) -> UringNotifier {
+        UringNotifier(Arc::clone(&self.wake))
+    }
+
+    pub(super) fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+
+    pub(super) fn buffers_registered(&self) -> bool {
+        self.buffers_registered
+    }
+
+    pub(super) fn syscalls(&self) -> u64 {
+        self.syscalls
+    }
+}
+
+impl Drop for Uring {
+    /// Waits for what is in flight: the kernel may still be at its bytes.
+    fn drop(&mut self) {
+        let forgotten = self.in_flight != 0;
+        while self.in_flight != 0 {
+            if let Err(error) = self.submit(1, None) {
+                // Its bytes are about to be freed while a device may be writing into them.
+                tracing::error!(%error, in_flight = self.in_flight, "a ring cannot be emptied");
+                std::process::abort();
+            }
+            self.reap(|_, _| {});
+        }
+        debug_assert!(!forgotten || std::thread::panicking(), "dropped with requests in flight");
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring")
+            .field("file", &self.file)
+            .field("arena", &self.arena)
+            .field("buffers_registered", &self.buffers_registered)
+            .field("in_flight", &self.in_flight)
+            .field("syscalls", &self.syscalls)
+            .finish_non_exhaustive()
+    }
+}
+
+fn os_error(result: i32) -> io::Error {
+    io::Error::from_raw_os_error(result.saturating_neg())
+}
+
+fn rw_length(io: &Io) -> u32 {
+    u32::try_from(io.len.min(MAX_RW_BYTES)).unwrap_or(u32::MAX)
+}
+
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (limit, None) | (None, limit) => limit,
+    }
+}
+
+/// Makes the ring, with the cheapest way of delivering completions that the kernel knows.
+fn set_up(options: &EngineOptions) -> io::Result<IoUring> {
+    let entries = options.sq_entries.max(1).next_power_of_two();
+    let completions = options.cq_entries.next_power_of_two().max(entries);
+    // Linux 6.0, 5.19, and any before that.
+    for level in (0..3).rev() {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(completions).setup_clamp();
+        if level >= 1 {
+            // Completions are delivered when this thread enters the kernel anyway, not by
+            // interrupting it. No DEFER_TASKRUN: another thread may have to poll the ring.
+            builder.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
+        }
+        if level >= 2 {
+            builder.setup_single_issuer();
+        }
+        match builder.build(entries) {
+            Err(error) if level > 0 && error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(error) => return Err(not_available(&error)),
+            Ok(ring) => return Ok(ring),
+        }
+    }
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn not_available(error: &io::Error) -> io::Error {
+    let why = match error.raw_os_error() {
+        Some(libc::ENOSYS) => "this kernel has no io_uring",
+        Some(libc::EPERM | libc::EACCES) => {
+            "io_uring is forbidden here (see the sysctl kernel.io_uring_disabled, or seccomp)"
+        }
+        _ => return io::Error::new(error.kind(), format!("io_uring cannot be set up: {error}")),
+    };
+    io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+/// Refuses kernels before 5.13: completions could be lost, or waits not be ended.
+fn check_support(ring: &IoUring) -> io::Result<()> {
+    let features = ring.params();
+    let lacking = |what: &str| {
+        let text = format!("this kernel's io_uring has no {what}; Linux 5.13 or later is needed");
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    };
+    if !features.is_feature_nodrop() || !features.is_feature_ext_arg() {
+        return lacking("safe completions or timed waits");
+    }
+    // Came with repeating poll requests, for which there is no flag.
+    if !features.is_feature_resource_tagging() {
+        return lacking("repeating poll requests");
+    }
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    for (code, name) in [
+        (opcode::Read::CODE, "read"),
+        (opcode::Write::CODE, "write"),
+        (opcode::ReadFixed::CODE, "read into a registered buffer"),
+        (opcode::WriteFixed::CODE, "write from a registered buffer"),
+        (opcode::Fsync::CODE, "fsync"),
+        (opcode::Fallocate::CODE, "fallocate"),
+        (opcode::PollAdd::CODE, "poll"),
+    ] {
+        if !probe.is_supported(code) {
+            return lacking(name);
+        }
+    }
+    Ok(())
+}
+
+/// Makes the arena known to the kernel as one buffer; false where it may not lock that much.
+fn register(ring: &IoUring, arena: &Arena) -> bool {
+    let (start, length) = arena.range();
+    if length > MAX_FIXED_BYTES {
+        return false;
+    }
+    let whole = libc::iovec { iov_base: start.as_ptr().cast(), iov_len: length };
+    // SAFETY: the mapping is `length` bytes long, and the engine keeps a handle of the arena until
+    // after its ring is gone.
+    match unsafe { ring.submitter().register_buffers(&[whole]) } {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%error, length, "buffers are not registered");
+            false
+        }
+    }
+}
+
+/// Nobody waits, nobody notified.
+const IDLE: u32 = 0;
+/// The engine's thread sleeps, or is about to.
+const WAITING: u32 = 1;
+/// A notification came that no wait has seen yet.
+const NOTIFIED: u32 = 2;
+
+/// How waits are ended from other threads.
+///
+/// Every change of `state` is an exchange of this one word, so all agree on their order: either
+/// the wait begins first, and the notifier sees `WAITING` and writes the eventfd, or the
+/// notification comes first, and the wait sees `NOTIFIED` and does not sleep.
+#[derive(Debug)]
+struct Wake {
+    state: AtomicU32,
+    event: Event,
+}
+
+impl Wake {
+    /// False: a notification came before, and is consumed.
+    fn begin_wait(&self) -> bool {
+        let waiting =
+            self.state.compare_exchange(IDLE, WAITING, Ordering::AcqRel, Ordering::Acquire);
+        if waiting.is_err() {
+            self.state.swap(IDLE, Ordering::AcqRel);
+        }
+        waiting.is_ok()
+    }
+
+    /// The wait is over; a notification that came during it is consumed.
+    fn end_wait(&self) {
+        self.state.swap(IDLE, Ordering::AcqRel);
+    }
+
+    /// The wait is over; a notification that came during it is kept for the next.
+    fn forget_wait(&self) {
+        let _ = self.state.compare_exchange(WAITING, IDLE, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    fn was_notified(&self) -> bool {
+        self.state.load(Ordering::Acquire) == NOTIFIED
+    }
+
+    fn notify(&self) {
+        if self.state.swap(NOTIFIED, Ordering::AcqRel) == WAITING {
+            self.event.signal();
+        }
+    }
+}
+
+/// Ends the waits of one ring.
+#[derive(Clone, Debug)]
+pub(crate) struct UringNotifier(Arc<Wake>);
+
+impl UringNotifier {
+    pub(super) fn notify(&self) {
+        self.0.notify();
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(zonal_shuttle))]
+mod tests;

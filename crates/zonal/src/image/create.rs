@@ -1,0 +1,165 @@
+//! Making an image: the whole layout at once, the header last.
+
+use super::metadata_error;
+use super::open::random_id;
+use crate::engine::Disk;
+use crate::engine::file::FileDisk;
+use crate::live;
+use crate::sys::file::Access;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::format::Geometry;
+use zonal_core::format::layout::Layout;
+
+/// The data is written, or allocated, in pieces of this size.
+const PIECE: u64 = 64 << 20;
+
+/// What is done for the data's space when an image is made; qemu-img's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preallocate {
+    /// Nothing: the file is sparse.
+    #[default]
+    Off,
+    /// The space is allocated, and not written.
+    Falloc,
+    /// Zeros are written, so that first writes are as fast as later ones.
+    Full,
+}
+
+/// How an image is made.
+pub struct CreateOptions<'a> {
+    /// The drive's shape.
+    pub geometry: Geometry,
+    /// What is done for the data's space.
+    pub preallocate: Preallocate,
+    /// Replace an existing file.
+    pub force: bool,
+    /// Called with the bytes done and all bytes, for long work.
+    pub progress: Option<&'a mut dyn FnMut(u64, u64)>,
+}
+
+impl fmt::Debug for CreateOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateOptions").field("geometry", &self.geometry).finish_non_exhaustive()
+    }
+}
+
+/// Makes an image of an empty drive at `path`.
+///
+/// # Errors
+/// A shape that cannot be, a file that exists (without `force`) or is in use, the file system's.
+/// Nothing is left behind.
+pub fn create(path: &Path, options: CreateOptions<'_>) -> Result<()> {
+    create_file(path, options)
+        .map_err(|error| error.on(path.display().to_string()).during("create"))
+}
+
+fn create_file(path: &Path, mut options: CreateOptions<'_>) -> Result<()> {
+    let layout = Layout::plan(&options.geometry)?;
+    if options.force {
+        remove_old(path)?;
+    }
+    let file = FileDisk::open(path, Access::CreateNew).map_err(|error| create_error(error))?;
+    let disk = Disk::File(file);
+    let made = write_layout(&disk, &layout, |disk| preallocate(disk, &layout, &mut options));
+    if made.is_err()
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        tracing::warn!("{}: what was made of it is left behind: {error}", path.display());
+    }
+    made
+}
+
+/// Writes an image's metadata to a disk that is new.
+pub(crate) fn write_layout(
+    disk: &Disk,
+    layout: &Layout,
+    prepare: impl FnOnce(&Disk) -> Result<()>,
+) -> Result<()> {
+    let failed = |error| metadata_error("the metadata", error);
+    disk.set_len(layout.file_len).map_err(failed)?;
+    prepare(disk)?;
+    for (offset, bytes) in layout.metadata(random_id()?)? {
+        if offset == 0 {
+            disk.sync_data().map_err(failed)?;
+        }
+        disk.write_all_at(&bytes, offset).map_err(failed)?;
+    }
+    disk.sync_data().map_err(failed)
+}
+
+fn preallocate(disk: &Disk, layout: &Layout, options: &mut CreateOptions<'_>) -> Result<()> {
+    if options.preallocate == Preallocate::Off {
+        return Ok(());
+    }
+    let zeros = vec![0; if options.preallocate == Preallocate::Full { 4 << 20 } else { 0 }];
+    let (start, total) = (layout.data.offset, layout.file_len - layout.data.offset);
+    let mut done = 0;
+    while done < total {
+        let piece = PIECE.min(total - done);
+        let made = match options.preallocate {
+            Preallocate::Off => Ok(()),
+            Preallocate::Falloc => disk.allocate(start + done, piece),
+            Preallocate::Full => write_zeros(disk, start + done, piece, &zeros),
+        };
+        made.map_err(|error| metadata_error("the space", error))?;
+        done += piece;
+        if let Some(progress) = &mut options.progress {
+            progress(done, total);
+        }
+    }
+    Ok(())
+}
+
+fn write_zeros(disk: &Disk, offset: u64, length: u64, zeros: &[u8]) -> io::Result<()> {
+    let mut at = 0;
+    while at < length {
+        let piece = (length - at).min(zeros.len() as u64);
+        #[allow(clippy::cast_possible_truncation)] // at most the length of `zeros`
+        disk.write_all_at(&zeros[..piece as usize], offset + at)?;
+        at += piece;
+    }
+    Ok(())
+}
+
+/// Removes an image that is to be replaced, unless somebody has it open.
+fn remove_old(path: &Path) -> Result<()> {
+    let old = match FileDisk::open(path, Access::ReadWrite) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(create_error(error)),
+        Ok(old) => old,
+    };
+    let live = live::path_of(path);
+    let free = old.try_lock(crate::sys::lock::LockKind::Exclusive);
+    if !free.map_err(|error| metadata_error("the lock", error))? {
+        let text = "another process has it open; end that process, or choose another name";
+        return Err(Error::new(ErrorKind::InUse, text));
+    }
+    let regular = old.identity().map_err(|error| metadata_error("the file", error))?.is_regular();
+    if !regular {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            "it is no regular file; choose another name",
+        ));
+    }
+    live::remove(&live)
+        .and_then(|()| std::fs::remove_file(path))
+        .map_err(|error| metadata_error("the old file", error))
+}
+
+fn create_error(error: io::Error) -> Error {
+    let (kind, text) = match error.kind() {
+        io::ErrorKind::AlreadyExists => (
+            ErrorKind::InvalidInput,
+            "it exists; choose another name, or replace it with --force".to_owned(),
+        ),
+        io::ErrorKind::NotFound => {
+            (ErrorKind::NotFound, "its folder does not exist; make the folder first".to_owned())
+        }
+        io::ErrorKind::IsADirectory => (ErrorKind::InvalidInput, "it is a folder".to_owned()),
+        _ => (crate::queue::io_kind(&error), error.to_string()),
+    };
+    Error::new(kind, text).with_source(error)
+}

@@ -1,0 +1,185 @@
+//! A drive in a qcow2 image of ours: one contiguous run of data, and the metadata beside it.
+//!
+//! The hot path is an addition: drive offset plus the data's offset in the file. What changes in
+//! the metadata is the zone table, the generation pages and the session record, all written by
+//! one writer at a time (the leader of a persist round), durably.
+//!
+//! See `docs/image-format.md` for the bytes.
+
+mod check;
+mod create;
+mod open;
+
+pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
+pub(crate) use create::write_layout;
+pub use create::{CreateOptions, Preallocate, create};
+pub(crate) use open::{open, open_disk};
+
+use crate::buffer::Buffer;
+use crate::engine::Disk;
+use crate::live;
+use crate::sync::{Mutex, lock};
+use crate::zones::{Pages, Zones};
+use std::io;
+use std::path::PathBuf;
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::format::qcow2::Header;
+use zonal_core::format::zonal::{Condition, Extension, Session, encode_page, generation_pages};
+use zonal_core::format::{TABLE_ENTRIES_PER_PAGE, zoned};
+use zonal_core::units::{Blocks, ZoneIndex};
+use zonal_core::zone::ZoneState;
+
+/// Table, generation pages and session records are written in pages of this size, in bytes.
+const PAGE: usize = 4096;
+
+/// An image that is open.
+pub(crate) struct Image {
+    disk: Disk,
+    header: Header,
+    /// Ours; `None` in a foreign image, which is opened to be read.
+    extension: Option<Extension>,
+    data_offset: u64,
+    state: Mutex<State>,
+    live: Option<PathBuf>,
+}
+
+/// What the next metadata write goes on from.
+struct State {
+    session: Session,
+    /// The sequence of each generation page's newest copy.
+    generations: Vec<u64>,
+}
+
+/// A batch of writes that may reach the disk in any order.
+type Batch = Vec<(u64, Buffer)>;
+
+impl Image {
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Where in the file a byte of the drive is.
+    #[inline]
+    pub(crate) fn host_offset(&self, offset: u64) -> u64 {
+        self.data_offset + offset
+    }
+
+    pub(crate) fn id(&self) -> Option<[u8; 16]> {
+        self.extension.map(|extension| extension.image_id)
+    }
+
+    pub(crate) fn engine_name(&self) -> (&'static str, bool) {
+        match &self.disk {
+            Disk::File(file) => ("io_uring", file.is_direct()),
+            Disk::Sim(_) => ("sim", true),
+        }
+    }
+
+    /// Before writes are submitted: tells the live file that the image changes now.
+    #[inline]
+    pub(crate) fn stamp(&self, zones: &Zones) {
+        if self.live.is_some() {
+            live::stamp(zones.cells());
+        }
+    }
+
+    /// The durable writes that bring `pages` to the disk, in batches: one batch is durable
+    /// before the next begins. Masks and conditions go before the table that relies on them.
+    pub(crate) fn page_writes(&self, zones: &Zones, pages: &Pages) -> Result<Vec<Batch>> {
+        let Some(extension) = &self.extension else { return Ok(Vec::new()) };
+        let mut state = lock(&self.state);
+        if pages.blemished {
+            let (conditions, dead) = zones.blemishes();
+            state.session.conditions =
+                conditions.into_iter().map(|(zone, state)| (zone, condition_of(state))).collect();
+            state.session.dead = dead;
+        }
+        state.session.flush_sequence += 1;
+        if self.live.is_some() {
+            live::set_flush_sequence(zones.cells(), state.session.flush_sequence);
+        }
+        let session = vec![state.next_session(extension)?];
+        let mut table = Vec::with_capacity(pages.table.len());
+        for (first, pointers) in &pages.table {
+            table.push(self.table_page(*first, pointers));
+        }
+        for (page, generations) in &pages.generations {
+            let generations: Vec<u32> = generations.iter().map(|g| g.0).collect();
+            let zones = self.header.geometry.zones();
+            table.push(state.generation_page(extension, zones, *page, &generations));
+        }
+        if pages.blemished {
+            return Ok(vec![session, table]);
+        }
+        table.extend(session);
+        Ok(vec![table])
+    }
+
+    fn table_page(&self, first: ZoneIndex, pointers: &[Blocks]) -> (u64, Buffer) {
+        debug_assert!(first.index() % TABLE_ENTRIES_PER_PAGE == 0);
+        let mut page = [0; PAGE];
+        for ((zone, wp), entry) in (first.0..).zip(pointers).zip(page.chunks_exact_mut(8)) {
+            let value = zoned::encode(&self.header.geometry, ZoneIndex(zone), *wp);
+            entry.copy_from_slice(&value.to_be_bytes());
+        }
+        (self.header.zone_entry_offset(first), Buffer::from_slice(&page))
+    }
+
+    /// Marks the image as closed cleanly, everything having been flushed.
+    pub(crate) fn close(&self, zones: &Zones) -> Result<()> {
+        let Some(extension) = &self.extension else { return Ok(()) };
+        if zones.is_latched() {
+            return Err(zones.latched_error().during("close"));
+        }
+        lock(&self.state).session.clean = true;
+        self.write_session(extension)?;
+        if let Some(live) = &self.live
+            && let Err(error) = live::remove(live)
+        {
+            tracing::warn!("{}: not removed: {error}", live.display());
+        }
+        Ok(())
+    }
+
+    /// Writes the session record, durably, while no queue does.
+    fn write_session(&self, extension: &Extension) -> Result<()> {
+        let (offset, page) = lock(&self.state).next_session(extension)?;
+        let written = self.disk.write_all_at(&page, offset).and_then(|()| self.disk.sync_data());
+        written.map_err(|error| metadata_error("the session record", error))
+    }
+}
+
+impl State {
+    fn next_session(&mut self, extension: &Extension) -> Result<(u64, Buffer)> {
+        self.session.sequence += 1;
+        let page = self.session.encode(&extension.image_id)?;
+        Ok((extension.session_offset(self.session.sequence), Buffer::from_slice(&page)))
+    }
+
+    fn generation_page(
+        &mut self,
+        extension: &Extension,
+        zones: u32,
+        page: u32,
+        generations: &[u32],
+    ) -> (u64, Buffer) {
+        let sequence = &mut self.generations[page as usize];
+        *sequence += 1;
+        debug_assert!(page < generation_pages(zones));
+        let offset = extension.generation_page_offset(zones, page, *sequence);
+        (offset, Buffer::from_slice(&encode_page(page, *sequence, generations)))
+    }
+}
+
+fn condition_of(state: ZoneState) -> Condition {
+    if state == ZoneState::Offline { Condition::Offline } else { Condition::ReadOnly }
+}
+
+fn metadata_error(what: &str, error: io::Error) -> Error {
+    let kind = if error.kind() == io::ErrorKind::UnexpectedEof {
+        ErrorKind::Damaged
+    } else {
+        crate::queue::io_kind(&error)
+    };
+    Error::new(kind, format!("{what} of the image: {error}")).with_source(error)
+}

@@ -1,0 +1,498 @@
+//! Opening an image: lock, read, believe, mend, begin a session.
+//!
+//! Of the zones only the table is believed, and a valid live file of a session that ended without
+//! a close. What a killed process had acknowledged is then made durable, its ranges in flight
+//! below the write pointers zeroed, before the new session begins. An image opened to be read is
+//! left alone: what would be mended is masked in memory.
+
+use super::{Image, PAGE, State, metadata_error};
+use crate::device::{Device, Drive, Medium, OpenNotes};
+use crate::engine::Disk;
+use crate::engine::file::FileDisk;
+use crate::live::{self, Doubt, Expected};
+use crate::open::OpenOptions;
+use crate::sync::Mutex;
+use crate::sys::clock::{BootId, boot_id};
+use crate::sys::file::Access;
+use crate::sys::lock::LockKind;
+use crate::sys::words::SharedWords;
+use crate::zones::cells::{DEPTH_MAX, QUEUES_MAX, words_needed};
+use crate::zones::{Cells, Found, Keeping, SlotId, Zones};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::format::check::verify_contiguous;
+use zonal_core::format::qcow2::{Header, MAX_CLUSTER};
+use zonal_core::format::zonal::{
+    Condition, Extension, GENERATIONS_PER_PAGE, Session, generation_pages, newest_page,
+};
+use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
+use zonal_core::zone::ZoneState;
+
+/// How long `open` waits for the lock of a process that is gone: its last writes have to land.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens the image at `path`.
+pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Device> {
+    let name = path.display().to_string();
+    open_file(path, &name, options).map_err(|error| error.on(name).during("open"))
+}
+
+fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
+    let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
+    let file = FileDisk::open(path, access).map_err(|error| open_error(error, path))?;
+    let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
+    if !identity.is_regular() {
+        return Err(not_a_file(&identity));
+    }
+    let live_path = live::path_of(path);
+    let locked = !options.read_only && lock_image(&file, &live_path)?;
+    let parts = read_image(Disk::File(file.clone()))?;
+    let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
+    let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
+    let expected = Expected {
+        zones: parts.header.geometry.zones(),
+        nonce: &parts.session.nonce.clone(),
+        boot,
+        image: &identity,
+        flush_sequence: parts.session.flush_sequence,
+    };
+    let earlier = if parts.session.clean { None } else { Some(live::open(&live_path, &expected)) };
+    if !locked {
+        return parts.into_reader(name, earlier);
+    }
+    let mut parts = parts;
+    let notes = parts.mend(earlier, boot, options)?;
+    parts.begin_session(boot)?;
+    let file_identity = file.identity().map_err(|error| metadata_error("the file", error))?;
+    let nonce = parts.session.nonce;
+    let expected = Expected {
+        nonce: &nonce,
+        image: &file_identity,
+        flush_sequence: parts.session.flush_sequence,
+        ..expected
+    };
+    let cells = live::create(&live_path, &expected).map_err(|error| {
+        let text = format!("its live file {} cannot be made: {error}", live_path.display());
+        Error::new(crate::queue::io_kind(&error), text).with_source(error)
+    })?;
+    parts.declare_open()?;
+    let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
+    Ok(parts.into_device(name, cells, keeping, notes, Some(live_path)))
+}
+
+/// Opens an image on a disk of the simulator, which has neither lock nor live file.
+pub(crate) fn open_disk(disk: Disk, name: &str, options: &OpenOptions) -> Result<Device> {
+    let mut parts = read_image(disk)?;
+    let notes =
+        parts.mend(None, BootId([1; 16]), &OpenOptions { drop_unflushed: true, ..*options })?;
+    parts.begin_session(BootId([1; 16]))?;
+    parts.declare_open()?;
+    let cells = Cells::new(SharedWords::heap(words_needed(parts.zones())), 0, parts.zones());
+    let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
+    Ok(parts.into_device(name, cells, keeping, notes, None))
+}
+
+/// Everything of an image that is read at open.
+struct Parts {
+    disk: Disk,
+    header: Header,
+    extension: Option<Extension>,
+    data_offset: u64,
+    session: Session,
+    generation_sequences: Vec<u64>,
+    found: Vec<Found>,
+    masks: BTreeMap<ZoneIndex, Vec<Extent>>,
+}
+
+fn read_image(disk: Disk) -> Result<Parts> {
+    let header = read_header(&disk)?;
+    let data_offset = data_offset(&disk, &header)?;
+    let extension = header.zonal;
+    let zones = header.geometry.zones();
+    let session = match &extension {
+        Some(extension) => read_session(&disk, &header, extension)?,
+        None => Session::closed(0),
+    };
+    let mut found = read_table(&disk, &header)?;
+    let mut generation_sequences = Vec::new();
+    if let Some(extension) = &extension {
+        for page in 0..generation_pages(zones) {
+            let sequence = read_generations(&disk, extension, zones, page, &mut found)?;
+            generation_sequences.push(sequence);
+        }
+    }
+    for &(zone, condition) in &session.conditions {
+        found[zone.index()].condition = Some(match condition {
+            Condition::ReadOnly => ZoneState::ReadOnly,
+            Condition::Offline => ZoneState::Offline,
+        });
+    }
+    let mut masks: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for &(zone, extent) in &session.dead {
+        masks.entry(zone).or_default().push(extent);
+    }
+    Ok(Parts { disk, header, extension, data_offset, session, generation_sequences, found, masks })
+}
+
+pub(super) fn read_header(disk: &Disk) -> Result<Header> {
+    let length = disk.len().map_err(|error| metadata_error("the length", error))?;
+    let first = length.min(MAX_CLUSTER as u64);
+    #[allow(clippy::cast_possible_truncation)] // at most MAX_CLUSTER
+    let mut bytes = vec![0; first as usize];
+    disk.read_exact_at(&mut bytes, 0).map_err(|error| metadata_error("the header", error))?;
+    Header::parse(&bytes, length)
+}
+
+/// Where the data begins, after all of the mapping has been seen to be contiguous.
+fn data_offset(disk: &Disk, header: &Header) -> Result<u64> {
+    #[allow(clippy::cast_possible_truncation)] // at most 32 MiB, as the header was checked
+    let mut l1 = vec![0; header.l1_entries as usize * 8];
+    disk.read_exact_at(&mut l1, header.l1_offset)
+        .map_err(|error| metadata_error("the L1 table", error))?;
+    verify_contiguous(header, &l1, |offset, bytes| {
+        disk.read_exact_at(bytes, offset).map_err(|error| metadata_error("an L2 table", error))
+    })
+}
+
+fn read_session(disk: &Disk, header: &Header, extension: &Extension) -> Result<Session> {
+    let mut copies = vec![0; 2 * PAGE];
+    disk.read_exact_at(&mut copies, extension.sessions_offset)
+        .map_err(|error| metadata_error("the session record", error))?;
+    let (a, b) = copies.split_at(PAGE);
+    Session::newest(a, b, &extension.image_id, &header.geometry)
+}
+
+fn read_table(disk: &Disk, header: &Header) -> Result<Vec<Found>> {
+    let zones = header.geometry.zones();
+    let mut found = Vec::with_capacity(zones as usize);
+    let mut bytes = vec![0; 1 << 20];
+    let per_read = u32::try_from(bytes.len() / 8).unwrap_or(1);
+    for first in (0..zones).step_by(per_read as usize) {
+        let count = per_read.min(zones - first);
+        let bytes = &mut bytes[..count as usize * 8];
+        disk.read_exact_at(bytes, header.zone_entry_offset(ZoneIndex(first)))
+            .map_err(|error| metadata_error("the zone table", error))?;
+        let (entries, _) = bytes.as_chunks::<8>();
+        for (zone, entry) in (first..).map(ZoneIndex).zip(entries) {
+            let wp = header.decode_entry(zone, u64::from_be_bytes(*entry))?;
+            found.push(Found { wp, generation: Generation(0), condition: None });
+        }
+    }
+    Ok(found)
+}
+
+fn read_generations(
+    disk: &Disk,
+    extension: &Extension,
+    zones: u32,
+    page: u32,
+    found: &mut [Found],
+) -> Result<u64> {
+    let mut copies = [[0; PAGE]; 2];
+    for (sequence, copy) in (0..).zip(&mut copies) {
+        disk.read_exact_at(copy, extension.generation_page_offset(zones, page, sequence))
+            .map_err(|error| metadata_error("the generations", error))?;
+    }
+    let (sequence, generations) = newest_page(page, &copies[0], &copies[1])?;
+    let first = (page * GENERATIONS_PER_PAGE) as usize;
+    for (found, generation) in found[first..].iter_mut().zip(generations) {
+        found.generation = Generation(generation);
+    }
+    Ok(sequence)
+}
+
+impl Parts {
+    fn zones(&self) -> u32 {
+        self.header.geometry.zones()
+    }
+
+    /// Makes durable what an earlier session left in its live file, or accepts its loss.
+    fn mend(
+        &mut self,
+        earlier: Option<Result<Cells, Doubt>>,
+        boot: BootId,
+        options: &OpenOptions,
+    ) -> Result<OpenNotes> {
+        let mut notes = self.notes();
+        match earlier {
+            None if self.session.clean => {}
+            Some(Ok(cells)) => {
+                let recovered = self.recover(&cells);
+                notes.recovered = Some(recovered.to_string());
+                self.zero_ranges(&recovered.zero)?;
+                self.write_table(&recovered.moved)?;
+            }
+            Some(Err(doubt)) => self.give_up(doubt, boot, options, &mut notes)?,
+            None => self.give_up("it was cut off", boot, options, &mut notes)?,
+        }
+        Ok(notes)
+    }
+
+    /// The last session was cut off, and there is no telling what it had acknowledged.
+    fn give_up(
+        &self,
+        doubt: Doubt,
+        boot: BootId,
+        options: &OpenOptions,
+        notes: &mut OpenNotes,
+    ) -> Result<()> {
+        let power_cut = self.session.boot_id != boot.0;
+        if !power_cut && !options.drop_unflushed {
+            let text = format!(
+                "its last session was cut off and {doubt}, so what was not flushed cannot be \
+                 found; open it with --drop-unflushed to go on from the last flush, or read-only"
+            );
+            return Err(Error::new(ErrorKind::Unclean, text));
+        }
+        let cause = if power_cut { "the machine went down" } else { doubt };
+        let text = format!("{cause}: every zone goes on from its last flush");
+        notes.recovered = Some(text);
+        Ok(())
+    }
+
+    fn notes(&self) -> OpenNotes {
+        let session = if self.session.clean { "closed cleanly" } else { "cut off" };
+        let warnings = self.header.clamps.iter().map(ToString::to_string).collect();
+        OpenNotes { session: Some(session.to_owned()), recovered: None, warnings }
+    }
+
+    /// Takes over from the live file's cells what goes beyond the table.
+    fn recover(&mut self, cells: &Cells) -> Recovered {
+        let mut recovered = Recovered::default();
+        let geometry = self.header.geometry.clone();
+        for zone in (0..geometry.zones()).map(ZoneIndex) {
+            let found = &mut self.found[zone.index()];
+            let mark = cells.mark(zone);
+            // Of the table's generation and not below it, or of a later one, whose reset the
+            // table need not have heard of yet.
+            let later = mark.generation > found.generation;
+            let further = mark.generation == found.generation && mark.end >= found.wp;
+            let inside = mark.end <= geometry.capacity_blocks(zone);
+            if geometry.is_conventional(zone) || !inside || !(later || further) {
+                continue;
+            }
+            if found.wp != mark.end || later {
+                recovered.moved.push(zone);
+            }
+            (found.wp, found.generation) = (mark.end, mark.generation);
+        }
+        for queue in 0..QUEUES_MAX {
+            for slot in 0..DEPTH_MAX {
+                let Some(range) = cells.published(SlotId { queue, slot }) else { continue };
+                let Some(found) = self.found.get(range.zone.index()) else { continue };
+                let extent = range.extent.below(found.wp);
+                if range.generation == found.generation && !extent.is_empty() {
+                    recovered.zero.push((range.zone, extent));
+                }
+            }
+        }
+        recovered
+    }
+
+    fn zero_ranges(&self, ranges: &[(ZoneIndex, Extent)]) -> Result<()> {
+        let geometry = &self.header.geometry;
+        for (zone, extent) in ranges {
+            let block = u64::from(geometry.block_size);
+            let offset = geometry.start_of(*zone) + u64::from(extent.start.0) * block;
+            let length = u64::from(extent.length().0) * block;
+            let host = self.data_offset + offset;
+            let zeroed = match self.disk.zero(host, length) {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    zero_by_writing(&self.disk, host, length)
+                }
+                result => result,
+            };
+            zeroed.map_err(|error| metadata_error("a torn record", error))?;
+        }
+        self.disk.sync_data().map_err(|error| metadata_error("the data", error))
+    }
+
+    /// Writes the table's entries of `zones`, durably.
+    fn write_table(&self, zones: &[ZoneIndex]) -> Result<()> {
+        let failed = |error| metadata_error("the zone table", error);
+        for &zone in zones {
+            let wp = self.found[zone.index()].wp;
+            let entry = zonal_core::format::zoned::encode(&self.header.geometry, zone, wp);
+            let offset = self.header.zone_entry_offset(zone);
+            self.disk.write_all_at(&entry.to_be_bytes(), offset).map_err(failed)?;
+        }
+        self.disk.sync_data().map_err(failed)
+    }
+
+    /// Ends the earlier session, so that its live file may go.
+    fn begin_session(&mut self, boot: BootId) -> Result<()> {
+        if self.extension.is_none() {
+            let text = "the image has no zonal extension, so a session cannot be kept in it; \
+                        open it read-only, or copy its zones into an image made by `zonal create`";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if !self.session.clean {
+            self.session.clean = true;
+            self.write_session()?;
+        }
+        self.session.nonce = random_id()?;
+        self.session.boot_id = boot.0;
+        Ok(())
+    }
+
+    /// Says in the image that the new session is open: from here on its live file counts.
+    fn declare_open(&mut self) -> Result<()> {
+        self.session.clean = false;
+        self.write_session()
+    }
+
+    fn write_session(&mut self) -> Result<()> {
+        let Some(extension) = &self.extension else { return Ok(()) };
+        self.session.sequence += 1;
+        let page = self.session.encode(&extension.image_id)?;
+        let offset = extension.session_offset(self.session.sequence);
+        self.disk
+            .write_all_at(&page, offset)
+            .and_then(|()| self.disk.sync_data())
+            .map_err(|error| metadata_error("the session record", error))
+    }
+
+    /// A device that only reads: what a session that was cut off, or goes on, has acknowledged
+    /// is taken from its live file, and what would be zeroed is masked.
+    fn into_reader(mut self, name: &str, earlier: Option<Result<Cells, Doubt>>) -> Result<Device> {
+        let mut notes = self.notes();
+        match earlier {
+            None => {}
+            Some(Ok(cells)) => {
+                let recovered = self.recover(&cells);
+                for &(zone, extent) in &recovered.zero {
+                    self.masks.entry(zone).or_default().push(extent);
+                }
+                notes.session = Some("open, or cut off".to_owned());
+            }
+            Some(Err(doubt)) => {
+                let text = format!("{doubt}: shown is what was last flushed");
+                notes.warnings.push(text);
+            }
+        }
+        let zones = self.zones();
+        let cells = Cells::new(SharedWords::heap(words_needed(zones)), 0, zones);
+        Ok(self.into_device(name, cells, Keeping::Nothing, notes, None))
+    }
+
+    fn into_device(
+        self,
+        name: &str,
+        cells: Cells,
+        keeping: Keeping,
+        notes: OpenNotes,
+        live: Option<std::path::PathBuf>,
+    ) -> Device {
+        let found = self.found;
+        let geometry = self.header.geometry.clone();
+        let zones = Zones::new(geometry, cells, keeping, |zone| found[zone.index()]);
+        for (zone, extents) in self.masks {
+            for extent in extents {
+                zones.mask(zone, extent);
+            }
+        }
+        let state = State { session: self.session, generations: self.generation_sequences };
+        let image = Image {
+            disk: self.disk,
+            header: self.header,
+            extension: self.extension,
+            data_offset: self.data_offset,
+            state: Mutex::new(state),
+            live,
+        };
+        Device::new(Drive {
+            name: name.to_owned(),
+            zones: Arc::new(zones),
+            read_only: keeping == Keeping::Nothing,
+            medium: Medium::Image(image),
+            notes,
+        })
+    }
+}
+
+/// What a live file had beyond the table.
+#[derive(Default)]
+struct Recovered {
+    moved: Vec<ZoneIndex>,
+    zero: Vec<(ZoneIndex, Extent)>,
+}
+
+impl std::fmt::Display for Recovered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (moved, zeroed) = (self.moved.len(), self.zero.len());
+        write!(f, "after a kill: {moved} zones brought up to what was acknowledged, ")?;
+        write!(f, "{zeroed} writes that were in flight zeroed")
+    }
+}
+
+fn lock_image(file: &FileDisk, live: &Path) -> Result<bool> {
+    let failed = |error| metadata_error("the lock", error);
+    let since = Instant::now();
+    while !file.try_lock(LockKind::Exclusive).map_err(failed)? {
+        if let Some(process) = live::owner(live) {
+            let text = format!("process {process} has it open; end that process, or read only");
+            return Err(Error::new(ErrorKind::InUse, text));
+        }
+        if since.elapsed() > LOCK_PATIENCE {
+            let text = "another process has it open; end that process, or read only";
+            return Err(Error::new(ErrorKind::InUse, text));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(true)
+}
+
+fn open_error(error: io::Error, path: &Path) -> Error {
+    let (kind, text) = match error.kind() {
+        io::ErrorKind::NotFound => {
+            let text = format!("make a drive with: zonal create {} --size 8G", path.display());
+            (ErrorKind::NotFound, text)
+        }
+        io::ErrorKind::IsADirectory => {
+            (ErrorKind::NotZoned, "it is a folder; name an image file".to_owned())
+        }
+        io::ErrorKind::PermissionDenied => {
+            (ErrorKind::Io, "permission denied; see who may write the file".to_owned())
+        }
+        _ => (crate::queue::io_kind(&error), error.to_string()),
+    };
+    Error::new(kind, text).with_source(error)
+}
+
+fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
+    let (what, kind) = match identity.mode & libc::S_IFMT {
+        libc::S_IFDIR => ("a folder", ErrorKind::NotZoned),
+        libc::S_IFBLK => ("a block device; only images are supported yet", ErrorKind::Unsupported),
+        libc::S_IFCHR => {
+            ("a character device; only images are supported yet", ErrorKind::Unsupported)
+        }
+        _ => ("no regular file", ErrorKind::NotZoned),
+    };
+    Error::new(kind, format!("it is {what}"))
+}
+
+fn zero_by_writing(disk: &Disk, offset: u64, length: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < length {
+        let piece = (length - at).min(zeros.len() as u64);
+        #[allow(clippy::cast_possible_truncation)] // at most 1 MiB
+        disk.write_all_at(&zeros[..piece as usize], offset + at)?;
+        at += piece;
+    }
+    Ok(())
+}
+
+pub(super) fn random_id() -> Result<[u8; 16]> {
+    let mut id = [0; 16];
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| metadata_error("a random number", error.into()))?;
+    Ok(id)
+}
+
+#[allow(unused)]
+fn _unused(_: Blocks) {}

@@ -1,0 +1,320 @@
+//! The operations that take more than one step: flush, finish, reset, open, close, and settling
+//! a zone over dead ranges. Each is one function that reads in the order of what happens.
+//!
+//! The order in which things reach the disk:
+//! * flush: notes, wait, data sync, table;
+//! * first write after a reset: table says "at start", then (with discard) the zone is punched,
+//!   then the write;
+//! * finish: zeros to the capacity, then the state; the table hears of it from the next flush,
+//!   after its data sync;
+//! * settling: zeros over dead ranges, data sync, then the verdicts.
+
+use super::task::Desk;
+use crate::buffer::Buffer;
+use crate::device::Drive;
+use crate::engine::IoKind;
+use crate::image::Image;
+use crate::zones::{Counts, GateLock, Join, Role, Settling, Zones, drained};
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use zonal_core::broken::{Rule, is_broken};
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::units::{Extent, ZoneIndex};
+use zonal_core::zone::{ZoneOp, ZoneState};
+
+/// Zeros are written in pieces of this size where the disk cannot punch.
+const ZERO_PIECE: u64 = 1 << 20;
+
+/// What an operation works with.
+#[derive(Clone)]
+pub(super) struct Scene {
+    pub(super) drive: Arc<Drive>,
+    pub(super) desk: Rc<Desk>,
+    /// Set once the operation does more than wait: from then on it is not given up.
+    pub(super) begun: Rc<Cell<bool>>,
+}
+
+impl Scene {
+    fn zones(&self) -> &Arc<Zones> {
+        &self.drive.zones
+    }
+
+    fn image(&self) -> Option<&Image> {
+        self.drive.image()
+    }
+}
+
+/// Opens, closes, finishes or resets a zone.
+pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
+    let zones = scene.zones();
+    let gate = GateLock::new(zones, zone).await;
+    match op {
+        ZoneOp::Open => {}
+        ZoneOp::Close | ZoneOp::Finish | ZoneOp::Reset => drained(&gate).await,
+    }
+    scene.begun.set(true);
+    zones.would(zone, op).map_err(Error::from)?;
+    match op {
+        ZoneOp::Open => settle_reset(&scene, zone).await?,
+        ZoneOp::Close => {}
+        ZoneOp::Finish => {
+            settle_reset(&scene, zone).await?;
+            zero_rest(&scene, zone).await?;
+        }
+        ZoneOp::Reset => {}
+    }
+    zones.operate(zone, op)?;
+    if op == ZoneOp::Reset {
+        scene.drive.await_readers(zone);
+    }
+    Ok(())
+}
+
+/// Resets all sequential zones that can be reset.
+pub(super) async fn reset_all(scene: Scene) -> Result<()> {
+    for zone in (0..scene.zones().geometry.zones()).map(ZoneIndex) {
+        match scene.zones().cells().load(zone).state() {
+            ZoneState::NotWp | ZoneState::ReadOnly | ZoneState::Offline => {}
+            ZoneState::Empty
+            | ZoneState::ImplicitlyOpen
+            | ZoneState::ExplicitlyOpen
+            | ZoneState::Closed
+            | ZoneState::Full => operate(scene.clone(), zone, ZoneOp::Reset).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Sees to it that a zone's reset is durable before the zone takes data again.
+pub(super) async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
+    if !scene.zones().is_reset_pending(zone) {
+        return Ok(());
+    }
+    persist(scene).await?;
+    if scene.zones().is_discard_pending(zone) {
+        let capacity = scene.zones().capacity(zone);
+        zero(scene, zone, Extent::new(0.into(), capacity)).await?;
+        scene.zones().discarded(zone);
+    }
+    Ok(())
+}
+
+/// Makes everything acknowledged before it durable; shared by all who wait at the same time.
+pub(super) async fn flush(scene: Scene) -> Result<()> {
+    let zones = scene.zones();
+    if scene.image().is_none() {
+        return Ok(());
+    }
+    match role(zones, Join::Flush).await {
+        Role::Done => latched(zones),
+        Role::Lead => {
+            let mut lead = Lead { zones, join: Join::Flush, covered: None };
+            lead.covered = Some(flush_round(&scene).await?);
+            Ok(())
+        }
+    }
+}
+
+/// One round for all who joined; returns the last ticket it covers. A failed sync is no reason
+/// to try again: what it left on the disk is unknown, so the drive takes no more writes.
+async fn flush_round(scene: &Scene) -> Result<u64> {
+    let zones = scene.zones();
+    latched(zones)?;
+    let mut covered = zones.note();
+    wait_drained(zones).await;
+    if zones.has_joined_since(covered) {
+        covered = zones.note();
+        wait_drained(zones).await;
+    }
+    scene.begun.set(true);
+    Counts::add(&zones.counts.flush_rounds);
+    if is_broken(Rule::DataBeforePointer) {
+        zones.prove();
+        persist(scene).await?;
+    }
+    sync_data(scene).await.inspect_err(|_| zones.forget_notes())?;
+    if !is_broken(Rule::DataBeforePointer) {
+        zones.prove();
+        persist(scene).await?;
+    }
+    Ok(covered)
+}
+
+async fn wait_drained(zones: &Zones) {
+    poll_fn(|cx| if zones.has_drained(cx.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+async fn sync_data(scene: &Scene) -> Result<()> {
+    Counts::add(&scene.zones().counts.data_syncs);
+    let (result, _) = scene.desk.io(IoKind::SyncData, 0, 0, None).await;
+    result.map(|_| ()).map_err(|error| {
+        scene.zones().latch("a data sync failed");
+        scene.zones().latched_error().with_source(error)
+    })
+}
+
+/// Writes the table pages whose shadow has changed, durably; shared likewise.
+async fn persist(scene: &Scene) -> Result<()> {
+    let zones = scene.zones();
+    let Some(image) = scene.image() else { return Ok(()) };
+    match role(zones, Join::Persist).await {
+        Role::Done => latched(zones),
+        Role::Lead => {
+            let mut lead = Lead { zones, join: Join::Persist, covered: None };
+            latched(zones)?;
+            let pages = zones.build_pages();
+            Counts::add(&zones.counts.table_writes);
+            for batch in image.page_writes(zones, &pages)? {
+                write_all_durably(scene, batch).await.map_err(|error| {
+                    zones.latch("a write of the zone table failed");
+                    zones.latched_error().with_source(error)
+                })?;
+            }
+            zones.persisted(&pages);
+            lead.covered = Some(pages.covered);
+            Ok(())
+        }
+    }
+}
+
+/// Starts all writes of a batch, then waits for all.
+async fn write_all_durably(scene: &Scene, batch: Vec<(u64, Buffer)>) -> io::Result<()> {
+    let writes: Vec<_> = batch
+        .into_iter()
+        .map(|(offset, buffer)| {
+            let length = buffer.len();
+            let io = scene.desk.io(IoKind::WriteDurable, offset, length as u64, Some(buffer));
+            (io, length)
+        })
+        .collect();
+    let mut result = Ok(());
+    for (write, length) in writes {
+        let whole = match write.await.0 {
+            Ok(written) if written as usize == length => Ok(()),
+            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) => Err(error),
+        };
+        result = result.and(whole);
+    }
+    result
+}
+
+/// Zeroes a settling zone's dead ranges, durably, and settles it.
+pub(super) async fn settle(scene: Scene, settling: Settling) {
+    scene.begun.set(true);
+    let zone = settling.zone;
+    let mut zeroed = Ok(());
+    for &extent in &settling.dead {
+        zeroed = match zeroed {
+            Ok(()) => zero(&scene, zone, extent).await,
+            failed @ Err(_) => failed,
+        };
+    }
+    if zeroed.is_ok() {
+        zeroed = sync_data(&scene).await;
+    }
+    if let Err(error) = &zeroed {
+        tracing::warn!("zone {zone}: a failed range cannot be zeroed, read-only now: {error}");
+    }
+    scene.zones().settled(settling, zeroed.is_ok());
+}
+
+/// Zeroes a zone from its write pointer to its capacity.
+async fn zero_rest(scene: &Scene, zone: ZoneIndex) -> Result<()> {
+    let word = scene.zones().cells().load(zone);
+    if word.state() == ZoneState::Full || is_broken(Rule::FinishZeroes) {
+        return Ok(());
+    }
+    zero(scene, zone, Extent { start: word.wp(), end: scene.zones().capacity(zone) }).await
+}
+
+/// Makes a range read as zeros: punched where the disk can, else written.
+async fn zero(scene: &Scene, zone: ZoneIndex, extent: Extent) -> Result<()> {
+    let zones = scene.zones();
+    let offset = zones.offset_of(zone, extent.start);
+    let length = u64::from(extent.length().0) * zones.block_size();
+    if length == 0 {
+        return Ok(());
+    }
+    let Some(image) = scene.image() else {
+        scene.drive.zero_memory(offset, length);
+        return Ok(());
+    };
+    let host = image.host_offset(offset);
+    let failed = |error: io::Error| {
+        Error::new(super::io_kind(&error), "zeroing").at(offset, length).with_source(error)
+    };
+    match scene.desk.io(IoKind::Zero, host, length, None).await.0 {
+        Ok(_) => Ok(()),
+        Err(error) if is_unsupported(&error) => {
+            write_zeros(scene, host, length).await.map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+async fn write_zeros(scene: &Scene, host: u64, length: u64) -> io::Result<()> {
+    let end = host + length;
+    let mut at = host;
+    #[allow(clippy::cast_possible_truncation)] // at most ZERO_PIECE
+    let mut buffer = Buffer::unpooled(ZERO_PIECE.min(length) as usize);
+    buffer.fill(0);
+    while at < end {
+        let piece = (end - at).min(ZERO_PIECE);
+        let (result, back) = scene.desk.io(IoKind::Write, at, piece, Some(buffer)).await;
+        let written = u64::from(result?);
+        if written < 512 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        at += written - written % 512;
+        let Some(back) = back else { return Err(io::ErrorKind::Other.into()) };
+        buffer = back;
+    }
+    Ok(())
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    [libc::EOPNOTSUPP, libc::ENOSYS, libc::EINVAL].map(Some).contains(&error.raw_os_error())
+}
+
+async fn role(zones: &Zones, join: Join) -> Role {
+    let ticket = zones.join(join);
+    poll_fn(|cx| zones.role(join, ticket, cx.waker())).await
+}
+
+fn latched(zones: &Zones) -> Result<()> {
+    if zones.is_latched() { Err(zones.latched_error()) } else { Ok(()) }
+}
+
+/// The lead of a group; given up when dropped. Without `covered` others lead in its place; they
+/// find out for themselves what stood in the way.
+struct Lead<'a> {
+    zones: &'a Zones,
+    join: Join,
+    covered: Option<u64>,
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if self.join == Join::Flush && self.covered.is_none() {
+            self.zones.forget_notes();
+        }
+        self.zones.led(self.join, self.covered);
+    }
+}
+
+/// The error of an operation on a zone, with its place.
+pub(super) fn in_zone(zones: &Zones, zone: ZoneIndex, op: ZoneOp, error: Error) -> Error {
+    let offset = zones.offset_of(zone, 0.into());
+    error.during(op.as_str()).in_zone(zone.0).at(offset, 0)
+}
+
+/// The error of a request that waited too long.
+pub(super) fn stalled(waits_for: &str) -> Error {
+    let text = format!("waited past its deadline for {waits_for}");
+    Error::new(ErrorKind::Stalled, text)
+}

@@ -1,0 +1,886 @@
+//! One thread's way to a drive: push requests, submit them, take completions.
+//!
+//! ```text
+//! push ─► pending ─ submit ─► rules ─► engine ─► reaped ─► acknowledged ─► completion
+//!                              │                             │
+//!                              └► parked at a gate           └► held until its zone settles
+//! ```
+//!
+//! Invariants:
+//! * a place in a zone is taken in the same call that hands the write to the kernel;
+//! * each accepted request completes exactly once, with its buffer;
+//! * the queue holds at most its depth of requests: pending, in flight, and completions not
+//!   taken; so completions wait for room and are never dropped;
+//! * an ordinary write or read allocates nothing and takes no lock.
+
+mod cold;
+pub(crate) mod request;
+mod slot;
+mod task;
+
+use crate::buffer::{Arena, Buffer};
+use crate::device::Drive;
+use crate::engine::{Engine, EngineOptions, Io, IoKind};
+use crate::mailbox::{Mailbox, Message};
+use crate::zones::cells::DEPTH_MAX;
+use crate::zones::{Conclusion, Counts, SlotId};
+use cold::Scene;
+use request::{Call, Completion, Flags, Full, Request};
+use slot::{Slot, Slots, Stage};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use task::{Desk, Tasks};
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::units::{Blocks, Extent, ZoneIndex};
+use zonal_core::zone::{Barrier, Pass, Placement, Verdict, Write, ZoneOp, ZoneState};
+
+/// How often the deadline of waiting requests is looked at.
+const DEADLINE_STEP: Duration = Duration::from_millis(50);
+
+/// How a queue is made.
+#[derive(Clone, Debug)]
+pub struct QueueOptions {
+    /// Requests it holds at a time, 1 to [`DEPTH_MAX`](crate::DEPTH_MAX).
+    pub depth: u32,
+    /// Size in bytes of each of its registered buffers, of which there are `depth`; zero for
+    /// none.
+    pub buffer_bytes: usize,
+    /// How long a request may wait for other queues before it fails as stalled; `None` waits.
+    pub deadline: Option<Duration>,
+    /// Entries of the kernel's completion queue; `None` for twice the depth. Fewer than are in
+    /// flight make the kernel keep some back, and lose none.
+    pub cq_entries: Option<u32>,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        Self { depth: 128, buffer_bytes: 64 << 10, deadline: None, cq_entries: None }
+    }
+}
+
+/// One thread's queue to a drive.
+///
+/// A queue that has writes in flight and is not driven delays the others wherever they wait for
+/// its zones: at a reset, a finish, a flush.
+pub struct Queue {
+    // The engine goes first: it waits for the kernel to let go of the buffers below it.
+    engine: Option<Engine>,
+    drive: Arc<Drive>,
+    id: u32,
+    depth: usize,
+    deadline: Option<Duration>,
+    arena: Option<Arena>,
+    mailbox: Arc<Mailbox>,
+    desk: Rc<Desk>,
+    tasks: Tasks,
+    slots: Slots,
+    pending: VecDeque<Request>,
+    completed: VecDeque<Completion>,
+    /// Slots whose write or read the engine has.
+    issued: usize,
+    /// Slots that wait for something other than the engine.
+    waiting: usize,
+    mail: Vec<Message>,
+    reaped: Vec<(u64, io::Result<u32>)>,
+    finished: Vec<(u32, Result<()>)>,
+    _one_thread: PhantomData<*const ()>,
+}
+
+impl Queue {
+    pub(crate) fn new(drive: &Arc<Drive>, options: &QueueOptions) -> Result<Self> {
+        if options.depth == 0 || options.depth > DEPTH_MAX {
+            let text = format!("a depth of {} is not between 1 and {DEPTH_MAX}", options.depth);
+            return Err(Error::new(ErrorKind::InvalidInput, text).during("open a queue"));
+        }
+        let failed = |error: io::Error| {
+            Error::new(io_kind(&error), "opening a queue").with_source(error).on(&*drive.name)
+        };
+        let arena = match options.buffer_bytes {
+            0 => None,
+            bytes => Some(Arena::new(options.depth, bytes).map_err(failed)?),
+        };
+        let engine_options = EngineOptions {
+            sq_entries: options.depth,
+            cq_entries: options.cq_entries.unwrap_or(2 * options.depth),
+            register_buffers: true,
+        };
+        let engine = drive.engine(&engine_options, arena.as_ref()).map_err(failed)?;
+        let mailbox = Arc::new(Mailbox::new(engine.as_ref().map(Engine::notifier)));
+        let id = drive.zones.enlist(mailbox.clone(), options.depth)?;
+        let depth = options.depth as usize;
+        Ok(Self {
+            engine,
+            drive: drive.clone(),
+            id,
+            depth,
+            deadline: options.deadline,
+            arena,
+            mailbox,
+            desk: Rc::default(),
+            tasks: Tasks::new(),
+            slots: Slots::new(options.depth),
+            pending: VecDeque::with_capacity(depth),
+            completed: VecDeque::with_capacity(depth),
+            issued: 0,
+            waiting: 0,
+            mail: Vec::with_capacity(depth),
+            reaped: Vec::with_capacity(depth),
+            finished: Vec::new(),
+            _one_thread: PhantomData,
+        })
+    }
+
+    /// Leases a registered buffer of `length` bytes; `None` when all are out, or none is so
+    /// large. It goes back when it is dropped.
+    #[must_use]
+    pub fn buffer(&self, length: usize) -> Option<Buffer> {
+        self.arena.as_ref()?.lease(length)
+    }
+
+    /// Queues a request; nothing is checked or sent before [`Queue::submit`].
+    ///
+    /// # Errors
+    /// [`Full`] gives the request back when the queue holds as many as its depth.
+    #[inline]
+    pub fn push(&mut self, request: Request) -> Result<(), Full> {
+        if self.in_flight() >= self.depth {
+            return Err(Full(request));
+        }
+        self.pending.push_back(request);
+        Ok(())
+    }
+
+    /// Requests accepted whose completions have not been taken.
+    #[inline]
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pending.len() + self.slots.used() + self.completed.len()
+    }
+
+    /// The next completion there is; makes no system call.
+    #[inline]
+    pub fn next_completion(&mut self) -> Option<Completion> {
+        self.completed.pop_front()
+    }
+
+    /// Submits everything pushed, and takes in what has ended. Returns how many completions can
+    /// be taken.
+    ///
+    /// # Errors
+    /// When the kernel's ring fails as a whole; single requests fail in their completions.
+    pub fn submit(&mut self) -> Result<usize> {
+        self.go()?;
+        Ok(self.completed.len())
+    }
+
+    /// Submits everything pushed, and waits until `min` completions can be taken, or nothing is
+    /// in flight any more.
+    ///
+    /// # Errors
+    /// As [`Queue::submit`].
+    pub fn submit_and_wait(&mut self, min: usize) -> Result<usize> {
+        loop {
+            self.advance();
+            let missing = min.saturating_sub(self.completed.len());
+            if missing == 0 || self.slots.used() == 0 {
+                self.go()?;
+                return Ok(self.completed.len());
+            }
+            self.wait(missing)?;
+        }
+    }
+
+    /// What the zones are like, as [`Device::report`](crate::Device::report) says it.
+    ///
+    /// # Errors
+    /// A range that is not on the drive.
+    pub fn report(
+        &self,
+        zones: impl std::ops::RangeBounds<u32>,
+    ) -> Result<Vec<crate::device::ZoneInfo>> {
+        self.drive.report(zones)
+    }
+
+    /// System calls made so far by this queue's ring.
+    #[must_use]
+    pub fn system_calls(&self) -> u64 {
+        self.engine.as_ref().map_or(0, Engine::syscalls)
+    }
+
+    /// A descriptor that polls readable when completions can be reaped; none for memory drives.
+    #[must_use]
+    pub fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+        self.engine.as_ref().and_then(Engine::as_raw_fd)
+    }
+
+    /// Everything that can be done without waiting.
+    fn go(&mut self) -> Result<()> {
+        self.advance();
+        self.enter_engine(0, None)?;
+        self.reap();
+        self.advance();
+        self.enter_engine(0, None)
+    }
+
+    /// Hands to the kernel what was pushed, and waits for `want` of its completions.
+    #[inline]
+    fn enter_engine(&mut self, want: usize, timeout: Option<Duration>) -> Result<()> {
+        let Some(engine) = &mut self.engine else { return Ok(()) };
+        if let Some(image) = self.drive.image() {
+            image.stamp(&self.drive.zones);
+        }
+        engine.submit(want, timeout).map_err(ring_error)
+    }
+
+    /// Runs rules and tasks until there is nothing more to run.
+    #[inline]
+    fn advance(&mut self) {
+        while let Some(request) = self.pending.pop_front() {
+            self.start(request);
+        }
+        if !self.tasks.is_empty() || self.waiting > 0 || self.mailbox.has_any() {
+            self.advance_rare();
+        }
+    }
+
+    #[cold]
+    fn advance_rare(&mut self) {
+        loop {
+            self.give_orders();
+            self.read_mail();
+            self.take_finished();
+            if !self.mailbox.has_any() && self.finished.is_empty() {
+                self.give_orders();
+                return;
+            }
+        }
+    }
+
+    /// Hands the I/O of tasks to the engine.
+    fn give_orders(&mut self) {
+        while let Some(io) = self.desk.next_io() {
+            self.push_io(io);
+        }
+    }
+
+    fn read_mail(&mut self) {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.mailbox.take(&mut mail);
+        for message in mail.drain(..) {
+            match message {
+                Message::Turn { slot } => self.turn(slot),
+                Message::Verdict { slot, verdict } => self.verdict(slot, verdict),
+                Message::Poll { task } => self.tasks.poll(task),
+            }
+        }
+        self.mail = mail;
+    }
+
+    fn take_finished(&mut self) {
+        let mut finished = std::mem::take(&mut self.finished);
+        self.desk.take_finished(&mut finished);
+        for (slot, result) in finished.drain(..) {
+            self.finish_cold(slot, result);
+        }
+        self.finished = finished;
+    }
+
+    /// Waits for at least one thing to happen.
+    fn wait(&mut self, missing: usize) -> Result<()> {
+        let timeout = (self.deadline.is_some() && self.waiting > 0).then_some(DEADLINE_STEP);
+        if self.engine.is_some() {
+            let rare = self.waiting > 0 || !self.tasks.is_empty();
+            let want = if rare { 1 } else { missing.min(self.issued).max(1) };
+            self.enter_engine(want, timeout)?;
+            self.reap();
+        } else {
+            self.mailbox.wait(timeout);
+        }
+        if timeout.is_some() {
+            self.expire();
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self) {
+        let Some(engine) = &mut self.engine else { return };
+        let mut reaped = std::mem::take(&mut self.reaped);
+        engine.reap(|token, result| reaped.push((token, result)));
+        for (token, result) in reaped.drain(..) {
+            if task::is_task_io(token) {
+                self.desk.ended(token, result);
+            } else {
+                self.ended(token, result);
+            }
+        }
+        self.reaped = reaped;
+    }
+
+    fn push_io(&mut self, io: Io) {
+        let Some(engine) = &mut self.engine else { return };
+        // SAFETY: the buffer belongs to a slot or to the desk, which keep it until the engine
+        // has given the token back; `Queue::drop` waits for that too.
+        let mut pushed = unsafe { engine.push(io) };
+        while let Err(io) = pushed {
+            // The submission ring is full: what it holds goes to the kernel first. An error of
+            // the ring shows again at the next submit.
+            if engine.submit(0, None).is_err() {
+                crate::sync::yield_now();
+            }
+            // SAFETY: as above.
+            pushed = unsafe { engine.push(io) };
+        }
+    }
+
+    // ---- starting -------------------------------------------------------------------------
+
+    #[inline]
+    fn start(&mut self, request: Request) {
+        let Request { tag, call, fua } = request;
+        let name = call.name();
+        let number = self.slots.take(tag, name, fua);
+        match call {
+            Call::Append { zone, data } => self.start_append(number, zone, data),
+            Call::AppendAt { offset, data } => {
+                let zone = self.drive.zones.geometry.zone_of(offset);
+                self.start_append(number, zone.0, data);
+            }
+            Call::AppendOrdered { zone, data } => {
+                let small = data.len() as u64 <= u64::from(self.drive.zones.geometry.max_append);
+                let placement = if small { Placement::Append } else { Placement::Alone };
+                self.start_placed(number, zone, placement, data);
+            }
+            Call::WriteAt { offset, data } => self.start_write_at(number, offset, data),
+            Call::ReadAt { offset, into } => self.start_read(number, offset, into),
+            Call::Zone { op, zone } => self.start_operation(number, op, zone),
+            Call::ResetAll => {
+                self.start_cold(number, |scene| Box::pin(cold::reset_all(scene)));
+            }
+            Call::Flush => self.start_cold(number, |scene| Box::pin(cold::flush(scene))),
+        }
+    }
+
+    fn start_append(&mut self, number: u32, zone: u32, data: Buffer) {
+        let limit = self.drive.zones.geometry.max_append;
+        if data.len() as u64 > u64::from(limit) {
+            let length = data.len() as u64;
+            let offset = self.zone_start(zone);
+            let slot = self.slots.get(number);
+            slot.give(data, ZoneIndex(zone), offset);
+            let text = format!("the limit is {limit} bytes; split it, or use an ordered append");
+            let error = Error::new(ErrorKind::AppendTooLarge, text).in_zone(zone);
+            return self.refuse(number, error.at(offset, length));
+        }
+        self.start_placed(number, zone, Placement::Append, data);
+    }
+
+    fn zone_start(&self, zone: u32) -> u64 {
+        let geometry = &self.drive.zones.geometry;
+        if zone < geometry.zones() { geometry.start_of(ZoneIndex(zone)) } else { geometry.size }
+    }
+
+    fn start_placed(&mut self, number: u32, zone: u32, placement: Placement, data: Buffer) {
+        let length = data.len() as u64;
+        let offset = self.zone_start(zone);
+        self.slots.get(number).give(data, ZoneIndex(zone), offset);
+        match self.drive.blocks(zone, length) {
+            Ok(length) => {
+                let slot = self.slots.get(number);
+                slot.write = Some(Write { placement, length });
+                self.enter(number, Pass::None);
+            }
+            Err(error) => self.refuse(number, error.at(offset, length)),
+        }
+    }
+
+    fn start_write_at(&mut self, number: u32, offset: u64, data: Buffer) {
+        let length = data.len() as u64;
+        let zone = self.drive.zones.geometry.zone_of(offset);
+        self.slots.get(number).give(data, zone, offset);
+        match self.drive.place(offset, length) {
+            Ok(extent) if self.drive.zones.geometry.is_conventional(zone) => {
+                self.write_conventional(number, extent);
+            }
+            Ok(extent) => {
+                let placement = Placement::At(extent.start);
+                self.slots.get(number).write = Some(Write { placement, length: extent.length() });
+                self.enter(number, Pass::None);
+            }
+            Err(error) => self.refuse(number, error.at(offset, length)),
+        }
+    }
+
+    /// A conventional zone has no write pointer, so no rule to run but its bounds.
+    fn write_conventional(&mut self, number: u32, extent: Extent) {
+        let zones = &self.drive.zones;
+        let slot = self.slots.get(number);
+        let (zone, state) = (slot.zone, zones.cells().load(slot.zone).state());
+        let capacity = zones.capacity(zone);
+        let refusal = match state {
+            _ if zones.is_latched() => Some(zones.latched_error()),
+            ZoneState::ReadOnly => Some(Error::new(ErrorKind::ZoneReadOnly, "")),
+            ZoneState::Offline => Some(Error::new(ErrorKind::ZoneOffline, "")),
+            _ if extent.end > capacity => Some(Error::new(ErrorKind::BeyondCapacity, "")),
+            _ => None,
+        };
+        if let Some(error) = refusal {
+            return self.refuse(number, error.in_zone(zone.0));
+        }
+        slot.extent = extent;
+        slot.stage = Stage::Conventional;
+        self.issue(number, IoKind::Write);
+    }
+
+    /// Brings a write before its zone's rules.
+    #[inline]
+    fn enter(&mut self, number: u32, pass: Pass) {
+        let zones = &self.drive.zones;
+        if zones.is_latched() {
+            let error = zones.latched_error();
+            return self.refuse(number, error);
+        }
+        let slot = self.slots.get(number);
+        let Some(write) = slot.write else { return };
+        let id = SlotId { queue: self.id, slot: number };
+        match zones.enter(id, slot.zone, write, pass) {
+            Ok(entered) => {
+                slot.extent = Extent::new(entered.start, write.length);
+                slot.epoch = entered.epoch;
+                slot.offset = zones.offset_of(slot.zone, entered.start);
+                slot.stage = Stage::InFlight;
+                self.issue(number, IoKind::Write);
+            }
+            Err(barrier) => self.stopped(number, barrier, pass),
+        }
+    }
+
+    #[cold]
+    fn stopped(&mut self, number: u32, barrier: Barrier, pass: Pass) {
+        let slot = self.slots.get(number);
+        let zone = slot.zone;
+        match (barrier, pass) {
+            (Barrier::Refused(refusal), _) => {
+                let length = slot.length();
+                let offset = slot.offset;
+                let error = Error::from(refusal).in_zone(zone.0).at(offset, length);
+                self.refuse(number, error);
+            }
+            (Barrier::Wait(_) | Barrier::Needs(_), Pass::None) => {
+                slot.stage = Stage::Parked;
+                slot.flags.insert(Flags::PARKED);
+                slot.since = self.deadline.map(|_| Instant::now());
+                self.waiting += 1;
+                self.drive.zones.park(zone, self.id, number);
+            }
+            // Its turn comes again when its zone has drained or settled.
+            (Barrier::Wait(_), Pass::Gate) => {}
+            // A reset has to be durable first; after that it is this slot's turn again.
+            (Barrier::Needs(_), Pass::Gate) => {
+                let mailbox = self.mailbox.clone();
+                self.spawn(|scene| {
+                    Box::pin(async move {
+                        // A failure latches the drive, which refuses the write at its turn.
+                        if let Err(error) = cold::settle_reset(&scene, zone).await {
+                            tracing::debug!("zone {zone}: its reset is not durable: {error}");
+                        }
+                        mailbox.post(Message::Turn { slot: number });
+                    })
+                });
+            }
+        }
+    }
+
+    /// The parked request in `number` may look again, if it is still there and first.
+    fn turn(&mut self, number: u32) {
+        let slot = self.slots.get(number);
+        let zone = slot.zone;
+        if slot.stage != Stage::Parked || !self.drive.zones.holds(zone, self.id, number) {
+            return;
+        }
+        self.enter(number, Pass::Gate);
+        if self.slots.get(number).stage != Stage::Parked {
+            self.waiting -= 1;
+            self.drive.zones.depart(zone);
+        }
+    }
+
+    fn start_read(&mut self, number: u32, offset: u64, into: Buffer) {
+        let length = into.len() as u64;
+        let zone = self.drive.zones.geometry.zone_of(offset);
+        let slot = self.slots.get(number);
+        slot.give(into, zone, offset);
+        match self.drive.look(offset, length, &mut slot.view) {
+            Ok(()) => {
+                slot.stage = Stage::Reading;
+                if slot.view.is_blank(length) {
+                    self.read_done(number, length);
+                } else {
+                    self.issue(number, IoKind::Read);
+                }
+            }
+            Err(error) => self.refuse(number, error.at(offset, length)),
+        }
+    }
+
+    fn start_operation(&mut self, number: u32, op: ZoneOp, zone: u32) {
+        let offset = self.zone_start(zone);
+        let slot = self.slots.get(number);
+        slot.zone = ZoneIndex(zone);
+        slot.offset = offset;
+        if let Err(error) = self.drive.zone(zone).and_then(|_| self.drive.writable()) {
+            return self.refuse(number, error.during(op.as_str()).in_zone(zone));
+        }
+        let zone = ZoneIndex(zone);
+        self.start_cold(number, move |scene| {
+            Box::pin(async move {
+                let zones = scene.drive.zones.clone();
+                let result = cold::operate(scene, zone, op).await;
+                result.map_err(|error| cold::in_zone(&zones, zone, op, error))
+            })
+        });
+    }
+
+    fn start_cold(
+        &mut self,
+        number: u32,
+        operation: impl FnOnce(Scene) -> std::pin::Pin<Box<dyn Future<Output = Result<()>>>>,
+    ) {
+        if let Err(error) = self.drive.writable() {
+            let name = self.slots.get(number).name;
+            return self.refuse(number, error.during(name));
+        }
+        let desk = self.desk.clone();
+        let begun = Rc::new(Cell::new(false));
+        let for_task = begun.clone();
+        // The task may end in its first poll; by then the slot has to know it.
+        let slot = self.slots.get(number);
+        slot.since = self.deadline.map(|_| Instant::now());
+        slot.stage = Stage::Cold { task: u32::MAX, begun };
+        self.waiting += 1;
+        let scene = Scene { drive: self.drive.clone(), desk: desk.clone(), begun: for_task };
+        let operation = operation(scene);
+        let task = self.add_task(Box::pin(async move {
+            let result = operation.await;
+            desk.finish(number, result);
+        }));
+        if let Stage::Cold { task: number, .. } = &mut self.slots.get(number).stage {
+            *number = task;
+        }
+        self.tasks.poll(task);
+    }
+
+    fn spawn(&mut self, task: impl FnOnce(Scene) -> std::pin::Pin<Box<dyn Future<Output = ()>>>) {
+        let scene =
+            Scene { drive: self.drive.clone(), desk: self.desk.clone(), begun: Rc::default() };
+        let number = self.add_task(task(scene));
+        self.tasks.poll(number);
+    }
+
+    fn add_task(&mut self, task: std::pin::Pin<Box<dyn Future<Output = ()>>>) -> u32 {
+        self.tasks.add(&self.mailbox, task)
+    }
+
+    /// Hands a slot's write or read, or the rest of it, to the medium.
+    #[inline]
+    fn issue(&mut self, number: u32, kind: IoKind) {
+        let slot = self.slots.get(number);
+        let done = slot.transferred as usize;
+        let offset = slot.offset + u64::from(slot.transferred);
+        let Some(buffer) = &mut slot.buffer else { return };
+        match self.drive.image() {
+            None => {
+                let result = self.drive.copy_memory(kind, self.id, offset, buffer, &slot.view);
+                self.ended(u64::from(number), Ok(result));
+            }
+            Some(image) => {
+                let fixed = self.arena.as_ref().is_some_and(|arena| buffer.is_of(arena));
+                let rest = &mut buffer[done..];
+                let io = Io {
+                    kind,
+                    offset: image.host_offset(offset),
+                    ptr: rest.as_mut_ptr(),
+                    len: rest.len(),
+                    fixed,
+                    token: u64::from(number),
+                };
+                self.issued += 1;
+                self.push_io(io);
+            }
+        }
+    }
+
+    // ---- ending ---------------------------------------------------------------------------
+
+    /// The medium is done with a slot's I/O, or a part of it.
+    #[inline]
+    fn ended(&mut self, token: u64, result: io::Result<u32>) {
+        #[allow(clippy::cast_possible_truncation)] // tokens of slots are slot numbers
+        let number = token as u32;
+        if self.drive.image().is_some() {
+            self.issued -= 1;
+        }
+        let slot = self.slots.get(number);
+        let length = slot.length();
+        match result {
+            Ok(bytes) => {
+                slot.transferred += bytes;
+                let whole = u64::from(slot.transferred) >= length;
+                if !whole && bytes > 0 {
+                    Counts::add(&self.drive.zones.counts.short);
+                    let kind =
+                        if slot.stage == Stage::Reading { IoKind::Read } else { IoKind::Write };
+                    return self.issue(number, kind);
+                }
+                match slot.stage {
+                    _ if !whole => self.failed(number, io::ErrorKind::UnexpectedEof.into()),
+                    Stage::Reading => self.read_done(number, length),
+                    Stage::Conventional => self.acknowledged(number),
+                    Stage::InFlight => {
+                        let leaving = slot.leaving(self.id, number);
+                        let conclusion = self.drive.zones.acknowledge(&leaving);
+                        self.conclude(number, conclusion);
+                    }
+                    Stage::Free
+                    | Stage::Parked
+                    | Stage::Held
+                    | Stage::Syncing { .. }
+                    | Stage::Cold { .. } => {}
+                }
+            }
+            Err(error) => self.failed(number, error),
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, number: u32, error: io::Error) {
+        let slot = self.slots.get(number);
+        slot.error = Some(error);
+        if slot.stage == Stage::InFlight {
+            let leaving = slot.leaving(self.id, number);
+            let conclusion = self.drive.zones.fail(&leaving);
+            return self.conclude(number, conclusion);
+        }
+        let error = slot.io_error();
+        self.complete(number, Err(error));
+    }
+
+    #[inline]
+    fn conclude(&mut self, number: u32, conclusion: Conclusion) {
+        match conclusion {
+            Conclusion::Acknowledged => self.acknowledged(number),
+            Conclusion::Held => self.hold(number),
+            Conclusion::Settle(settling) => {
+                self.hold(number);
+                self.spawn(|scene| Box::pin(cold::settle(scene, settling)));
+            }
+        }
+    }
+
+    #[cold]
+    fn hold(&mut self, number: u32) {
+        let slot = self.slots.get(number);
+        slot.stage = Stage::Held;
+        slot.flags.insert(Flags::HELD);
+        slot.since = self.deadline.map(|_| Instant::now());
+        self.waiting += 1;
+    }
+
+    /// A held write learns what became of it.
+    fn verdict(&mut self, number: u32, verdict: Verdict) {
+        let slot = self.slots.get(number);
+        if slot.stage != Stage::Held {
+            return;
+        }
+        self.waiting -= 1;
+        match verdict {
+            Verdict::Acknowledged => self.acknowledged(number),
+            Verdict::Failed => {
+                let error = slot.io_error();
+                self.complete(number, Err(error));
+            }
+            Verdict::Behind => {
+                let text = "a write below it in its zone failed; go on from the write pointer";
+                let error = Error::new(ErrorKind::BehindFailedWrite, text);
+                let error = error.in_zone(slot.zone.0).at(slot.offset, slot.length());
+                self.complete(number, Err(error));
+            }
+        }
+    }
+
+    /// A write is acknowledged; a durable one waits for a flush.
+    #[inline]
+    fn acknowledged(&mut self, number: u32) {
+        let slot = self.slots.get(number);
+        let length = slot.length();
+        if slot.fua && self.drive.image().is_some() {
+            return self.make_durable(number);
+        }
+        #[allow(clippy::cast_possible_truncation)] // a request's length fits, as it was checked
+        self.complete(number, Ok(length as u32));
+    }
+
+    #[cold]
+    fn make_durable(&mut self, number: u32) {
+        let slot = self.slots.get(number);
+        slot.stage = Stage::Syncing;
+        slot.flags.insert(Flags::DURABLE);
+        self.waiting += 1;
+        let desk = self.desk.clone();
+        self.spawn(|scene| {
+            Box::pin(async move {
+                let result = cold::flush(scene).await;
+                desk.finish(number, result);
+            })
+        });
+    }
+
+    /// A task has ended a slot's operation.
+    fn finish_cold(&mut self, number: u32, result: Result<()>) {
+        let slot = self.slots.get(number);
+        self.waiting -= 1;
+        match &slot.stage {
+            Stage::Syncing => {
+                let length = slot.length();
+                #[allow(clippy::cast_possible_truncation)] // as in `acknowledged`
+                self.complete(number, result.map(|()| length as u32));
+            }
+            Stage::Cold { begun, .. } => {
+                if result.is_err() && !begun.get() {
+                    slot.flags.insert(Flags::REFUSED);
+                }
+                self.complete(number, result.map(|()| 0));
+            }
+            Stage::Free
+            | Stage::Parked
+            | Stage::InFlight
+            | Stage::Reading
+            | Stage::Conventional
+            | Stage::Held => self.waiting += 1,
+        }
+    }
+
+    /// Blanks what a read must not show, and completes it.
+    fn read_done(&mut self, number: u32, length: u64) {
+        let slot = self.slots.get(number);
+        if let Some(buffer) = &mut slot.buffer {
+            slot.view.blank(&self.drive.zones, buffer);
+        }
+        #[allow(clippy::cast_possible_truncation)] // as in `acknowledged`
+        self.complete(number, Ok(length as u32));
+    }
+
+    #[cold]
+    fn refuse(&mut self, number: u32, error: Error) {
+        let slot = self.slots.get(number);
+        slot.flags.insert(Flags::REFUSED);
+        let error = error.during(slot.name);
+        self.complete(number, Err(error));
+    }
+
+    #[inline]
+    fn complete(&mut self, number: u32, result: Result<u32>) {
+        let Slot { tag, flags, offset, name, .. } = *self.slots.get(number);
+        let buffer = self.slots.get(number).buffer.take();
+        self.slots.free(number);
+        let result = match result {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => Err(error.during(name).on(&*self.drive.name)),
+        };
+        self.completed.push_back(Completion { tag, result, flags, offset, buffer });
+    }
+
+    // ---- giving up ------------------------------------------------------------------------
+
+    /// Ends requests that have waited past their deadline, where that can be done.
+    fn expire(&mut self) {
+        let Some(deadline) = self.deadline else { return };
+        let late = self.slots.late(Instant::now(), deadline);
+        for number in late {
+            let slot = self.slots.get(number);
+            let zone = slot.zone;
+            match &slot.stage {
+                Stage::Parked => {
+                    self.drive.zones.withdraw(zone, self.id, number);
+                    let error = self.stalled_in(zone);
+                    self.waiting -= 1;
+                    self.refuse(number, error);
+                }
+                Stage::Cold { task, begun } if !begun.get() => {
+                    let task = *task;
+                    let zone = self.drive.zones.waited_for().unwrap_or(zone);
+                    let error = self.stalled_in(zone);
+                    self.tasks.cancel(task);
+                    self.waiting -= 1;
+                    self.refuse(number, error);
+                }
+                Stage::Free
+                | Stage::InFlight
+                | Stage::Reading
+                | Stage::Conventional
+                | Stage::Held
+                | Stage::Syncing
+                | Stage::Cold { .. } => {}
+            }
+        }
+    }
+
+    fn stalled_in(&self, zone: ZoneIndex) -> Error {
+        let owners = self.drive.zones.owners(zone);
+        let text = match owners.as_slice() {
+            [] => "its zone's gate".to_owned(),
+            owners => format!("queues {owners:?}, which have writes in flight there; drive them"),
+        };
+        cold::stalled(&text).in_zone(zone.0)
+    }
+}
+
+impl Drop for Queue {
+    /// Gives back what is pushed or parked, waits for all I/O, lets tasks end that can, and
+    /// leaves the drive. Completions that nobody took are dropped with their buffers.
+    fn drop(&mut self) {
+        self.pending.clear();
+        for number in self.slots.parked() {
+            let zone = self.slots.get(number).zone;
+            self.drive.zones.withdraw(zone, self.id, number);
+            self.waiting -= 1;
+            self.slots.free(number);
+        }
+        while self.engine.as_ref().is_some_and(|engine| engine.in_flight() > 0)
+            || self.mailbox.has_any()
+        {
+            self.advance_rare();
+            self.completed.clear();
+            if let Some(engine) = &mut self.engine
+                && engine.in_flight() > 0
+            {
+                if let Err(error) = engine.submit(1, None) {
+                    tracing::error!("{}: a queue's ring failed: {error}", self.drive.name);
+                    break;
+                }
+                self.reap();
+            }
+        }
+        self.tasks.clear();
+        self.drive.zones.retire(self.id);
+    }
+}
+
+fn ring_error(error: io::Error) -> Error {
+    Error::new(io_kind(&error), "the ring failed").during("submit").with_source(error)
+}
+
+pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
+        Some(libc::EROFS) => ErrorKind::DeviceReadOnly,
+        _ => ErrorKind::Io,
+    }
+}
+
+#[allow(unused, reason = "names used in documentation")]
+fn _blocks(_: Blocks) {}

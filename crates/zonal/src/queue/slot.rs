@@ -1,0 +1,167 @@
+//! A queue's requests under way, one slot each, all allocated with the queue.
+
+use super::request::Flags;
+use crate::buffer::Buffer;
+use crate::view::View;
+use crate::zones::{Leaving, SlotId};
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use zonal_core::error::Error;
+use zonal_core::units::{Blocks, Extent, ZoneIndex};
+use zonal_core::zone::{Epoch, Write};
+
+/// Where a request stands.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Stage {
+    /// There is none.
+    #[default]
+    Free,
+    /// At its zone's gate.
+    Parked,
+    /// A write with a place in its zone, which the medium has.
+    InFlight,
+    /// A read, which the medium has.
+    Reading,
+    /// A write to a conventional zone, which the medium has.
+    Conventional,
+    /// A write that ended in a failing zone.
+    Held,
+    /// An acknowledged write that is made durable.
+    Syncing,
+    /// An operation that a task does.
+    Cold {
+        /// The task.
+        task: u32,
+        /// Whether it does more than wait.
+        begun: Rc<Cell<bool>>,
+    },
+}
+
+impl PartialEq for Stage {
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) tag: u64,
+    pub(super) name: &'static str,
+    pub(super) fua: bool,
+    pub(super) flags: Flags,
+    pub(super) stage: Stage,
+    pub(super) zone: ZoneIndex,
+    pub(super) write: Option<Write>,
+    pub(super) extent: Extent,
+    pub(super) epoch: Epoch,
+    /// Absolute, in bytes.
+    pub(super) offset: u64,
+    pub(super) transferred: u32,
+    pub(super) buffer: Option<Buffer>,
+    pub(super) error: Option<io::Error>,
+    pub(super) view: View,
+    pub(super) since: Option<Instant>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            tag: 0,
+            name: "",
+            fua: false,
+            flags: Flags::default(),
+            stage: Stage::Free,
+            zone: ZoneIndex(0),
+            write: None,
+            extent: Extent { start: Blocks::ZERO, end: Blocks::ZERO },
+            epoch: Epoch::Even,
+            offset: 0,
+            transferred: 0,
+            buffer: None,
+            error: None,
+            view: View::default(),
+            since: None,
+        }
+    }
+
+    /// Takes over a request's buffer and place.
+    #[inline]
+    pub(super) fn give(&mut self, buffer: Buffer, zone: ZoneIndex, offset: u64) {
+        self.buffer = Some(buffer);
+        self.zone = zone;
+        self.offset = offset;
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.buffer.as_ref().map_or(0, |buffer| buffer.len() as u64)
+    }
+
+    pub(super) fn leaving(&self, queue: u32, slot: u32) -> Leaving {
+        let id = SlotId { queue, slot };
+        Leaving { id, zone: self.zone, extent: self.extent, epoch: self.epoch }
+    }
+
+    /// What the medium said, with its place.
+    pub(super) fn io_error(&mut self) -> Error {
+        let error = self.error.take().unwrap_or_else(|| io::ErrorKind::Other.into());
+        let kind = super::io_kind(&error);
+        let text = error.to_string();
+        Error::new(kind, text)
+            .in_zone(self.zone.0)
+            .at(self.offset, self.length())
+            .with_source(error)
+    }
+}
+
+/// All slots of a queue.
+pub(super) struct Slots {
+    slots: Box<[Slot]>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    pub(super) fn new(depth: u32) -> Self {
+        Self { slots: (0..depth).map(|_| Slot::new()).collect(), free: (0..depth).rev().collect() }
+    }
+
+    pub(super) fn used(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Takes a free slot. There is one: the queue counts what it accepts.
+    #[inline]
+    pub(super) fn take(&mut self, tag: u64, name: &'static str, fua: bool) -> u32 {
+        let number = self.free.pop().expect("a queue accepts no more than its depth");
+        let slot = &mut self.slots[number as usize];
+        (slot.tag, slot.name, slot.fua) = (tag, name, fua);
+        (slot.flags, slot.transferred, slot.write) = (Flags::default(), 0, None);
+        number
+    }
+
+    #[inline]
+    pub(super) fn get(&mut self, number: u32) -> &mut Slot {
+        &mut self.slots[number as usize]
+    }
+
+    #[inline]
+    pub(super) fn free(&mut self, number: u32) {
+        let slot = &mut self.slots[number as usize];
+        slot.stage = Stage::Free;
+        slot.buffer = None;
+        slot.since = None;
+        self.free.push(number);
+    }
+
+    /// The slots whose requests are parked.
+    pub(super) fn parked(&self) -> Vec<u32> {
+        (0..).zip(&self.slots).filter(|(_, s)| s.stage == Stage::Parked).map(|(n, _)| n).collect()
+    }
+
+    /// The slots that have waited since before `now - deadline`.
+    pub(super) fn late(&self, now: Instant, deadline: Duration) -> Vec<u32> {
+        let late = |slot: &Slot| slot.since.is_some_and(|since| now - since >= deadline);
+        (0..).zip(&self.slots).filter(|(_, slot)| late(slot)).map(|(n, _)| n).collect()
+    }
+}

@@ -1,0 +1,188 @@
+//! The rare operations' way through a queue: futures on the queue's own thread.
+//!
+//! A flush or a finish takes many steps. Each is one `async` function (see [`super::cold`]); the
+//! queue polls it when its I/O has ended or another queue has woken it. The I/O of tasks goes
+//! through the [`Desk`], which keeps each buffer until the kernel is done with it, whatever
+//! becomes of the task.
+
+use crate::buffer::Buffer;
+use crate::engine::{Io, IoKind};
+use crate::mailbox::{Mailbox, TaskWaker};
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use zonal_core::error::Result;
+
+/// Marks an engine token as a task's; the others are slots.
+const TASK_IO: u64 = 1 << 63;
+
+/// Where tasks hand in I/O and results.
+#[derive(Default)]
+pub(crate) struct Desk {
+    inner: RefCell<DeskInner>,
+}
+
+#[derive(Default)]
+struct DeskInner {
+    next: u64,
+    outbox: VecDeque<Io>,
+    jobs: HashMap<u64, Job>,
+    finished: Vec<(u32, Result<()>)>,
+}
+
+struct Job {
+    buffer: Option<Buffer>,
+    result: Option<io::Result<u32>>,
+    waker: Option<Waker>,
+    abandoned: bool,
+}
+
+impl Desk {
+    /// Starts an I/O and waits for its end. A buffer must be as long as `length` says.
+    pub(crate) fn io(
+        self: &Rc<Self>,
+        kind: IoKind,
+        offset: u64,
+        length: u64,
+        buffer: Option<Buffer>,
+    ) -> DeskIo {
+        let mut inner = self.inner.borrow_mut();
+        let token = TASK_IO | inner.next;
+        inner.next += 1;
+        let mut job = Job { buffer, result: None, waker: None, abandoned: false };
+        let ptr = job.buffer.as_mut().map_or(std::ptr::null_mut(), |buffer| buffer.as_mut_ptr());
+        let len = usize::try_from(length).unwrap_or(usize::MAX);
+        inner.outbox.push_back(Io { kind, offset, ptr, len, fixed: false, token });
+        inner.jobs.insert(token, job);
+        DeskIo { desk: self.clone(), token }
+    }
+
+    /// The next I/O to give to the engine.
+    pub(crate) fn next_io(&self) -> Option<Io> {
+        self.inner.borrow_mut().outbox.pop_front()
+    }
+
+    /// An I/O has ended; false if the token is no task's.
+    pub(crate) fn ended(&self, token: u64, result: io::Result<u32>) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(job) = inner.jobs.get_mut(&token) else { return };
+        if job.abandoned {
+            inner.jobs.remove(&token);
+            return;
+        }
+        job.result = Some(result);
+        if let Some(waker) = job.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// The operation in `slot` has ended.
+    pub(crate) fn finish(&self, slot: u32, result: Result<()>) {
+        self.inner.borrow_mut().finished.push((slot, result));
+    }
+
+    /// The operations that have ended since.
+    pub(crate) fn take_finished(&self, finished: &mut Vec<(u32, Result<()>)>) {
+        finished.append(&mut self.inner.borrow_mut().finished);
+    }
+}
+
+/// Whether an engine token belongs to a task's I/O.
+pub(crate) fn is_task_io(token: u64) -> bool {
+    token & TASK_IO != 0
+}
+
+/// An I/O of a task; gives the result and the buffer.
+pub(crate) struct DeskIo {
+    desk: Rc<Desk>,
+    token: u64,
+}
+
+impl Future for DeskIo {
+    type Output = (io::Result<u32>, Option<Buffer>);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut inner = self.desk.inner.borrow_mut();
+        let Some(mut job) = inner.jobs.remove(&self.token) else { return Poll::Pending };
+        if let Some(result) = job.result.take() {
+            return Poll::Ready((result, job.buffer.take()));
+        }
+        job.waker = Some(cx.waker().clone());
+        inner.jobs.insert(self.token, job);
+        Poll::Pending
+    }
+}
+
+impl Drop for DeskIo {
+    fn drop(&mut self) {
+        let mut inner = self.desk.inner.borrow_mut();
+        let ended = inner.jobs.get(&self.token).is_none_or(|job| job.result.is_some());
+        if ended {
+            inner.jobs.remove(&self.token);
+        } else if let Some(job) = inner.jobs.get_mut(&self.token) {
+            job.abandoned = true;
+        }
+    }
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A queue's tasks.
+pub(crate) struct Tasks {
+    tasks: Vec<Option<(Task, Waker)>>,
+    live: usize,
+}
+
+impl Tasks {
+    pub(crate) fn new() -> Self {
+        Self { tasks: Vec::new(), live: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Adds a task; its number is for [`Tasks::poll`].
+    pub(crate) fn add(&mut self, mailbox: &Arc<Mailbox>, task: Task) -> u32 {
+        let free = self.tasks.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.tasks.len());
+        if free.is_none() {
+            self.tasks.push(None);
+        }
+        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        let waker = Arc::new(TaskWaker { mailbox: mailbox.clone(), task: number }).into();
+        self.tasks[index] = Some((task, waker));
+        self.live += 1;
+        number
+    }
+
+    /// Polls a task, if it is still there.
+    pub(crate) fn poll(&mut self, number: u32) {
+        let Some(place) = self.tasks.get_mut(number as usize) else { return };
+        let Some((task, waker)) = place else { return };
+        if task.as_mut().poll(&mut Context::from_waker(waker)).is_ready() {
+            *place = None;
+            self.live -= 1;
+        }
+    }
+
+    /// Drops a task, with what it holds.
+    pub(crate) fn cancel(&mut self, number: u32) {
+        if let Some(place) = self.tasks.get_mut(number as usize)
+            && place.take().is_some()
+        {
+            self.live -= 1;
+        }
+    }
+
+    /// Drops all tasks.
+    pub(crate) fn clear(&mut self) {
+        self.tasks.clear();
+        self.live = 0;
+    }
+}

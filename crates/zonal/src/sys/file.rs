@@ -1,0 +1,160 @@
+//! What `std` does not offer on files: direct opening, who a file is, and its allocation.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FallocateFlags, StatxFlags, StatxTimestamp, fallocate, statx};
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It exists, and is only read.
+    ReadOnly,
+    /// It exists.
+    ReadWrite,
+    /// It is made, and must not have existed.
+    CreateNew,
+}
+
+/// Opens a file for direct I/O, or through the page cache where its file system refuses that;
+/// tells which (true: direct).
+///
+/// # Errors
+/// Those of `open(2)`.
+pub(crate) fn open_direct(path: &Path, access: Access) -> io::Result<(File, bool)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(access != Access::ReadOnly).create_new(access == Access::CreateNew);
+    match options.custom_flags(libc::O_DIRECT).open(path) {
+        Ok(file) => Ok((file, true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            // Some file systems make the file before they refuse to open it like this.
+            let made = access == Access::CreateNew && path.exists();
+            options.create_new(access == Access::CreateNew && !made);
+            Ok((options.custom_flags(0).open(path)?, false))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Which file it is, and when it was last changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileIdentity {
+    /// The device's major number in the high half, its minor number in the low half.
+    pub(crate) device: u64,
+    /// The inode's number, which may be used again once the file is deleted.
+    pub(crate) inode: u64,
+    /// When it was made, in nanoseconds since 1970; none where the file system does not know.
+    pub(crate) born_ns: Option<u64>,
+    /// When its content was last changed, in nanoseconds since 1970.
+    pub(crate) modified_ns: u64,
+    /// Who owns it.
+    pub(crate) owner: u32,
+    /// Its type and permissions, as in `st_mode`.
+    pub(crate) mode: u32,
+    /// How many names it has.
+    pub(crate) links: u32,
+}
+
+impl FileIdentity {
+    /// Whether it is a regular file.
+    pub(crate) fn is_regular(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFREG
+    }
+}
+
+/// Reads who an open file is.
+///
+/// # Errors
+/// Those of `statx(2)`.
+pub(crate) fn identity(file: &File) -> io::Result<FileIdentity> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let found = statx(file, "", AtFlags::EMPTY_PATH, wanted)?;
+    let knows_birth = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Ok(FileIdentity {
+        device: u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor),
+        inode: found.stx_ino,
+        born_ns: knows_birth.then(|| nanoseconds(found.stx_btime)),
+        modified_ns: nanoseconds(found.stx_mtime),
+        owner: found.stx_uid,
+        mode: u32::from(found.stx_mode),
+        links: found.stx_nlink,
+    })
+}
+
+/// Since 1970; times before that count as 1970.
+fn nanoseconds(time: StatxTimestamp) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::from(time.tv_nsec))
+}
+
+/// Allocates a range, so that writes into it need no new space. Lengthens the file where the
+/// range ends past its end.
+///
+/// # Errors
+/// `ENOSPC`; `EOPNOTSUPP` where the file system cannot.
+pub(crate) fn allocate(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    Ok(fallocate(file, FallocateFlags::empty(), offset, length)?)
+}
+
+/// Makes a range read as zeros without writing them: punched out, or marked as never written.
+/// The file's length stays.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the file system can do neither: write zeros then.
+pub(crate) fn zero(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let mark = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, punch, offset, length) {
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(fallocate(file, mark, offset, length)?),
+        result => Ok(result?),
+    }
+}
+
+/// Whether holes can be punched into a file open for writing. Tried past its end, where there is
+/// nothing to lose.
+pub(crate) fn can_punch(file: &File) -> io::Result<bool> {
+    let length = file.metadata()?.len();
+    let offset = length.checked_next_multiple_of(1 << 20).ok_or(io::ErrorKind::FileTooLarge)?;
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, punch, offset, 4096) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, SeekFrom, Write};
+
+    #[test]
+    fn a_new_file_is_made_once_and_knows_who_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        let (file, _) = open_direct(&path, Access::CreateNew).unwrap();
+        let again = open_direct(&path, Access::CreateNew).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        let other = File::create(directory.path().join("other")).unwrap();
+        let (same, _) = open_direct(&path, Access::ReadOnly).unwrap();
+        assert_eq!(identity(&file).unwrap(), identity(&same).unwrap());
+        assert_ne!(identity(&file).unwrap().inode, identity(&other).unwrap().inode);
+        assert!(identity(&file).unwrap().is_regular());
+    }
+
+    #[test]
+    fn a_zeroed_range_reads_as_zeros_and_nothing_else_does() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[9; 16384]).unwrap();
+        zero(&file, 4096, 8192).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        let expected = [[9; 4096], [0; 4096], [0; 4096], [9; 4096]].concat();
+        assert_eq!(bytes, expected);
+        assert!(can_punch(&file).is_ok());
+        assert_eq!(file.metadata().unwrap().len(), 16384);
+    }
+}

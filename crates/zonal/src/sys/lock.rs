@@ -1,0 +1,78 @@
+//! Locks on files that live as long as the open file description they were taken through.
+//!
+//! Not the process's locks: those fall when any descriptor of the file is closed, and do not
+//! keep two handles of one process apart. The ring holds the description too, so this lock falls
+//! only after the last write of a killed process has landed.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Who else may hold the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LockKind {
+    /// Nobody.
+    Exclusive,
+    /// Others that share.
+    Shared,
+}
+
+/// Takes the lock on the whole file, if it is free; tells whether it was.
+///
+/// # Errors
+/// The file system has no locks, or the descriptor is not open for writing (exclusive) or
+/// reading (shared).
+pub(crate) fn try_lock(file: &impl AsRawFd, kind: LockKind) -> io::Result<bool> {
+    let kind = match kind {
+        LockKind::Exclusive => libc::F_WRLCK,
+        LockKind::Shared => libc::F_RDLCK,
+    };
+    match set_lock(file, kind) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Gives the lock back, if it is held.
+///
+/// # Errors
+/// The file system has no locks.
+pub(crate) fn unlock(file: &impl AsRawFd) -> io::Result<()> {
+    set_lock(file, libc::F_UNLCK)
+}
+
+fn set_lock(file: &impl AsRawFd, kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: `flock` is plain data; zero is a valid value of each field, and l_pid must be 0.
+    let mut request: libc::flock = unsafe { std::mem::zeroed() };
+    request.l_type = i16::try_from(kind).unwrap_or(i16::MAX);
+    request.l_whence = 0; // SEEK_SET; start 0 and length 0 mean the whole file
+    // SAFETY: the descriptor is open for the borrow of `file`, and the kernel only reads
+    // `request`, which outlives the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_description_has_the_lock_and_its_close_gives_it_back() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let first = file.reopen().unwrap();
+        let second = file.reopen().unwrap();
+        assert!(try_lock(&first, LockKind::Exclusive).unwrap());
+        assert!(!try_lock(&second, LockKind::Exclusive).unwrap());
+        assert!(!try_lock(&second, LockKind::Shared).unwrap());
+        let same_description = first.try_clone().unwrap();
+        drop(first);
+        assert!(!try_lock(&second, LockKind::Exclusive).unwrap());
+        drop(same_description);
+        assert!(try_lock(&second, LockKind::Exclusive).unwrap());
+        unlock(&second).unwrap();
+        assert!(try_lock(&file, LockKind::Shared).unwrap());
+        assert!(try_lock(&second, LockKind::Shared).unwrap());
+    }
+}

@@ -1,0 +1,118 @@
+//! Mapped memory: anonymous for buffers, shared with a file for the live file.
+
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// A mapping of this process, page aligned, unmapped on drop.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread; who may touch which of its bytes
+// is up to the two types below.
+unsafe impl Send for Mapping {}
+// SAFETY: a shared `Mapping` gives out its address only.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn from_raw(start: *mut std::ffi::c_void, length: usize) -> io::Result<Self> {
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, length })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by us with this length; both users of `Mapping` hand out only what
+        // borrows from it or keeps it alive.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+/// Zeroed memory of whole pages that no file stands behind.
+#[derive(Debug)]
+pub(crate) struct AnonymousMap(Mapping);
+
+impl AnonymousMap {
+    /// Maps `length` bytes (not 0).
+    ///
+    /// # Errors
+    /// There is not that much address space or memory, or `length` is 0.
+    pub(crate) fn new(length: usize) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel chooses the address, so nothing mapped is replaced.
+        let start =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE)? };
+        Mapping::from_raw(start, length).map(Self)
+    }
+
+    /// Where it begins. The address is good for as long as `self` lives.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.0.start
+    }
+
+    /// How many bytes there are.
+    pub(crate) fn length(&self) -> usize {
+        self.0.length
+    }
+}
+
+/// A file's first bytes as 64-bit words, shared with the page cache and so with whoever opens
+/// the file after this process is gone.
+///
+/// The file must not be made shorter while it is mapped: touching what is no longer there ends
+/// the process with SIGBUS. Its owner keeps others away (mode 0600, allocated in full).
+#[derive(Debug)]
+pub(crate) struct SharedWords(Mapping);
+
+impl SharedWords {
+    /// Maps the first `words` words of `file`, which is open for reading and writing and at least
+    /// that long.
+    ///
+    /// # Errors
+    /// The file is shorter (`UnexpectedEof`), cannot be mapped, or `words` is 0.
+    pub(crate) fn new(file: &File, words: usize) -> io::Result<Self> {
+        let length = words.checked_mul(8).ok_or(io::ErrorKind::InvalidInput)?;
+        if file.metadata()?.len() < length as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel chooses the address, so nothing mapped is replaced.
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0)? };
+        Mapping::from_raw(start, length).map(Self)
+    }
+
+    /// The words. Plain stores to them reach the file even if the process is killed right after.
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: page-aligned, `length / 8` words long, alive as long as the borrow of `self`.
+        // Any bits are a valid AtomicU64, and others that map the file may change them at any
+        // time, which atomics allow.
+        unsafe { std::slice::from_raw_parts(self.0.start.as_ptr().cast(), self.0.length / 8) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn a_word_stored_in_a_shared_map_is_in_the_file() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(SharedWords::new(&file, 512).is_err());
+        file.set_len(4096).unwrap();
+        let map = SharedWords::new(&file, 512).unwrap();
+        map.words()[511].store(0x1122_3344, Ordering::Relaxed);
+        drop(map);
+        let again = SharedWords::new(&file, 512).unwrap();
+        assert_eq!(again.words()[511].load(Ordering::Relaxed), 0x1122_3344);
+        assert_eq!(again.words()[0].load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,77 @@
+//! An array of 64-bit atomics on the heap or in a mapped file.
+
+use crate::sync::atomic::AtomicU64;
+
+/// A fixed array of atomics that many threads, and with a mapped file another process, share.
+pub(crate) struct SharedWords {
+    #[cfg(not(zonal_shuttle))]
+    words: core::ptr::NonNull<AtomicU64>,
+    #[cfg(not(zonal_shuttle))]
+    len: usize,
+    #[cfg(not(zonal_shuttle))]
+    _memory: Memory,
+    #[cfg(zonal_shuttle)]
+    words: Box<[AtomicU64]>,
+}
+
+#[cfg(not(zonal_shuttle))]
+enum Memory {
+    Heap(#[allow(dead_code, reason = "keeps the memory")] Box<[AtomicU64]>),
+    Mapped(#[allow(dead_code, reason = "keeps the mapping")] super::mmap::SharedWords),
+}
+
+// SAFETY: the words are atomics in memory that `_memory` owns for as long as this value lives and
+// that nobody reaches but through shared references to them.
+#[cfg(not(zonal_shuttle))]
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+#[cfg(not(zonal_shuttle))]
+unsafe impl Sync for SharedWords {}
+
+impl SharedWords {
+    /// `len` zeros on the heap.
+    pub(crate) fn heap(len: usize) -> Self {
+        #[cfg(not(zonal_shuttle))]
+        {
+            let zeros = vec![0u64; len].into_boxed_slice();
+            // SAFETY: AtomicU64 has the size, alignment and bit validity of u64, and the box is
+            // the only owner.
+            let words = unsafe { Box::from_raw(Box::into_raw(zeros) as *mut [AtomicU64]) };
+            let first = core::ptr::NonNull::from(&*words).cast();
+            Self { words: first, len, _memory: Memory::Heap(words) }
+        }
+        #[cfg(zonal_shuttle)]
+        Self { words: (0..len).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Over a mapped file.
+    #[cfg(not(zonal_shuttle))]
+    pub(crate) fn mapped(file: super::mmap::SharedWords) -> Self {
+        let words = core::ptr::NonNull::from(file.words());
+        Self { words: words.cast(), len: words.len(), _memory: Memory::Mapped(file) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        #[cfg(not(zonal_shuttle))]
+        return self.len;
+        #[cfg(zonal_shuttle)]
+        return self.words.len();
+    }
+
+    /// The word at `index`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> &AtomicU64 {
+        #[cfg(not(zonal_shuttle))]
+        {
+            assert!(index < self.len);
+            // SAFETY: inside the memory that `_memory` owns: `index` was checked, the memory is
+            // page or word aligned, and any bits are a valid AtomicU64.
+            unsafe { self.words.add(index).as_ref() }
+        }
+        #[cfg(zonal_shuttle)]
+        &self.words[index]
+    }
+}

@@ -1,0 +1,151 @@
+//! What a drive is called: a path, or `mem:` with the drive's shape.
+
+use std::fmt;
+use std::path::PathBuf;
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::format::Geometry;
+
+/// A drive's name, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A file, which is looked into when it is opened.
+    Path(PathBuf),
+    /// A drive in memory, of this shape.
+    Memory(Geometry),
+}
+
+impl Target {
+    /// Takes a name apart: `mem:size=8G,zone-size=64M,…` with the words of `create`, else a path.
+    ///
+    /// # Errors
+    /// An unknown word or a number out of range, which the error names.
+    ///
+    /// # Examples
+    /// ```
+    /// use zonal::Target;
+    /// let target = Target::parse("mem:size=1G,zone-size=64M,max-open-zones=8")?;
+    /// let Target::Memory(geometry) = target else { panic!("not a path") };
+    /// assert_eq!(geometry.zones(), 16);
+    /// # Ok::<(), zonal::Error>(())
+    /// ```
+    pub fn parse(name: &str) -> Result<Self> {
+        if let Some(words) = name.strip_prefix("mem:") {
+            return memory(words).map(Self::Memory).map_err(|error| error.on(name));
+        }
+        if name.starts_with("file:") {
+            let text = "an ordinary file as one growing zone is planned, and not there yet";
+            return Err(Error::new(ErrorKind::Unsupported, text).on(name));
+        }
+        if name.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "the target is empty; name a file"));
+        }
+        Ok(Self::Path(PathBuf::from(name)))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Memory(geometry) => write!(f, "mem:size={}", geometry.size),
+        }
+    }
+}
+
+fn memory(words: &str) -> Result<Geometry> {
+    let mut geometry = Geometry::with_size(0);
+    let mut capacity = None;
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        let (name, value) = word
+            .split_once('=')
+            .ok_or_else(|| invalid(format!("`{word}` has no value; write it as name=value")))?;
+        match name {
+            "size" => geometry.size = size(value)?,
+            "zone-size" => geometry.zone_size = size(value)?,
+            "zone-capacity" => capacity = Some(size(value)?),
+            "conventional-zones" => geometry.conventional_zones = narrow(value)?,
+            "max-open-zones" => geometry.max_open_zones = narrow(value)?,
+            "max-active-zones" => geometry.max_active_zones = narrow(value)?,
+            "block-size" => geometry.block_size = narrow(value)?,
+            "max-append" => geometry.max_append = narrow(value)?,
+            other => {
+                let text = format!(
+                    "`{other}` is no word of a memory drive; there are size, zone-size, \
+                     zone-capacity, conventional-zones, max-open-zones, max-active-zones, \
+                     block-size and max-append"
+                );
+                return Err(invalid(text));
+            }
+        }
+    }
+    if geometry.size == 0 {
+        return Err(invalid("its size is missing; write mem:size=1G".to_owned()));
+    }
+    geometry.zone_capacity = capacity.unwrap_or(geometry.zone_size);
+    let limit = u32::try_from(geometry.zone_capacity).unwrap_or(u32::MAX);
+    geometry.max_append = geometry.max_append.min(limit);
+    geometry.validate()?;
+    Ok(geometry)
+}
+
+fn invalid(text: String) -> Error {
+    Error::new(ErrorKind::InvalidInput, text)
+}
+
+fn narrow(value: &str) -> Result<u32> {
+    let number = size(value)?;
+    u32::try_from(number).map_err(|_| invalid(format!("`{value}` is too large")))
+}
+
+/// A number of bytes: `4096`, `0x1000`, `64K`, `64KiB`, `1M`, `8G`, `2T` in powers of two, `1kB`,
+/// `1MB` … in powers of ten.
+///
+/// # Errors
+/// Anything else, by name.
+pub fn size(text: &str) -> Result<u64> {
+    let wrong = || invalid(format!("`{text}` is no size; write it like 4096, 64K, 8G or 0x1000"));
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return u64::from_str_radix(digits, 16).map_err(|_| wrong());
+    }
+    let letters = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(letters);
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "K" | "k" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        "T" | "TiB" => 1 << 40,
+        "P" | "PiB" => 1 << 50,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).ok_or_else(|| invalid(format!("`{text}` is larger than 2^64")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_two_unless_they_say_decimal() {
+        for (text, bytes) in
+            [("4096", 4096), ("64K", 65536), ("64KiB", 65536), ("1kB", 1000), ("0x10", 16)]
+        {
+            assert_eq!(size(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "K", "1X", "-1", "99999999999999999999", "20000000T"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_memory_drive_that_cannot_be_is_refused_by_name() {
+        for name in ["mem:", "mem:size", "mem:size=1G,zones=3", "mem:size=1G,zone-size=3"] {
+            assert!(Target::parse(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The memory in which a drive's zones live, shared by all its queues.
+//!
+//! Three arrays of 64-bit atomics:
+//! * per zone the *word* ([`ZoneWord`]) and the *mark*: generation in the upper half, highest
+//!   acknowledged end in the lower;
+//! * per queue and slot the range in flight: `{zone, generation}` and `{start, length}`, the
+//!   second zero when the slot is free.
+//!
+//! For an image all of it is the live file, mapped, so that it outlives a killed process.
+//!
+//! A write's range is published before the write is issued and cleared before it leaves the
+//! zone's word; so every published range is counted in its zone's word, and who has counted as
+//! many ranges as the word has writes in flight has seen them all ([`Cells::ranges_in_flight`]).
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::words::SharedWords;
+use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
+use zonal_core::zone::ZoneWord;
+
+/// Queues that can be open on one drive at a time.
+pub const QUEUES_MAX: u32 = if cfg!(zonal_shuttle) { 4 } else { 32 };
+
+/// Requests one queue can hold. With [`QUEUES_MAX`] it gives the live file's 2 MiB of ranges.
+pub const DEPTH_MAX: u32 = if cfg!(zonal_shuttle) { 8 } else { 4096 };
+
+/// Up to this many zones, each has a cache line pair of its own (adjacent lines are fetched
+/// together), so that writers of different zones share nothing. Above it memory counts more.
+const SPREAD_ZONES_MAX: u32 = 16384;
+
+const SPREAD_STRIDE: usize = 16;
+const DENSE_STRIDE: usize = 2;
+
+/// Which slot of which queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SlotId {
+    pub(crate) queue: u32,
+    pub(crate) slot: u32,
+}
+
+/// How many 64-bit words a drive of so many zones needs.
+pub(crate) fn words_needed(zones: u32) -> usize {
+    slots_start(zones) + 2 * (QUEUES_MAX * DEPTH_MAX) as usize
+}
+
+fn stride(zones: u32) -> usize {
+    if zones <= SPREAD_ZONES_MAX { SPREAD_STRIDE } else { DENSE_STRIDE }
+}
+
+fn slots_start(zones: u32) -> usize {
+    zones as usize * stride(zones)
+}
+
+/// A zone's generation and its highest acknowledged end, as one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) generation: Generation,
+    pub(crate) end: Blocks,
+}
+
+impl Mark {
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        #[allow(clippy::cast_possible_truncation)] // the two halves
+        Self { generation: Generation((bits >> 32) as u32), end: Blocks(bits as u32) }
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        u64::from(self.generation.0) << 32 | u64::from(self.end.0)
+    }
+}
+
+/// A range in flight, as published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InFlight {
+    pub(crate) zone: ZoneIndex,
+    pub(crate) generation: Generation,
+    pub(crate) extent: Extent,
+}
+
+/// The shared memory of a drive's zones.
+pub(crate) struct Cells {
+    words: SharedWords,
+    /// Where the cells start in `words`: behind the live file's head, or at zero.
+    base: usize,
+    zones: u32,
+    stride: usize,
+}
+
+impl Cells {
+    /// Over memory of at least `base + words_needed(zones)` words.
+    pub(crate) fn new(words: SharedWords, base: usize, zones: u32) -> Self {
+        assert!(words.len() >= base + words_needed(zones), "the cells do not fit their memory");
+        Self { words, base, zones, stride: stride(zones) }
+    }
+
+    /// The words before the cells.
+    pub(crate) fn head(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.base);
+        self.words.get(index)
+    }
+
+    #[inline]
+    pub(crate) fn word(&self, zone: ZoneIndex) -> &AtomicU64 {
+        self.words.get(self.base + zone.index() * self.stride)
+    }
+
+    #[inline]
+    fn mark_cell(&self, zone: ZoneIndex) -> &AtomicU64 {
+        self.words.get(self.base + zone.index() * self.stride + 1)
+    }
+
+    #[inline]
+    pub(crate) fn load(&self, zone: ZoneIndex) -> ZoneWord {
+        ZoneWord::from_bits(self.word(zone).load(Ordering::Acquire))
+    }
+
+    #[inline]
+    pub(crate) fn mark(&self, zone: ZoneIndex) -> Mark {
+        Mark::from_bits(self.mark_cell(zone).load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_mark(&self, zone: ZoneIndex, mark: Mark) {
+        self.mark_cell(zone).store(mark.bits(), Ordering::Release);
+    }
+
+    /// Raises the zone's acknowledged end to `end`. The generation cannot change meanwhile: a
+    /// write of the zone is in flight.
+    #[inline]
+    pub(crate) fn raise_mark(&self, zone: ZoneIndex, end: Blocks) {
+        let cell = self.mark_cell(zone);
+        let now = Mark::from_bits(cell.load(Ordering::Acquire));
+        if now.end < end {
+            cell.fetch_max(Mark { end, ..now }.bits(), Ordering::AcqRel);
+        }
+    }
+
+    #[inline]
+    fn slot_cells(&self, id: SlotId) -> (&AtomicU64, &AtomicU64) {
+        debug_assert!(id.queue < QUEUES_MAX && id.slot < DEPTH_MAX);
+        let at =
+            self.base + slots_start(self.zones) + 2 * (id.queue * DEPTH_MAX + id.slot) as usize;
+        (self.words.get(at), self.words.get(at + 1))
+    }
+
+    /// Publishes a range, before its write is issued.
+    #[inline]
+    pub(crate) fn publish(&self, id: SlotId, zone: ZoneIndex, extent: Extent) {
+        let generation = self.mark(zone).generation;
+        let (who, what) = self.slot_cells(id);
+        who.store(u64::from(zone.0) << 32 | u64::from(generation.0), Ordering::Release);
+        let range = u64::from(extent.start.0) << 32 | u64::from(extent.length().0);
+        what.store(range, Ordering::Release);
+    }
+
+    /// Takes a published range back.
+    #[inline]
+    pub(crate) fn clear(&self, id: SlotId) {
+        self.slot_cells(id).1.store(0, Ordering::Release);
+    }
+
+    /// The range published in a slot, if any.
+    #[allow(clippy::cast_possible_truncation)] // halves of words
+    pub(crate) fn published(&self, id: SlotId) -> Option<InFlight> {
+        let (who, what) = self.slot_cells(id);
+        loop {
+            let range = what.load(Ordering::Acquire);
+            if range == 0 {
+                return None;
+            }
+            let owner = who.load(Ordering::Acquire);
+            if what.load(Ordering::Acquire) == range {
+                return Some(InFlight {
+                    zone: ZoneIndex((owner >> 32) as u32),
+                    generation: Generation(owner as u32),
+                    extent: Extent::new(Blocks((range >> 32) as u32), Blocks(range as u32)),
+                });
+            }
+        }
+    }
+
+    /// Collects into `ranges` what is in flight in `zone` below `below`, looking at `slots`.
+    ///
+    /// Complete by counting: a write that has taken its place and not published its range yet is
+    /// in the word and in no slot, so one looks again until the numbers agree. The gap between
+    /// the two is a few instructions of another thread.
+    pub(crate) fn ranges_in_flight(
+        &self,
+        zone: ZoneIndex,
+        below: Blocks,
+        slots: impl Iterator<Item = SlotId> + Clone,
+        ranges: &mut Vec<Extent>,
+    ) {
+        let first = ranges.len();
+        loop {
+            ranges.truncate(first);
+            let word = self.load(zone);
+            if word.in_flight() == 0 {
+                return;
+            }
+            let mut seen = 0;
+            for id in slots.clone() {
+                if let Some(range) = self.published(id)
+                    && range.zone == zone
+                    && range.extent.start < word.wp()
+                {
+                    seen += 1;
+                    if range.extent.start < below {
+                        ranges.push(range.extent);
+                    }
+                }
+            }
+            if seen >= word.in_flight() {
+                return;
+            }
+            crate::sync::yield_now();
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Writes that fail, and what becomes of the others in their zone.
+//!
+//! From the first failure on nothing enters the zone, and every write that ends is kept at the
+//! zone's site. Whoever ends the last one settles the zone (see `zonal_core::zone::settle`):
+//! at once, or, when failed ranges lie below acknowledged data, after they have been made to read
+//! as zeros, durably. Then every write kept gets its verdict through its queue's mailbox.
+
+use super::{Control, Counts, Mark, SlotId, Zones};
+use crate::mailbox::Message;
+use zonal_core::units::{Extent, ZoneIndex};
+use zonal_core::zone::{Epoch, Settlement, ZoneState, settle};
+
+/// A write on its way out of its zone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaving {
+    pub(crate) id: SlotId,
+    pub(crate) zone: ZoneIndex,
+    pub(crate) extent: Extent,
+    pub(crate) epoch: Epoch,
+}
+
+/// A write that ended in a failing zone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) id: SlotId,
+    extent: Extent,
+    failed: bool,
+}
+
+/// What became of a write that has ended.
+#[derive(Debug)]
+pub(crate) enum Conclusion {
+    /// It is acknowledged.
+    Acknowledged,
+    /// Its verdict will come by mail.
+    Held,
+    /// The same, and it was the last: the caller zeroes these ranges, durably, and calls
+    /// [`Zones::settled`].
+    Settle(Settling),
+}
+
+/// A zone that settles once its dead ranges read as zeros.
+#[derive(Debug)]
+pub(crate) struct Settling {
+    pub(crate) zone: ZoneIndex,
+    pub(crate) dead: Vec<Extent>,
+    settlement: Settlement,
+}
+
+impl Zones {
+    /// Ends a write that failed.
+    #[cold]
+    pub(crate) fn fail(&self, leaving: &Leaving) -> Conclusion {
+        Counts::add(&self.counts.failed);
+        self.end_in_failing(leaving, true)
+    }
+
+    #[cold]
+    pub(super) fn end_in_failing(&self, leaving: &Leaving, failed: bool) -> Conclusion {
+        let Leaving { id, zone, extent, epoch } = *leaving;
+        if !failed {
+            Counts::add(&self.counts.held);
+        }
+        let mut control = self.control();
+        let site = control.sites.entry(zone).or_default();
+        site.ended.push(Ended { id, extent, failed });
+        let (_, word) =
+            self.change(zone, |word| if failed { word.fail(epoch) } else { word.hold(epoch) });
+        if word.in_flight() > 0 {
+            return Conclusion::Held;
+        }
+        let failed = || site.ended.iter().filter(|ended| ended.failed).map(|ended| ended.extent);
+        let settlement = settle(self.cells.mark(zone).end, failed());
+        let dead: Vec<Extent> = failed().filter_map(|extent| settlement.dead(extent)).collect();
+        let settling = Settling { zone, dead, settlement };
+        if settling.dead.is_empty() {
+            control.settled(self, settling, true);
+            return Conclusion::Held;
+        }
+        Conclusion::Settle(settling)
+    }
+
+    /// Ends a zone's failing: its dead ranges have been `zeroed`, or the zone becomes read-only
+    /// and they are kept from being read.
+    pub(crate) fn settled(&self, settling: Settling, zeroed: bool) {
+        self.control().settled(self, settling, zeroed);
+    }
+}
+
+impl Control {
+    fn settled(&mut self, zones: &Zones, settling: Settling, zeroed: bool) {
+        let Settling { zone, dead, settlement } = settling;
+        let capacity = zones.capacity(zone);
+        let mark = zones.cells.mark(zone);
+        zones.cells.set_mark(zone, Mark { end: settlement.wp, ..mark });
+        let ended = self
+            .sites
+            .get_mut(&zone)
+            .map(|site| std::mem::take(&mut site.ended))
+            .unwrap_or_default();
+        for ended in &ended {
+            zones.cells.clear(ended.id);
+        }
+        self.durability.clamp(zone, settlement.wp);
+        let (old, new) = zones.change(zone, |word| word.settled(settlement.wp, capacity));
+        self.resources.moved(zone, old.state(), new.state());
+        if !zeroed {
+            for extent in dead {
+                self.mask(zones, zone, extent);
+            }
+            self.condemn(zones, zone, ZoneState::ReadOnly);
+        }
+        for Ended { id, extent, failed } in ended {
+            let verdict = settlement.verdict(extent, failed);
+            self.post(id.queue, Message::Verdict { slot: id.slot, verdict });
+            self.released(zones, id.queue);
+        }
+        self.durability.wake_leader();
+        self.advance(zones, zone);
+    }
+}

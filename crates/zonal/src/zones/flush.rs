@@ -1,0 +1,382 @@
+//! What of the zones is durable, and the rounds that make more of it so.
+//!
+//! Two groups share their work. A *flush* round notes each changed zone's generation and write
+//! pointer, waits until what was in flight below has left, syncs the data, and with that has
+//! *proven* the noted pointers. Proven values go into the *shadow*, and only the shadow goes into
+//! the table: a *persist* round writes the table's pages whose shadow changed. Flushes that come
+//! while a round is under way share the next one; so do zones whose reset has to be durable.
+//!
+//! Invariants:
+//! * `shadow[z]` is safe in the table at any time: all below it is on stable media;
+//! * `durable[z]` is the highest pointer the table may hold, counting a page on its way; a zone
+//!   that was reset takes no data until it is zero.
+
+use super::{Control, Zones};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::task::{Poll, Waker};
+use zonal_core::broken::{Rule, is_broken};
+use zonal_core::format::TABLE_ENTRIES_PER_PAGE;
+use zonal_core::format::zonal::GENERATIONS_PER_PAGE;
+use zonal_core::units::{Blocks, Generation, ZoneIndex};
+
+/// Work that many wait for and one of them does for all.
+#[derive(Default)]
+pub(super) struct Group {
+    joined: u64,
+    done: u64,
+    led: bool,
+    waiting: Vec<(u64, Waker)>,
+}
+
+/// What a member of a group has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The work, for everybody who has joined.
+    Lead,
+    /// Nothing more.
+    Done,
+}
+
+impl Group {
+    fn join(&mut self) -> u64 {
+        self.joined += 1;
+        self.joined
+    }
+
+    fn role(&mut self, ticket: u64, waker: &Waker) -> Poll<Role> {
+        if self.done >= ticket {
+            return Poll::Ready(Role::Done);
+        }
+        if !self.led {
+            self.led = true;
+            return Poll::Ready(Role::Lead);
+        }
+        self.waiting.retain(|(waiting, _)| *waiting != ticket);
+        self.waiting.push((ticket, waker.clone()));
+        Poll::Pending
+    }
+
+    /// The leader has done the work of all tickets up to `covered`, or given up (`None`).
+    fn led(&mut self, covered: Option<u64>) {
+        self.done = self.done.max(covered.unwrap_or(0));
+        self.led = false;
+        for (_, waker) in self.waiting.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+/// Which of the two groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Join {
+    Flush,
+    Persist,
+}
+
+/// A zone in a flush round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Note {
+    zone: ZoneIndex,
+    generation: Generation,
+    /// All below it is on its way out; `None` until the zone has settled.
+    wp: Option<Blocks>,
+    drained: bool,
+}
+
+/// Pages to write, and what they will hold.
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    /// Up to this ticket of [`Join::Persist`] the pages serve.
+    pub(crate) covered: u64,
+    /// Table pages: the first zone of each, and the write pointers of it and its followers.
+    pub(crate) table: Vec<(ZoneIndex, Vec<Blocks>)>,
+    /// Generation pages: the page's number and its generations.
+    pub(crate) generations: Vec<(u32, Vec<Generation>)>,
+    /// Whether masks or conditions changed: the session record has to be durable first.
+    pub(crate) blemished: bool,
+}
+
+pub(super) struct Durability {
+    shadow: Vec<Blocks>,
+    durable: Vec<Blocks>,
+    dirty: BTreeSet<ZoneIndex>,
+    /// Zones to punch when their reset is durable, if the drive discards at all.
+    to_discard: BTreeSet<ZoneIndex>,
+    discards: bool,
+    notes: Vec<Note>,
+    table_pages: BTreeSet<usize>,
+    generation_pages: BTreeSet<usize>,
+    blemished: bool,
+    flush: Group,
+    persist: Group,
+    leader: Option<Waker>,
+}
+
+impl Durability {
+    /// For so many zones; none when nothing outlives the process.
+    pub(super) fn new(zones: u32, discards: bool) -> Self {
+        Self {
+            shadow: vec![Blocks::ZERO; zones as usize],
+            durable: vec![Blocks::ZERO; zones as usize],
+            dirty: BTreeSet::new(),
+            to_discard: BTreeSet::new(),
+            discards,
+            notes: Vec::new(),
+            table_pages: BTreeSet::new(),
+            generation_pages: BTreeSet::new(),
+            blemished: false,
+            flush: Group::default(),
+            persist: Group::default(),
+            leader: None,
+        }
+    }
+
+    /// The table holds `wp` for `zone`.
+    pub(super) fn found(&mut self, zone: ZoneIndex, wp: Blocks) {
+        self.shadow[zone.index()] = wp;
+        self.durable[zone.index()] = wp;
+    }
+
+    /// The zone's pointer may differ from the shadow from here on.
+    pub(super) fn touch(&mut self, zone: ZoneIndex) {
+        if !self.shadow.is_empty() {
+            self.dirty.insert(zone);
+        }
+    }
+
+    /// The zone was reset: that it is at its start is safe to write at once.
+    pub(super) fn reset(&mut self, zone: ZoneIndex) {
+        let had_data = self.dirty.contains(&zone) || self.shadow[zone.index()] > Blocks::ZERO;
+        if self.discards && had_data {
+            self.to_discard.insert(zone);
+        }
+        self.prove(zone, Blocks::ZERO);
+        self.generation_pages.insert(zone.index() / GENERATIONS_PER_PAGE as usize);
+    }
+
+    /// Whether the zone takes no data yet: the table may still hold a write pointer of its
+    /// earlier life, or what it held then is not punched.
+    pub(super) fn is_reset_pending(&self, zone: ZoneIndex) -> bool {
+        if self.to_discard.contains(&zone) {
+            return true;
+        }
+        let reset = self.shadow[zone.index()] == Blocks::ZERO;
+        reset && self.durable[zone.index()] > Blocks::ZERO && !is_broken(Rule::ResetBeforeWrite)
+    }
+
+    /// Masks or conditions have changed.
+    pub(super) fn blemished(&mut self) {
+        self.blemished = true;
+    }
+
+    /// A zone has settled at `wp`: a round under way must not prove more.
+    pub(super) fn clamp(&mut self, zone: ZoneIndex, wp: Blocks) {
+        for note in self.notes.iter_mut().filter(|note| note.zone == zone) {
+            note.wp = note.wp.map(|noted| noted.min(wp));
+        }
+    }
+
+    pub(super) fn wake_leader(&mut self) {
+        if let Some(leader) = self.leader.take() {
+            leader.wake();
+        }
+    }
+
+    fn prove(&mut self, zone: ZoneIndex, wp: Blocks) {
+        self.shadow[zone.index()] = wp;
+        if self.durable[zone.index()] != wp {
+            self.table_pages.insert(zone.index() / TABLE_ENTRIES_PER_PAGE);
+        }
+    }
+
+    fn group(&mut self, join: Join) -> &mut Group {
+        match join {
+            Join::Flush => &mut self.flush,
+            Join::Persist => &mut self.persist,
+        }
+    }
+
+    fn page(&self, page: usize, per_page: usize) -> Range<usize> {
+        let first = page * per_page;
+        first..self.shadow.len().min(first + per_page)
+    }
+}
+
+impl Zones {
+    /// Joins a group; the ticket is for [`Zones::role`].
+    pub(crate) fn join(&self, join: Join) -> u64 {
+        self.control().durability.group(join).join()
+    }
+
+    /// What the holder of a ticket has to do.
+    pub(crate) fn role(&self, join: Join, ticket: u64, waker: &Waker) -> Poll<Role> {
+        self.control().durability.group(join).role(ticket, waker)
+    }
+
+    /// A leader has served all tickets up to `covered`, or gives up the lead.
+    pub(crate) fn led(&self, join: Join, covered: Option<u64>) {
+        self.control().durability.group(join).led(covered);
+    }
+
+    /// Notes all changed zones for a flush round. Returns the last ticket the notes serve.
+    pub(crate) fn note(&self) -> u64 {
+        let mut control = self.control();
+        let durability = &mut control.durability;
+        durability.notes.clear();
+        for &zone in &durability.dirty {
+            let generation = self.cells.mark(zone).generation;
+            let mut note = Note { zone, generation, wp: None, drained: false };
+            self.take_note(&mut note);
+            durability.notes.push(note);
+        }
+        durability.flush.joined
+    }
+
+    /// Takes down a zone's pointer, and starts its next epoch so that the writes below it can be
+    /// told from those to come.
+    fn take_note(&self, note: &mut Note) {
+        if is_broken(Rule::FuaAfterPrefix) {
+            (note.wp, note.drained) = (Some(self.cells.load(note.zone).wp()), true);
+            return;
+        }
+        loop {
+            let word = self.cells.load(note.zone);
+            if word.is_failing() {
+                return;
+            }
+            if word.in_flight() == 0 {
+                (note.wp, note.drained) = (Some(word.wp()), true);
+                return;
+            }
+            let Some(next) = word.next_epoch() else { return };
+            if super::exchange(self.cells.word(note.zone), word.bits(), next).is_ok() {
+                note.wp = Some(next.wp());
+                return;
+            }
+        }
+    }
+
+    /// Whether everything noted has left its zone; if not, `waker` hears of changes.
+    pub(crate) fn has_drained(&self, waker: &Waker) -> bool {
+        let mut control = self.control();
+        let mut notes = std::mem::take(&mut control.durability.notes);
+        for note in notes.iter_mut().filter(|note| !note.drained) {
+            if self.cells.mark(note.zone).generation != note.generation {
+                note.drained = true;
+                continue;
+            }
+            if note.wp.is_none() {
+                self.take_note(note);
+            }
+            let word = self.cells.load(note.zone);
+            let behind = word.in_flight_of(word.epoch().other());
+            note.drained |= note.wp.is_some() && behind == 0 && !word.is_failing();
+        }
+        let drained = notes.iter().all(|note| note.drained);
+        control.durability.notes = notes;
+        control.durability.leader = (!drained).then(|| waker.clone());
+        drained
+    }
+
+    /// Zones that a flush round still waits for.
+    pub(crate) fn waited_for(&self) -> Option<ZoneIndex> {
+        let control = self.control();
+        control.durability.notes.iter().find(|note| !note.drained).map(|note| note.zone)
+    }
+
+    /// Whether more flushes have joined since ticket `covered`.
+    pub(crate) fn has_joined_since(&self, covered: u64) -> bool {
+        self.control().durability.flush.joined > covered
+    }
+
+    /// The data below the noted pointers is on stable media: they are proven, but for zones that
+    /// were reset meanwhile.
+    pub(crate) fn prove(&self) {
+        let mut control = self.control();
+        let notes = std::mem::take(&mut control.durability.notes);
+        for Note { zone, generation, wp, .. } in notes {
+            let stale = self.cells.mark(zone).generation != generation
+                && !is_broken(Rule::StaleNoteDropped);
+            if let (Some(wp), false) = (wp, stale) {
+                control.durability.prove(zone, wp);
+                let word = self.cells.load(zone);
+                if !word.state().is_open() && word.in_flight() == 0 && word.wp() == wp {
+                    control.durability.dirty.remove(&zone);
+                }
+            }
+        }
+    }
+
+    /// Gives up a round's notes.
+    pub(crate) fn forget_notes(&self) {
+        self.control().durability.notes.clear();
+    }
+
+    /// The pages to write now, if any.
+    pub(crate) fn build_pages(&self) -> Pages {
+        let mut control = self.control();
+        let durability = &mut control.durability;
+        let mut pages = Pages {
+            covered: durability.persist.joined,
+            blemished: std::mem::take(&mut durability.blemished),
+            ..Pages::default()
+        };
+        for page in std::mem::take(&mut durability.table_pages) {
+            let zones = durability.page(page, TABLE_ENTRIES_PER_PAGE);
+            let pointers = zones.clone().map(|zone| self.table_value(durability, zone)).collect();
+            for zone in zones.clone() {
+                durability.durable[zone] = durability.durable[zone].max(durability.shadow[zone]);
+            }
+            pages.table.push((zone_at(zones.start), pointers));
+        }
+        for page in std::mem::take(&mut durability.generation_pages) {
+            let zones = durability.page(page, GENERATIONS_PER_PAGE as usize);
+            let generations = zones.map(|zone| self.cells.mark(zone_at(zone)).generation).collect();
+            pages.generations.push((u32::try_from(page).unwrap_or(u32::MAX), generations));
+        }
+        pages
+    }
+
+    fn table_value(&self, durability: &Durability, zone: usize) -> Blocks {
+        if is_broken(Rule::TableFromShadow) {
+            return self.cells.load(zone_at(zone)).wp();
+        }
+        durability.shadow[zone]
+    }
+
+    /// `pages` are durable.
+    pub(crate) fn persisted(&self, pages: &Pages) {
+        let mut control = self.control();
+        for (first, pointers) in &pages.table {
+            let zones = first.index()..first.index() + pointers.len();
+            control.durability.durable[zones].copy_from_slice(pointers);
+        }
+    }
+
+    /// Whether a zone has to be punched before it takes data.
+    pub(crate) fn is_discard_pending(&self, zone: ZoneIndex) -> bool {
+        self.control().durability.to_discard.contains(&zone)
+    }
+
+    /// A zone has been punched.
+    pub(crate) fn discarded(&self, zone: ZoneIndex) {
+        self.control().durability.to_discard.remove(&zone);
+    }
+
+    /// Whether a zone takes no data yet because its reset is not durable.
+    pub(crate) fn is_reset_pending(&self, zone: ZoneIndex) -> bool {
+        self.durable && self.control().durability.is_reset_pending(zone)
+    }
+}
+
+impl Control {
+    #[cfg(test)]
+    pub(super) fn shadow(&self, zone: ZoneIndex) -> Blocks {
+        self.durability.shadow[zone.index()]
+    }
+}
+
+fn zone_at(index: usize) -> ZoneIndex {
+    ZoneIndex(u32::try_from(index).unwrap_or(u32::MAX))
+}

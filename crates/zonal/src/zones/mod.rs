@@ -1,0 +1,600 @@
+//! The zones of one drive as its queues share them: words, marks, gates, failures, flush.
+//!
+//! ```text
+//! enter ──► in flight ──► acknowledge          one exchange each, no lock
+//!   │           │
+//!   │           └───────► fail / hold ──► settle      control lock, cold
+//!   └─► wait at the gate ─► turn                      control lock, cold
+//! ```
+//!
+//! An ordinary write touches its zone's cell and nothing else. Everything rare goes through one
+//! lock, [`Control`], which is never held over I/O: changes of state and of the open and active
+//! counts, gates, failures, what is known to be durable. Lock order: control, then a mailbox.
+//!
+//! Invariants, checked by the oracle and the model checker:
+//! * every change of a word goes through a pure function of `zonal_core::zone`;
+//! * states and the open and active counts change only under the control lock;
+//! * a zone's gate is shut exactly while its site holds somebody.
+
+pub(crate) mod cells;
+mod failure;
+mod flush;
+mod gate;
+
+pub(crate) use cells::{Cells, Mark, SlotId};
+pub(crate) use failure::{Conclusion, Leaving, Settling};
+pub(crate) use flush::{Join, Pages, Role};
+pub(crate) use gate::{GateLock, drained};
+
+use crate::mailbox::Mailbox;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
+use cells::QUEUES_MAX;
+use flush::Durability;
+use std::collections::{BTreeMap, HashMap};
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::format::Geometry;
+use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
+use zonal_core::zone::{
+    Acknowledgement, Barrier, Entered, Limits, Pass, Place, Refusal, Resources, Write, ZoneOp,
+    ZoneState, ZoneWord,
+};
+
+/// A zone as it is found at open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) wp: Blocks,
+    pub(crate) generation: Generation,
+    /// Read-only or offline, if the drive says so.
+    pub(crate) condition: Option<ZoneState>,
+}
+
+/// What outlives the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// Nothing: a drive in memory.
+    Nothing,
+    /// The zones, in an image.
+    Zones,
+    /// The same, and the space of zones that were reset is given back to the file system.
+    Discarding,
+}
+
+/// All zones of one drive.
+pub(crate) struct Zones {
+    pub(crate) geometry: Geometry,
+    block_size: u64,
+    /// Of every sequential zone but the last.
+    capacity: Blocks,
+    last: ZoneIndex,
+    last_capacity: Blocks,
+    cells: Cells,
+    /// Whether zones outlive the process, so that resets have to be durable before writes.
+    durable: bool,
+    /// How deep each open queue is; zero when it is closed.
+    depths: [AtomicU32; QUEUES_MAX as usize],
+    /// Set once when a sync failed: nothing is written from then on.
+    latched: AtomicBool,
+    /// Whether some range below a write pointer must not be read from the disk.
+    masked: AtomicBool,
+    pub(crate) counts: Counts,
+    control: Mutex<Control>,
+}
+
+/// What happens rarely enough to be counted for everybody.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) parked: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) held: AtomicU64,
+    pub(crate) short: AtomicU64,
+    pub(crate) bounced: AtomicU64,
+    pub(crate) flush_rounds: AtomicU64,
+    pub(crate) data_syncs: AtomicU64,
+    pub(crate) table_writes: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn add(count: &AtomicU64) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Everything rare; never locked over I/O.
+pub(crate) struct Control {
+    resources: Resources,
+    sites: HashMap<ZoneIndex, gate::Site>,
+    next_ticket: u64,
+    durability: Durability,
+    /// Ranges below write pointers that read as zeros whatever the disk holds.
+    masks: BTreeMap<ZoneIndex, Vec<Extent>>,
+    conditions: BTreeMap<ZoneIndex, ZoneState>,
+    queues: Vec<QueueEntry>,
+    latch: Option<String>,
+}
+
+enum QueueEntry {
+    Free,
+    Open(Arc<Mailbox>),
+    /// Its queue is gone; so many of its writes are still held in failing zones.
+    Retired(usize),
+}
+
+impl Zones {
+    /// The zones as `found` says, in memory `cells`.
+    pub(crate) fn new(
+        geometry: Geometry,
+        cells: Cells,
+        keeping: Keeping,
+        found: impl Fn(ZoneIndex) -> Found,
+    ) -> Self {
+        let zones = geometry.zones();
+        let limit = |limit: u32| (limit > 0).then_some(limit);
+        let mut resources = Resources::new(Limits {
+            max_open: limit(geometry.max_open_zones),
+            max_active: limit(geometry.max_active_zones),
+        });
+        let mut conditions = BTreeMap::new();
+        let block_size = u64::from(geometry.block_size);
+        let durable = keeping != Keeping::Nothing;
+        let discards = keeping == Keeping::Discarding;
+        let mut durability = Durability::new(if durable { zones } else { 0 }, discards);
+        for index in (0..zones).map(ZoneIndex) {
+            let found = found(index);
+            let capacity = geometry.capacity_blocks(index);
+            let state = state_at_open(&geometry, index, found, capacity);
+            cells.word(index).store(ZoneWord::new(state, found.wp).bits(), Ordering::Release);
+            cells.set_mark(index, Mark { generation: found.generation, end: found.wp });
+            resources.moved(index, ZoneState::Empty, state);
+            if let Some(condition) = found.condition {
+                conditions.insert(index, condition);
+            }
+            if durable {
+                durability.found(index, found.wp);
+            }
+        }
+        Self {
+            capacity: geometry.capacity_blocks(ZoneIndex(geometry.conventional_zones)),
+            last: ZoneIndex(zones - 1),
+            last_capacity: geometry.capacity_blocks(ZoneIndex(zones - 1)),
+            geometry,
+            block_size,
+            cells,
+            durable,
+            depths: [const { AtomicU32::new(0) }; QUEUES_MAX as usize],
+            latched: AtomicBool::new(false),
+            masked: AtomicBool::new(false),
+            counts: Counts::default(),
+            control: Mutex::new(Control {
+                resources,
+                sites: HashMap::new(),
+                next_ticket: 0,
+                durability,
+                masks: BTreeMap::new(),
+                conditions,
+                queues: Vec::new(),
+                latch: None,
+            }),
+        }
+    }
+
+    pub(crate) fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    pub(crate) fn block_size(&self) -> u64 {
+        self.block_size
+    }
+
+    pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
+        lock(&self.control)
+    }
+
+    /// The capacity of a sequential zone, in blocks.
+    #[inline]
+    pub(crate) fn capacity(&self, zone: ZoneIndex) -> Blocks {
+        if zone == self.last { self.last_capacity } else { self.capacity }
+    }
+
+    /// The absolute byte offset of a block of a zone.
+    #[inline]
+    pub(crate) fn offset_of(&self, zone: ZoneIndex, block: Blocks) -> u64 {
+        self.geometry.start_of(zone) + u64::from(block.0) * self.block_size
+    }
+
+    /// Opens a queue's entry, for `depth` slots.
+    pub(crate) fn enlist(&self, mailbox: Arc<Mailbox>, depth: u32) -> Result<u32> {
+        let mut control = self.control();
+        let free = control.queues.iter().position(|entry| matches!(entry, QueueEntry::Free));
+        let id = free.unwrap_or(control.queues.len());
+        if id >= QUEUES_MAX as usize {
+            let text = format!("{QUEUES_MAX} queues are open on this drive; drop one first");
+            return Err(Error::new(ErrorKind::InUse, text).during("open a queue"));
+        }
+        if free.is_none() {
+            control.queues.push(QueueEntry::Free);
+        }
+        control.queues[id] = QueueEntry::Open(mailbox);
+        self.depths[id].store(depth, Ordering::Release);
+        Ok(u32::try_from(id).unwrap_or(0))
+    }
+
+    /// Closes a queue's entry. Writes of it that are held keep their slots until they settle.
+    pub(crate) fn retire(&self, queue: u32) {
+        let mut control = self.control();
+        let held = control
+            .sites
+            .values()
+            .map(|site| site.ended.iter().filter(|ended| ended.id.queue == queue).count())
+            .sum();
+        control.retire(self, queue, held);
+    }
+
+    /// How many queues are open.
+    pub(crate) fn queues_open(&self) -> usize {
+        let control = self.control();
+        control.queues.iter().filter(|entry| matches!(entry, QueueEntry::Open(_))).count()
+    }
+
+    /// Every slot in which a range may be published.
+    fn slots(&self) -> impl Iterator<Item = SlotId> + Clone {
+        self.depths.iter().zip(0..).flat_map(|(depth, queue)| {
+            (0..depth.load(Ordering::Acquire)).map(move |slot| SlotId { queue, slot })
+        })
+    }
+
+    /// What must not be read from the disk in `zone` below `below`: ranges in flight, and masks.
+    pub(crate) fn unreadable(&self, zone: ZoneIndex, below: Blocks, ranges: &mut Vec<Extent>) {
+        self.cells.ranges_in_flight(zone, below, self.slots(), ranges);
+        if self.masked.load(Ordering::Acquire)
+            && let Some(masks) = self.control().masks.get(&zone)
+        {
+            ranges.extend(masks);
+        }
+    }
+
+    /// Which queues have writes in flight in a zone, for an error that names them.
+    pub(crate) fn owners(&self, zone: ZoneIndex) -> Vec<u32> {
+        let mut owners: Vec<u32> = self
+            .slots()
+            .filter(|&id| self.cells.published(id).is_some_and(|range| range.zone == zone))
+            .map(|id| id.queue)
+            .collect();
+        owners.dedup();
+        owners
+    }
+
+    /// Whether a sync has failed.
+    #[inline]
+    pub(crate) fn is_latched(&self) -> bool {
+        self.latched.load(Ordering::Acquire)
+    }
+
+    /// Makes the drive read-only, for `why`. Says it once.
+    pub(crate) fn latch(&self, why: &str) {
+        let mut control = self.control();
+        if control.latch.is_none() {
+            tracing::error!("{why}: the drive is read-only from here on");
+            control.latch = Some(why.to_owned());
+            self.latched.store(true, Ordering::Release);
+        }
+    }
+
+    /// The error of a latched drive.
+    pub(crate) fn latched_error(&self) -> Error {
+        let why = self.control().latch.clone().unwrap_or_default();
+        Error::new(
+            ErrorKind::DeviceReadOnly,
+            format!("{why}; close the drive, see to the disk below, and open it again"),
+        )
+    }
+
+    /// Lets a write in: takes its place and publishes its range.
+    #[inline]
+    pub(crate) fn enter(
+        &self,
+        id: SlotId,
+        zone: ZoneIndex,
+        write: Write,
+        pass: Pass,
+    ) -> Result<Entered, Barrier> {
+        let capacity = self.capacity(zone);
+        let cell = self.cells.word(zone);
+        let mut old = cell.load(Ordering::Acquire);
+        loop {
+            match ZoneWord::from_bits(old).enter(write, capacity, pass) {
+                Ok(entered) => match exchange(cell, old, entered.word) {
+                    Ok(()) => {
+                        let extent = Extent::new(entered.start, write.length);
+                        self.cells.publish(id, zone, extent);
+                        return Ok(entered);
+                    }
+                    Err(now) => old = now,
+                },
+                Err(Barrier::Needs(_)) => return self.enter_opening(id, zone, write, pass),
+                Err(barrier) => return Err(barrier),
+            }
+        }
+    }
+
+    /// Lets a write in that opens its zone.
+    #[cold]
+    fn enter_opening(
+        &self,
+        id: SlotId,
+        zone: ZoneIndex,
+        write: Write,
+        pass: Pass,
+    ) -> Result<Entered, Barrier> {
+        let capacity = self.capacity(zone);
+        let mut control = self.control();
+        loop {
+            let old = self.cells.load(zone);
+            let place = match old.enter(write, capacity, pass) {
+                Ok(entered) => {
+                    if exchange(self.cells.word(zone), old.bits(), entered.word).is_ok() {
+                        self.cells.publish(id, zone, Extent::new(entered.start, write.length));
+                        return Ok(entered);
+                    }
+                    continue;
+                }
+                Err(Barrier::Needs(place)) => place,
+                Err(barrier) => return Err(barrier),
+            };
+            if self.durable && control.durability.is_reset_pending(zone) {
+                return Err(Barrier::Needs(place));
+            }
+            self.make_room(&mut control, place).map_err(Barrier::Refused)?;
+            let opened = old.with_state(ZoneState::ImplicitlyOpen);
+            let entered = opened.enter(write, capacity, pass)?;
+            if exchange(self.cells.word(zone), old.bits(), entered.word).is_ok() {
+                control.resources.moved(zone, old.state(), opened.state());
+                control.durability.touch(zone);
+                self.cells.publish(id, zone, Extent::new(entered.start, write.length));
+                return Ok(entered);
+            }
+        }
+    }
+
+    /// Sees to it that `place` is free, by an implicit close if need be.
+    fn make_room(&self, control: &mut Control, place: Place) -> Result<(), Refusal> {
+        if let Some(victim) = control.resources.find(place, |_| true)? {
+            let (old, new) = self.change(victim, |word| {
+                word.after(ZoneOp::Close, self.capacity(victim)).unwrap_or(word)
+            });
+            control.resources.moved(victim, old.state(), new.state());
+        }
+        Ok(())
+    }
+
+    /// Replaces a zone's word by a function of it; returns both.
+    fn change(
+        &self,
+        zone: ZoneIndex,
+        change: impl Fn(ZoneWord) -> ZoneWord,
+    ) -> (ZoneWord, ZoneWord) {
+        loop {
+            let old = self.cells.load(zone);
+            let new = change(old);
+            if exchange(self.cells.word(zone), old.bits(), new).is_ok() {
+                return (old, new);
+            }
+        }
+    }
+
+    /// Ends a write that went well: acknowledged at once, or held until its failing zone settles.
+    #[inline]
+    pub(crate) fn acknowledge(&self, leaving: &Leaving) -> Conclusion {
+        let Leaving { id, zone, extent, epoch } = *leaving;
+        let capacity = self.capacity(zone);
+        let cell = self.cells.word(zone);
+        let mut old = cell.load(Ordering::Acquire);
+        let mut marked = false;
+        loop {
+            let word = ZoneWord::from_bits(old);
+            let Acknowledgement::Acknowledged(new) = word.acknowledge(epoch, capacity) else {
+                return self.end_in_failing(leaving, false);
+            };
+            if !marked {
+                // Before the exchange: who settles the zone or recovers it after a kill must find
+                // every acknowledged end. If the exchange is lost to a failure after all, the
+                // write counts as acknowledged from here, and settling will tell it so.
+                self.cells.raise_mark(zone, extent.end);
+                self.cells.clear(id);
+                marked = true;
+            }
+            if new.state() != word.state() {
+                return self.acknowledge_last(leaving);
+            }
+            match exchange(cell, old, new) {
+                Ok(()) => {
+                    if new.is_shut() || new.epoch() != epoch {
+                        self.left(zone, new);
+                    }
+                    return Conclusion::Acknowledged;
+                }
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Acknowledges the write that makes its zone full, with the lock that the counts need.
+    #[cold]
+    fn acknowledge_last(&self, leaving: &Leaving) -> Conclusion {
+        let Leaving { zone, epoch, .. } = *leaving;
+        let mut control = self.control();
+        loop {
+            let old = self.cells.load(zone);
+            match old.acknowledge(epoch, self.capacity(zone)) {
+                Acknowledgement::Acknowledged(new) => {
+                    if exchange(self.cells.word(zone), old.bits(), new).is_ok() {
+                        control.resources.moved(zone, old.state(), new.state());
+                        control.progressed(self, zone, new);
+                        return Conclusion::Acknowledged;
+                    }
+                }
+                Acknowledgement::Held => {
+                    drop(control);
+                    return self.end_in_failing(leaving, false);
+                }
+            }
+        }
+    }
+
+    /// Tells whoever waits for writes to leave a zone.
+    #[cold]
+    fn left(&self, zone: ZoneIndex, word: ZoneWord) {
+        let nobody_waits = word.in_flight() > 0 && word.in_flight_of(word.epoch().other()) > 0;
+        if !nobody_waits {
+            self.control().progressed(self, zone, word);
+        }
+    }
+
+    /// Opens, closes, finishes or resets a zone whose gate the caller holds, in its word and in
+    /// the counts.
+    ///
+    /// # Errors
+    /// The refusal; nothing has changed.
+    pub(crate) fn operate(&self, zone: ZoneIndex, op: ZoneOp) -> Result<(), Refusal> {
+        let capacity = self.capacity(zone);
+        let mut control = self.control();
+        let word = self.cells.load(zone);
+        word.after(op, capacity)?;
+        match (op, word.state()) {
+            (ZoneOp::Open, ZoneState::Empty) => {
+                self.make_room(&mut control, Place::OpenAndActive)?;
+            }
+            (ZoneOp::Open, ZoneState::Closed) => self.make_room(&mut control, Place::Open)?,
+            (ZoneOp::Open | ZoneOp::Close | ZoneOp::Finish | ZoneOp::Reset, _) => {}
+        }
+        let (old, new) = self.change(zone, |word| word.after(op, capacity).unwrap_or(word));
+        control.resources.moved(zone, old.state(), new.state());
+        match op {
+            ZoneOp::Open | ZoneOp::Close => {}
+            ZoneOp::Finish => {
+                let mark = self.cells.mark(zone);
+                self.cells.set_mark(zone, Mark { end: capacity, ..mark });
+            }
+            ZoneOp::Reset => {
+                let Mark { generation, .. } = self.cells.mark(zone);
+                let generation = Generation(generation.0.wrapping_add(1));
+                self.cells.set_mark(zone, Mark { generation, end: Blocks::ZERO });
+                control.masks.remove(&zone);
+                if self.durable {
+                    control.durability.reset(zone);
+                }
+            }
+        }
+        control.durability.touch(zone);
+        Ok(())
+    }
+
+    /// What an operation on a zone would be refused for now.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn would(&self, zone: ZoneIndex, op: ZoneOp) -> Result<(), Refusal> {
+        self.cells.load(zone).after(op, self.capacity(zone)).map(|_| ())
+    }
+
+    /// Makes a zone read-only or offline, as worn-out media do. Its gate is the caller's.
+    pub(crate) fn condemn(&self, zone: ZoneIndex, condition: ZoneState) {
+        let mut control = self.control();
+        control.condemn(self, zone, condition);
+    }
+
+    /// Keeps a range below the write pointer from being read.
+    pub(crate) fn mask(&self, zone: ZoneIndex, extent: Extent) {
+        self.control().mask(self, zone, extent);
+    }
+
+    /// Every mask and condition, for the image to keep.
+    pub(crate) fn blemishes(&self) -> (Vec<(ZoneIndex, ZoneState)>, Vec<(ZoneIndex, Extent)>) {
+        let control = self.control();
+        let conditions = control.conditions.iter().map(|(&zone, &state)| (zone, state)).collect();
+        let masks = control
+            .masks
+            .iter()
+            .flat_map(|(&zone, masks)| masks.iter().map(move |&mask| (zone, mask)))
+            .collect();
+        (conditions, masks)
+    }
+
+    /// Open and active zones, as counted.
+    pub(crate) fn counted(&self) -> (u32, u32) {
+        let control = self.control();
+        (control.resources.open(), control.resources.active())
+    }
+}
+
+impl Control {
+    /// Follows what a changed word lets go on: gates, settling, flush.
+    fn progressed(&mut self, zones: &Zones, zone: ZoneIndex, word: ZoneWord) {
+        if word.in_flight_of(word.epoch().other()) == 0 {
+            self.durability.wake_leader();
+        }
+        if word.in_flight() == 0 && word.is_shut() {
+            self.advance(zones, zone);
+        }
+    }
+
+    fn condemn(&mut self, zones: &Zones, zone: ZoneIndex, condition: ZoneState) {
+        let (old, new) = zones.change(zone, |word| word.with_state(condition));
+        self.resources.moved(zone, old.state(), new.state());
+        self.conditions.insert(zone, condition);
+        self.durability.blemished();
+    }
+
+    fn mask(&mut self, zones: &Zones, zone: ZoneIndex, extent: Extent) {
+        self.masks.entry(zone).or_default().push(extent);
+        self.durability.blemished();
+        zones.masked.store(true, Ordering::Release);
+    }
+
+    fn retire(&mut self, zones: &Zones, queue: u32, held: usize) {
+        let entry = &mut self.queues[queue as usize];
+        if held > 0 {
+            *entry = QueueEntry::Retired(held);
+        } else {
+            *entry = QueueEntry::Free;
+            zones.depths[queue as usize].store(0, Ordering::Release);
+        }
+    }
+
+    fn post(&self, queue: u32, message: crate::mailbox::Message) {
+        match &self.queues[queue as usize] {
+            QueueEntry::Open(mailbox) => mailbox.post(message),
+            QueueEntry::Free | QueueEntry::Retired(_) => {}
+        }
+    }
+
+    /// A held write of a queue that may be gone has its verdict.
+    fn released(&mut self, zones: &Zones, queue: u32) {
+        if let QueueEntry::Retired(held) = &self.queues[queue as usize] {
+            let held = held - 1;
+            self.retire(zones, queue, held);
+        }
+    }
+}
+
+#[inline]
+fn exchange(cell: &AtomicU64, old: u64, new: ZoneWord) -> Result<(), u64> {
+    cell.compare_exchange_weak(old, new.bits(), Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+}
+
+fn state_at_open(
+    geometry: &Geometry,
+    zone: ZoneIndex,
+    found: Found,
+    capacity: Blocks,
+) -> ZoneState {
+    if geometry.is_conventional(zone) {
+        return ZoneState::NotWp;
+    }
+    match found.condition {
+        Some(condition) => condition,
+        None if found.wp == Blocks::ZERO => ZoneState::Empty,
+        None if found.wp >= capacity => ZoneState::Full,
+        None => ZoneState::Closed,
+    }
+}
