@@ -39,16 +39,6 @@ impl Arena {
         Some(Buffer { memory: Memory::Pooled(self.0.take()?), length })
     }
 
-    /// The most bytes one of its buffers can hold.
-    pub(crate) fn slot_bytes(&self) -> usize {
-        self.0.slot_bytes()
-    }
-
-    /// How many buffers there are, leased or not.
-    pub(crate) fn slots(&self) -> usize {
-        self.0.count()
-    }
-
     /// Where its memory lies and how long it is, in bytes, to be registered with a ring. The
     /// address is good for as long as the arena or one of its buffers lives.
     pub(crate) fn range(&self) -> (NonNull<u8>, usize) {
@@ -164,7 +154,6 @@ mod tests {
     fn a_lease_is_aligned_and_comes_back_when_dropped() {
         model(|| {
             let arena = Arena::new(2, 5000).unwrap();
-            assert_eq!((arena.slots(), arena.slot_bytes()), (2, 8192));
             let first = arena.lease(8192).unwrap();
             let second = arena.lease(1).unwrap();
             assert_eq!(first.as_ptr() as usize % 4096, 0);

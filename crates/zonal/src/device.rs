@@ -37,6 +37,7 @@ pub(crate) struct Drive {
 }
 
 /// Where the bytes are.
+#[allow(clippy::large_enum_variant, reason = "one a drive")]
 pub(crate) enum Medium {
     Memory(Memory),
     Image(Image),
@@ -367,7 +368,7 @@ impl Drive {
         }
         let blocks = self.blocks(zone.0, length)?;
         let from = offset - geometry.start_of(zone);
-        if from % block != 0 {
+        if !from.is_multiple_of(block) {
             let text = format!("the offset is not a multiple of {block}");
             return Err(Error::new(ErrorKind::InvalidInput, text));
         }
@@ -382,7 +383,7 @@ impl Drive {
     pub(crate) fn look(&self, offset: u64, length: u64, view: &mut View) -> Result<()> {
         let (block, size) = (self.zones.block_size(), self.zones.geometry.size);
         self.whole_blocks(length)?;
-        if offset % block != 0 {
+        if !offset.is_multiple_of(block) {
             let text = format!("the offset is not a multiple of {block}");
             return Err(Error::new(ErrorKind::InvalidInput, text));
         }

@@ -1,5 +1,7 @@
 //! The main things on each drive: append and find again, flush, reset, finish, reopen.
 
+#![allow(clippy::unwrap_used, reason = "a failed test")]
+
 use zonal::{
     CreateOptions, Device, ErrorKind, Geometry, OpenOptions, Preallocate, Queue, QueueOptions,
     Request, Target, ZoneState,

@@ -16,7 +16,7 @@ use rustix::fs::FallocateFlags;
 
 use crate::sys::DIRECT_ALIGNMENT;
 use crate::sys::file::{self, Access, FileIdentity};
-use crate::sys::lock::{self, LockKind};
+use crate::sys::lock;
 use crate::sys::memory::AlignedBytes;
 
 /// The alignment of direct I/O, as an offset.
@@ -73,8 +73,8 @@ impl FileDisk {
     ///
     /// # Errors
     /// As [`lock::try_lock`].
-    pub(crate) fn try_lock(&self, kind: LockKind) -> io::Result<bool> {
-        lock::try_lock(&self.0.file, kind)
+    pub(crate) fn try_lock(&self) -> io::Result<bool> {
+        lock::try_lock(&self.0.file)
     }
 
     /// The mode of `fallocate(2)` that zeroes a range here.

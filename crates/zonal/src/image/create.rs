@@ -61,7 +61,7 @@ fn create_file(path: &Path, mut options: CreateOptions<'_>) -> Result<()> {
     if options.force {
         remove_old(path)?;
     }
-    let file = FileDisk::open(path, Access::CreateNew).map_err(|error| create_error(error))?;
+    let file = FileDisk::open(path, Access::CreateNew).map_err(create_error)?;
     let disk = Disk::File(file);
     let made = write_layout(&disk, &layout, |disk| preallocate(disk, &layout, &mut options));
     if made.is_err()
@@ -132,7 +132,7 @@ fn remove_old(path: &Path) -> Result<()> {
         Ok(old) => old,
     };
     let live = live::path_of(path);
-    let free = old.try_lock(crate::sys::lock::LockKind::Exclusive);
+    let free = old.try_lock();
     if !free.map_err(|error| metadata_error("the lock", error))? {
         let text = "another process has it open; end that process, or choose another name";
         return Err(Error::new(ErrorKind::InUse, text));

@@ -89,10 +89,11 @@ impl Image {
         let Some(extension) = &self.extension else { return Ok(Vec::new()) };
         let mut state = lock(&self.state);
         if pages.blemished {
-            let (conditions, dead) = zones.blemishes();
+            let blemishes = zones.blemishes();
+            let conditions = blemishes.conditions.into_iter();
             state.session.conditions =
-                conditions.into_iter().map(|(zone, state)| (zone, condition_of(state))).collect();
-            state.session.dead = dead;
+                conditions.map(|(zone, state)| (zone, condition_of(state))).collect();
+            state.session.dead = blemishes.masks;
         }
         state.session.flush_sequence += 1;
         if self.live.is_some() {
@@ -116,7 +117,7 @@ impl Image {
     }
 
     fn table_page(&self, first: ZoneIndex, pointers: &[Blocks]) -> (u64, Buffer) {
-        debug_assert!(first.index() % TABLE_ENTRIES_PER_PAGE == 0);
+        debug_assert!(first.index().is_multiple_of(TABLE_ENTRIES_PER_PAGE));
         let mut page = [0; PAGE];
         for ((zone, wp), entry) in (first.0..).zip(pointers).zip(page.chunks_exact_mut(8)) {
             let value = zoned::encode(&self.header.geometry, ZoneIndex(zone), *wp);

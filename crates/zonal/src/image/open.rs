@@ -14,7 +14,6 @@ use crate::open::OpenOptions;
 use crate::sync::Mutex;
 use crate::sys::clock::{BootId, boot_id};
 use crate::sys::file::Access;
-use crate::sys::lock::LockKind;
 use crate::sys::words::SharedWords;
 use crate::zones::cells::{DEPTH_MAX, QUEUES_MAX, words_needed};
 use crate::zones::{Cells, Found, Keeping, SlotId, Zones};
@@ -29,11 +28,14 @@ use zonal_core::format::qcow2::{Header, MAX_CLUSTER};
 use zonal_core::format::zonal::{
     Condition, Extension, GENERATIONS_PER_PAGE, Session, generation_pages, newest_page,
 };
-use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
+use zonal_core::units::{Extent, Generation, ZoneIndex};
 use zonal_core::zone::ZoneState;
 
 /// How long `open` waits for the lock of a process that is gone: its last writes have to land.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the header has its autoclear features.
+const AUTOCLEAR_OFFSET: u64 = 88;
 
 /// Opens the image at `path`.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Device> {
@@ -334,14 +336,29 @@ impl Parts {
             self.session.clean = true;
             self.write_session()?;
         }
+        if self.header.autoclear != 0 {
+            self.clear_autoclear()?;
+        }
         self.session.nonce = random_id()?;
         self.session.boot_id = boot.0;
         Ok(())
     }
 
-    /// Says in the image that the new session is open: from here on its live file counts.
+    /// Autoclear features are of others, and what they describe is out of date with our first
+    /// write (qcow2 specification, `autoclear_features`).
+    fn clear_autoclear(&mut self) -> Result<()> {
+        self.header.autoclear = 0;
+        self.disk
+            .write_all_at(&[0; 8], AUTOCLEAR_OFFSET)
+            .and_then(|()| self.disk.sync_data())
+            .map_err(|error| metadata_error("the header", error))
+    }
+
+    /// Says in the image that the new session is open: from here on its live file counts. In
+    /// both copies, so that a copy that rots does not bring the clean record before it back.
     fn declare_open(&mut self) -> Result<()> {
         self.session.clean = false;
+        self.write_session()?;
         self.write_session()
     }
 
@@ -432,7 +449,7 @@ impl std::fmt::Display for Recovered {
 fn lock_image(file: &FileDisk, live: &Path) -> Result<bool> {
     let failed = |error| metadata_error("the lock", error);
     let since = Instant::now();
-    while !file.try_lock(LockKind::Exclusive).map_err(failed)? {
+    while !file.try_lock().map_err(failed)? {
         if let Some(process) = live::owner(live) {
             let text = format!("process {process} has it open; end that process, or read only");
             return Err(Error::new(ErrorKind::InUse, text));
@@ -493,6 +510,3 @@ pub(super) fn random_id() -> Result<[u8; 16]> {
         .map_err(|error| metadata_error("a random number", error.into()))?;
     Ok(id)
 }
-
-#[allow(unused)]
-fn _unused(_: Blocks) {}

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use task::{Desk, Tasks};
 use zonal_core::error::{Error, ErrorKind, Result};
-use zonal_core::units::{Blocks, Extent, ZoneIndex};
+use zonal_core::units::{Extent, ZoneIndex};
 use zonal_core::zone::{Barrier, Pass, Placement, Verdict, Write, ZoneOp, ZoneState};
 
 /// How often the deadline of waiting requests is looked at.
@@ -212,7 +212,29 @@ impl Queue {
         self.engine.as_ref().map_or(0, Engine::syscalls)
     }
 
-    /// A descriptor that polls readable when completions can be reaped; none for memory drives.
+    /// Whether the kernel knows this queue's buffers, so that writes from them cost it less.
+    #[must_use]
+    pub fn has_fixed_buffers(&self) -> bool {
+        self.engine.as_ref().is_some_and(Engine::buffers_registered)
+    }
+
+    /// Submits everything pushed, and makes [`Queue::poll_fd`] readable for whatever this queue
+    /// has to hear of, until its next call. False: do not sleep, there is something to take in.
+    ///
+    /// # Errors
+    /// As [`Queue::submit`].
+    pub fn prepare_to_poll(&mut self) -> Result<bool> {
+        self.submit()?;
+        if !self.completed.is_empty() {
+            return Ok(false);
+        }
+        let Some(engine) = &mut self.engine else { return Ok(false) };
+        engine.prepare_to_poll().map_err(ring_error)
+    }
+
+    /// A descriptor that polls readable when completions can be reaped, for loops that wait for
+    /// more than this queue; none for memory drives. Call [`Queue::prepare_to_poll`] before each
+    /// wait on it.
     #[must_use]
     pub fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
         self.engine.as_ref().and_then(Engine::as_raw_fd)
@@ -648,7 +670,7 @@ impl Queue {
                     Stage::Free
                     | Stage::Parked
                     | Stage::Held
-                    | Stage::Syncing { .. }
+                    | Stage::Syncing
                     | Stage::Cold { .. } => {}
                 }
             }
@@ -749,8 +771,8 @@ impl Queue {
                 #[allow(clippy::cast_possible_truncation)] // as in `acknowledged`
                 self.complete(number, result.map(|()| length as u32));
             }
-            Stage::Cold { begun, .. } => {
-                if result.is_err() && !begun.get() {
+            Stage::Cold { .. } => {
+                if result.as_ref().is_err_and(|error| is_refusal(error.kind())) {
                     slot.flags.insert(Flags::REFUSED);
                 }
                 self.complete(number, result.map(|()| 0));
@@ -874,6 +896,11 @@ fn ring_error(error: io::Error) -> Error {
     Error::new(io_kind(&error), "the ring failed").during("submit").with_source(error)
 }
 
+/// Whether an operation of that outcome has changed nothing.
+fn is_refusal(kind: ErrorKind) -> bool {
+    !matches!(kind, ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::DeviceReadOnly)
+}
+
 pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
     match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
@@ -881,6 +908,3 @@ pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
         _ => ErrorKind::Io,
     }
 }
-
-#[allow(unused, reason = "names used in documentation")]
-fn _blocks(_: Blocks) {}

@@ -7,51 +7,27 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Who else may hold the lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LockKind {
-    /// Nobody.
-    Exclusive,
-    /// Others that share.
-    Shared,
-}
-
-/// Takes the lock on the whole file, if it is free; tells whether it was.
+/// Takes the lock on the whole file for this description alone, if it is free; tells whether it
+/// was.
 ///
 /// # Errors
-/// The file system has no locks, or the descriptor is not open for writing (exclusive) or
-/// reading (shared).
-pub(crate) fn try_lock(file: &impl AsRawFd, kind: LockKind) -> io::Result<bool> {
-    let kind = match kind {
-        LockKind::Exclusive => libc::F_WRLCK,
-        LockKind::Shared => libc::F_RDLCK,
-    };
-    match set_lock(file, kind) {
-        Ok(()) => Ok(true),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::EACCES) => Ok(false),
-            _ => Err(error),
-        },
-    }
-}
-
-/// Gives the lock back, if it is held.
-///
-/// # Errors
-/// The file system has no locks.
-pub(crate) fn unlock(file: &impl AsRawFd) -> io::Result<()> {
-    set_lock(file, libc::F_UNLCK)
-}
-
-fn set_lock(file: &impl AsRawFd, kind: libc::c_int) -> io::Result<()> {
+/// The file system has no locks, or the descriptor is not open for writing.
+pub(crate) fn try_lock(file: &impl AsRawFd) -> io::Result<bool> {
     // SAFETY: `flock` is plain data; zero is a valid value of each field, and l_pid must be 0.
     let mut request: libc::flock = unsafe { std::mem::zeroed() };
-    request.l_type = i16::try_from(kind).unwrap_or(i16::MAX);
+    request.l_type = i16::try_from(libc::F_WRLCK).unwrap_or(i16::MAX);
     request.l_whence = 0; // SEEK_SET; start 0 and length 0 mean the whole file
     // SAFETY: the descriptor is open for the borrow of `file`, and the kernel only reads
     // `request`, which outlives the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result != -1 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+        _ => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -63,16 +39,12 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let first = file.reopen().unwrap();
         let second = file.reopen().unwrap();
-        assert!(try_lock(&first, LockKind::Exclusive).unwrap());
-        assert!(!try_lock(&second, LockKind::Exclusive).unwrap());
-        assert!(!try_lock(&second, LockKind::Shared).unwrap());
+        assert!(try_lock(&first).unwrap());
+        assert!(!try_lock(&second).unwrap());
         let same_description = first.try_clone().unwrap();
         drop(first);
-        assert!(!try_lock(&second, LockKind::Exclusive).unwrap());
+        assert!(!try_lock(&second).unwrap());
         drop(same_description);
-        assert!(try_lock(&second, LockKind::Exclusive).unwrap());
-        unlock(&second).unwrap();
-        assert!(try_lock(&file, LockKind::Shared).unwrap());
-        assert!(try_lock(&second, LockKind::Shared).unwrap());
+        assert!(try_lock(&second).unwrap());
     }
 }

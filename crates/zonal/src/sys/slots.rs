@@ -45,11 +45,6 @@ impl Slots {
         self.slot_bytes
     }
 
-    /// How many slots there are, free or not.
-    pub(crate) fn count(&self) -> usize {
-        self.next.len()
-    }
-
     /// Where the slots lie, and how many bytes they are together. Only an address: the bytes
     /// belong to the slots.
     pub(crate) fn range(&self) -> (NonNull<u8>, usize) {

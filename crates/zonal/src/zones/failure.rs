@@ -105,10 +105,10 @@ impl Control {
         let (old, new) = zones.change(zone, |word| word.settled(settlement.wp, capacity));
         self.resources.moved(zone, old.state(), new.state());
         if !zeroed {
+            self.condemn(zones, zone, ZoneState::ReadOnly);
             for extent in dead {
                 self.mask(zones, zone, extent);
             }
-            self.condemn(zones, zone, ZoneState::ReadOnly);
         }
         for Ended { id, extent, failed } in ended {
             let verdict = settlement.verdict(extent, failed);

@@ -34,6 +34,7 @@ use flush::Durability;
 use std::collections::{BTreeMap, HashMap};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
+use zonal_core::format::zonal::MAX_DEAD_RANGES;
 use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
 use zonal_core::zone::{
     Acknowledgement, Barrier, Entered, Limits, Pass, Place, Refusal, Resources, Write, ZoneOp,
@@ -88,7 +89,6 @@ pub(crate) struct Counts {
     pub(crate) failed: AtomicU64,
     pub(crate) held: AtomicU64,
     pub(crate) short: AtomicU64,
-    pub(crate) bounced: AtomicU64,
     pub(crate) flush_rounds: AtomicU64,
     pub(crate) data_syncs: AtomicU64,
     pub(crate) table_writes: AtomicU64,
@@ -111,6 +111,12 @@ pub(crate) struct Control {
     conditions: BTreeMap<ZoneIndex, ZoneState>,
     queues: Vec<QueueEntry>,
     latch: Option<String>,
+}
+
+/// What makes zones less than whole.
+pub(crate) struct Blemishes {
+    pub(crate) conditions: Vec<(ZoneIndex, ZoneState)>,
+    pub(crate) masks: Vec<(ZoneIndex, Extent)>,
 }
 
 enum QueueEntry {
@@ -509,7 +515,7 @@ impl Zones {
     }
 
     /// Every mask and condition, for the image to keep.
-    pub(crate) fn blemishes(&self) -> (Vec<(ZoneIndex, ZoneState)>, Vec<(ZoneIndex, Extent)>) {
+    pub(crate) fn blemishes(&self) -> Blemishes {
         let control = self.control();
         let conditions = control.conditions.iter().map(|(&zone, &state)| (zone, state)).collect();
         let masks = control
@@ -517,7 +523,7 @@ impl Zones {
             .iter()
             .flat_map(|(&zone, masks)| masks.iter().map(move |&mask| (zone, mask)))
             .collect();
-        (conditions, masks)
+        Blemishes { conditions, masks }
     }
 
     /// Open and active zones, as counted.
@@ -545,7 +551,13 @@ impl Control {
         self.durability.blemished();
     }
 
+    /// Keeps a range from being read; with more of them than the image can note, its zone goes
+    /// offline.
     fn mask(&mut self, zones: &Zones, zone: ZoneIndex, extent: Extent) {
+        if self.masks.values().map(Vec::len).sum::<usize>() >= MAX_DEAD_RANGES {
+            self.masks.remove(&zone);
+            return self.condemn(zones, zone, ZoneState::Offline);
+        }
         self.masks.entry(zone).or_default().push(extent);
         self.durability.blemished();
         zones.masked.store(true, Ordering::Release);

@@ -4,7 +4,6 @@ use super::super::{Disk, Engine, Notifier};
 use super::*;
 use crate::buffer::Buffer;
 use crate::sys::file::Access;
-use crate::sys::lock::LockKind;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -408,14 +407,14 @@ fn the_lock_holds_as_long_as_an_engine_has_the_file() {
     let Fixture { directory, disk } = fixture(4096);
     let Disk::File(file) = &disk else { panic!("a file") };
     let other = FileDisk::open(&directory.path().join("image"), Access::ReadWrite).unwrap();
-    assert!(file.try_lock(LockKind::Exclusive).unwrap());
+    assert!(file.try_lock().unwrap());
     let engine = engine(&disk, 4, 8, None);
     drop(disk);
-    assert!(!other.try_lock(LockKind::Exclusive).unwrap());
+    assert!(!other.try_lock().unwrap());
     drop(engine);
     // The kernel takes a ring apart in its own time.
     let begun = Instant::now();
-    while !other.try_lock(LockKind::Exclusive).unwrap() {
+    while !other.try_lock().unwrap() {
         assert!(begun.elapsed() < Duration::from_secs(10));
         std::thread::sleep(Duration::from_millis(1));
     }
