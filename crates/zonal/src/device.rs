@@ -141,11 +141,6 @@ impl Device {
         Self(Arc::new(drive))
     }
 
-    #[cfg(test)]
-    pub(crate) fn drive(&self) -> &Arc<Drive> {
-        &self.0
-    }
-
     /// The drive's shape.
     #[must_use]
     pub fn geometry(&self) -> &Geometry {

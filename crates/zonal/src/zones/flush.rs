@@ -11,7 +11,7 @@
 //! * `durable[z]` is the highest pointer the table may hold, counting a page on its way; a zone
 //!   that was reset takes no data until it is zero.
 
-use super::{Control, Zones};
+use super::Zones;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::task::{Poll, Waker};
@@ -367,13 +367,6 @@ impl Zones {
     /// Whether a zone takes no data yet because its reset is not durable.
     pub(crate) fn is_reset_pending(&self, zone: ZoneIndex) -> bool {
         self.durable && self.control().durability.is_reset_pending(zone)
-    }
-}
-
-impl Control {
-    #[cfg(test)]
-    pub(super) fn shadow(&self, zone: ZoneIndex) -> Blocks {
-        self.durability.shadow[zone.index()]
     }
 }
 
