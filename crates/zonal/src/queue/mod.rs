@@ -872,20 +872,18 @@ impl Drop for Queue {
             self.waiting -= 1;
             self.slots.free(number);
         }
-        while self.engine.as_ref().is_some_and(|engine| engine.in_flight() > 0)
-            || self.mailbox.has_any()
-        {
+        loop {
             self.advance_rare();
             self.completed.clear();
-            if let Some(engine) = &mut self.engine
-                && engine.in_flight() > 0
-            {
-                if let Err(error) = engine.submit(1, None) {
-                    tracing::error!("{}: a queue's ring failed: {error}", self.drive.name);
-                    break;
-                }
-                self.reap();
+            let Some(engine) = &mut self.engine else { break };
+            if engine.in_flight() == 0 {
+                break;
             }
+            if let Err(error) = engine.submit(1, None) {
+                tracing::error!("{}: a queue's ring failed: {error}", self.drive.name);
+                break;
+            }
+            self.reap();
         }
         self.tasks.clear();
         self.drive.zones.retire(self.id);

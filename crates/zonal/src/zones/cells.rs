@@ -178,6 +178,8 @@ impl Cells {
     }
 
     /// Collects into `ranges` what is in flight in `zone` below `below`, looking at `slots`.
+    /// `look` gives the zone's word, and the writes that have left it and still have their ranges
+    /// published, as of one moment.
     ///
     /// Complete by counting: a write that has taken its place and not published its range yet is
     /// in the word and in no slot, so one looks again until the numbers agree. The gap between
@@ -187,13 +189,14 @@ impl Cells {
         zone: ZoneIndex,
         below: Blocks,
         slots: impl Iterator<Item = SlotId> + Clone,
+        look: impl Fn() -> (ZoneWord, Vec<SlotId>),
         ranges: &mut Vec<Extent>,
     ) {
         let first = ranges.len();
         loop {
             ranges.truncate(first);
-            let word = self.load(zone);
-            if word.in_flight() == 0 {
+            let (word, ended) = look();
+            if word.in_flight() == 0 && ended.is_empty() {
                 return;
             }
             let mut seen = 0;
@@ -202,7 +205,7 @@ impl Cells {
                     && range.zone == zone
                     && range.extent.start < word.wp()
                 {
-                    seen += 1;
+                    seen += u32::from(!ended.contains(&id));
                     if range.extent.start < below {
                         ranges.push(range.extent);
                     }
