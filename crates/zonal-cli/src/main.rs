@@ -1,2 +1,107 @@
-//! The zonal program.
-fn main() {}
+//! The `zonal` program.
+//!
+//! Each command goes the same way: *parse* its words (`args`, with clap), *resolve* them against the
+//! drive (defaults, zone numbers, limits), *run*. Results go to stdout, talk to stderr, and the exit
+//! code says how it ended: 0 done, 1 a negative answer, 2 an error, 128 + n stopped by signal n.
+
+mod args;
+mod commands;
+mod outcome;
+mod output;
+mod records;
+mod signals;
+mod transfer;
+mod zones;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, error::ErrorKind};
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{commands::Command, output::Ui};
+
+/// Zoned storage in user space: concurrent appends that report where they landed.
+#[derive(Parser, Debug)]
+#[command(name = "zonal", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more on stderr (-vv: everything)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    log(cli.verbose);
+    let ui = Ui { json: cli.json, quiet: cli.quiet };
+    match cli.command.run(&ui) {
+        Ok(outcome) => outcome.into(),
+        Err(error) if outcome::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to tell that stderr is gone.
+            let _ = writeln!(io::stderr(), "zonal: {error:#}");
+            ExitCode::from(outcome::ERROR)
+        }
+    }
+}
+
+/// Help and version go to stdout; a wrong word to stderr, in the program's name.
+fn explain(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        _ => {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            let _ = write!(io::stderr(), "zonal: {text}");
+            ExitCode::from(outcome::ERROR)
+        }
+    }
+}
+
+/// What the library traces, to stderr: warnings, more with `-v`, or what `ZONAL_LOG` says in
+/// `tracing`'s words (`debug`, `zonal=trace`).
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let wanted = std::env::var("ZONAL_LOG").unwrap_or_default();
+    let targets: Targets = match wanted.as_str() {
+        "" => level,
+        text => text,
+    }
+    .parse()
+    .unwrap_or_else(|_| Targets::new().with_default(tracing_subscriber::filter::LevelFilter::WARN));
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).without_time();
+    // Fails only if a subscriber is set already, and nobody else sets one.
+    let _ = tracing_subscriber::registry().with(targets).with(lines).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_has_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,443 @@
+//! `zonal append`: files become records, and each record's line says where it landed.
+//!
+//! Data's way: an input is read straight into leased buffers (`input`), a buffer goes to the zone
+//! whose turn it is (`rota`), its completion becomes a line. Lines are written out before the queue
+//! waits again, so whoever reads them is never behind by more than what is in flight.
+//!
+//! However it ends (end of input, drive full, an error, a signal), what is in flight is waited for,
+//! its lines are written, and it is flushed.
+
+mod input;
+mod resume;
+mod rota;
+
+use std::{
+    io::{self, BufWriter, StdoutLock, Write},
+    path::PathBuf,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Args;
+use zonal::{Completion, Device, Queue, QueueOptions, Request};
+
+use self::{
+    input::{Cut, Cutter, Progress as Input, name_of},
+    resume::Resume,
+    rota::{Rota, Turn},
+};
+use crate::{
+    args::{Access, Size, TargetArg, WriteAccess, ZoneRange, format_size},
+    outcome::Outcome,
+    output::{Progress, Ui, format_rate, format_seconds},
+    records::{Format, Line},
+    signals::Interrupt,
+    transfer,
+    zones::Candidates,
+};
+
+/// The words of `append`.
+#[derive(Args, Debug)]
+pub(crate) struct AppendArgs {
+    #[command(flatten)]
+    target: TargetArg,
+    /// What to append; - is stdin. Each file starts a new record
+    #[arg(value_name = "FILE", default_value = "-")]
+    files: Vec<PathBuf>,
+    /// Into these zones only: N, A..B, A..=B, A.. or ..B [default: all that can take data]
+    #[arg(long, value_name = "RANGE")]
+    zones: Option<ZoneRange>,
+    /// Cut the input into records of this size; only a file's last one may be shorter
+    #[arg(long, value_name = "SIZE", default_value = "64K")]
+    record: Size,
+    /// How many records are in flight at once
+    #[arg(long, value_name = "N", default_value_t = 32,
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    iodepth: u32,
+    /// Keep the records' order on the drive: one zone at a time
+    #[arg(long)]
+    ordered: bool,
+    /// Go on with the same inputs after what this index acknowledges
+    #[arg(long, value_name = "INDEX")]
+    resume: Option<PathBuf>,
+    /// Print the lines as CSV
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    #[command(flatten)]
+    access: WriteAccess,
+}
+
+impl AppendArgs {
+    fn format(&self, ui: &Ui) -> Format {
+        match (ui.json, self.csv) {
+            (true, _) => Format::Json,
+            (false, true) => Format::Csv,
+            (false, false) => Format::Text,
+        }
+    }
+
+    /// The record size held against the drive's limits.
+    fn record_bytes(&self, device: &Device) -> Result<usize> {
+        let (record, limits) = (self.record.0, device.limits());
+        let block = u64::from(limits.block_size);
+        ensure!(
+            record > 0 && record % block == 0,
+            "--record {}: not a multiple of the block size of {}, {}",
+            self.record,
+            device.name(),
+            format_size(block)
+        );
+        ensure!(
+            self.ordered || record <= limits.append_bytes_max,
+            "--record {}: over the append limit of {}, {}; take smaller records, or --ordered",
+            self.record,
+            device.name(),
+            format_size(limits.append_bytes_max)
+        );
+        ensure!(
+            record <= device.geometry().zone_capacity,
+            "--record {}: no zone of {} holds more than {}",
+            self.record,
+            device.name(),
+            format_size(device.geometry().zone_capacity)
+        );
+        Ok(usize::try_from(record)?)
+    }
+
+    /// How many bytes the inputs hold, where that can be known.
+    fn total(&self) -> Option<u64> {
+        self.files
+            .iter()
+            .map(|path| path.metadata().ok().filter(|meta| meta.is_file()).map(|meta| meta.len()))
+            .sum()
+    }
+}
+
+/// Runs `append`.
+pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
+    let interrupt = Interrupt::install()?;
+    let resume = args.resume.as_deref().map(|path| Resume::read(path, ui)).transpose()?;
+    let device = args.target.open(Access::from(&args.access), ui)?;
+    let record_bytes = args.record_bytes(&device)?;
+    if let Some(resume) = &resume {
+        resume.hold_against(&device)?;
+    }
+    let candidates = Candidates::of(&device, args.zones.as_ref())?;
+    let width = if args.ordered { 1 } else { candidates.max_open };
+    let block = device.limits().block_size as usize;
+    let cutter = Cutter::new(args.files.clone(), record_bytes, block);
+    let depth = args.iodepth + u32::try_from(cutter.batch())?;
+    let options = QueueOptions { depth, buffer_bytes: record_bytes, ..Default::default() };
+    let mut appender = Appender {
+        queue: device.queue(&options)?,
+        cutter,
+        resume: resume.unwrap_or_default(),
+        rota: Rota::new(&candidates, width),
+        ordered: args.ordered,
+        depth: args.iodepth as usize,
+        slots: Slots::new(depth as usize),
+        lines: Lines::new(args.format(ui), args.files.clone()),
+        failed: None,
+        appended: Appended::default(),
+        progress: ui.progress(args.total()),
+    };
+    let started = Instant::now();
+    let ended = appender.append_all(&interrupt);
+    let settled = appender.settle();
+    let Appended { records, bytes } = appender.appended;
+    let failed = appender.failed.take();
+    let elapsed = started.elapsed();
+    drop(appender);
+    let closed = device.close();
+    // The cause before what follows from it.
+    if let Some(Failure { record, error }) = failed {
+        return Err(error.context(format!("record {record} is the first that was not written")));
+    }
+    let outcome = ended?;
+    settled?;
+    closed?;
+    ui.say(format_args!(
+        "{records} records, {bytes} bytes in {} ({}); flushed",
+        format_seconds(elapsed),
+        // A rate for people.
+        format_rate(bytes as f64 / elapsed.as_secs_f64().max(1e-9)),
+    ));
+    Ok(outcome)
+}
+
+/// What was acknowledged.
+#[derive(Clone, Copy, Debug, Default)]
+struct Appended {
+    records: u64,
+    /// Without padding.
+    bytes: u64,
+}
+
+/// Why the loop stopped short.
+struct Failure {
+    /// The first record that was not written.
+    record: u64,
+    error: anyhow::Error,
+}
+
+/// A request in flight.
+#[derive(Clone, Copy, Debug)]
+enum InFlight {
+    Record { record: u64, input: usize, input_offset: u64, length: usize, zone: u32, place: usize },
+    Finish { zone: u32, place: usize },
+}
+
+/// The requests in flight by tag; never more than it was made for.
+struct Slots {
+    slots: Vec<Option<InFlight>>,
+    free: Vec<usize>,
+}
+
+impl Slots {
+    fn new(count: usize) -> Self {
+        Self { slots: vec![None; count], free: (0..count).rev().collect() }
+    }
+
+    fn put(&mut self, request: InFlight) -> Result<u64> {
+        let at = self.free.pop().context("more requests in flight than slots")?;
+        self.slots[at] = Some(request);
+        Ok(at as u64)
+    }
+
+    fn take(&mut self, tag: u64) -> Result<InFlight> {
+        let at = usize::try_from(tag)?;
+        let request = self.slots.get_mut(at).and_then(Option::take);
+        self.free.push(at);
+        request.with_context(|| format!("a completion names tag {tag}, which is not in flight"))
+    }
+}
+
+/// The lines on stdout. The first error stops them for good, but not the draining.
+struct Lines {
+    out: BufWriter<StdoutLock<'static>>,
+    format: Format,
+    inputs: Vec<PathBuf>,
+    headed: bool,
+    error: Option<io::Error>,
+}
+
+impl Lines {
+    fn new(format: Format, inputs: Vec<PathBuf>) -> Self {
+        let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+        Self { out, format, inputs, headed: false, error: None }
+    }
+
+    /// Writes the line of a record cut from `input`.
+    fn write(&mut self, line: Line<'_>, input: usize, input_offset: u64) {
+        if self.error.is_none() {
+            self.error = self.try_write(line, input, input_offset).err();
+        }
+    }
+
+    fn try_write(&mut self, line: Line<'_>, input: usize, input_offset: u64) -> io::Result<()> {
+        let several = self.inputs.len() > 1;
+        if !self.headed {
+            self.format.write_header(&mut self.out, several)?;
+            self.headed = true;
+        }
+        if several {
+            let file = Some(name_of(&self.inputs[input]));
+            let line = Line { file, file_offset: Some(input_offset), ..line };
+            return self.format.write_line(&mut self.out, &line);
+        }
+        self.format.write_line(&mut self.out, &line)
+    }
+
+    fn flush(&mut self) {
+        if self.error.is_none() {
+            self.error = self.out.flush().err();
+        }
+    }
+}
+
+/// How far the loop can go on by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fed {
+    /// Nothing more can be pushed before something completes, or more input comes.
+    Waiting,
+    /// Everything was pushed.
+    End,
+}
+
+/// The loop's state.
+struct Appender {
+    // Before the queue, so that its buffers go back while the queue is there.
+    cutter: Cutter,
+    queue: Queue,
+    resume: Resume,
+    rota: Rota,
+    ordered: bool,
+    depth: usize,
+    slots: Slots,
+    lines: Lines,
+    failed: Option<Failure>,
+    appended: Appended,
+    progress: Progress,
+}
+
+impl Appender {
+    /// Appends until the inputs end, or something stops it. Requests may be left in flight.
+    fn append_all(&mut self, interrupt: &Interrupt) -> Result<Outcome> {
+        loop {
+            let fed = self.feed(interrupt)?;
+            if let Some(signal) = interrupt.signal() {
+                return Ok(Outcome::Interrupted(signal));
+            }
+            if self.queue.in_flight() == 0 && fed == Fed::End {
+                return Ok(Outcome::Done);
+            }
+            self.wait()?;
+            if let Some(error) = self.lines.error.take() {
+                // Put back at once: no line may follow the one that failed.
+                self.lines.error = Some(error.kind().into());
+                return Err(error).context("writing to stdout");
+            }
+            if self.failed.is_some() {
+                return Ok(Outcome::Done);
+            }
+        }
+    }
+
+    /// Pushes records while the queue has room and the input has bytes.
+    fn feed(&mut self, interrupt: &Interrupt) -> Result<Fed> {
+        while self.queue.in_flight() < self.depth && !interrupt.came() {
+            if let Some(padded) = self.cutter.next_padded() {
+                if !self.place(padded)? {
+                    return Ok(Fed::Waiting);
+                }
+                continue;
+            }
+            // What was cut so far goes on its way while the next read runs.
+            self.queue.submit()?;
+            let idle = self.queue.in_flight() == 0;
+            if idle {
+                self.lines.flush();
+            }
+            match self.cutter.read(&mut self.queue, idle)? {
+                Input::Read => {}
+                Input::NotReady if idle => {}
+                Input::NotReady | Input::NoBuffer => return Ok(Fed::Waiting),
+                Input::End => return Ok(Fed::End),
+            }
+        }
+        Ok(Fed::Waiting)
+    }
+
+    /// Finds the next record a zone. False: something must complete first.
+    fn place(&mut self, padded: usize) -> Result<bool> {
+        let (record, input, input_offset) = self.cutter.position();
+        if let Some(length) = self.resume.acknowledged(record) {
+            let cut = self.cutter.take().context("a record is gone")?;
+            ensure!(
+                cut.length as u64 == length,
+                "record {record} has {} bytes here, but {length} in the index: \
+                 resume with the same inputs and --record",
+                cut.length
+            );
+            return Ok(true);
+        }
+        match self.rota.next(padded as u64) {
+            Turn::Wait => Ok(false),
+            Turn::Finish { place, zone } => {
+                let tag = self.slots.put(InFlight::Finish { zone, place })?;
+                transfer::push(&mut self.queue, Request::finish(zone).tag(tag))?;
+                Ok(true)
+            }
+            Turn::Append { place, zone } => {
+                let cut = self.cutter.take().context("a record is gone")?;
+                self.append(cut, place, zone)?;
+                Ok(true)
+            }
+            Turn::Full => {
+                let name = name_of(&self.cutter.paths()[input]);
+                Err(anyhow!(
+                    "drive full: record {record} (byte {input_offset} of {name}) is the first that \
+                     was not written; reset zones, name others with --zones, or use a larger drive"
+                ))
+            }
+        }
+    }
+
+    fn append(&mut self, cut: Cut, place: usize, zone: u32) -> Result<()> {
+        let Cut { record, input, input_offset, length, buffer } = cut;
+        let tag = self.slots.put(InFlight::Record {
+            record,
+            input,
+            input_offset,
+            length,
+            zone,
+            place,
+        })?;
+        let request = if self.ordered {
+            Request::append_ordered(zone, buffer)
+        } else {
+            Request::append(zone, buffer)
+        };
+        transfer::push(&mut self.queue, request.tag(tag))
+    }
+
+    /// Writes the lines out, waits for a completion, and turns all that there are into lines.
+    fn wait(&mut self) -> Result<()> {
+        self.lines.flush();
+        self.queue.submit_and_wait(1)?;
+        while let Some(completion) = self.queue.next_completion() {
+            self.complete(completion)?;
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, completion: Completion) -> Result<()> {
+        let Completion { tag, result, offset, .. } = completion;
+        match self.slots.take(tag)? {
+            InFlight::Finish { zone, place } => {
+                self.rota.done(place);
+                if let Err(error) = result {
+                    let error = anyhow!(error).context(format!("finishing zone {zone}"));
+                    let (record, ..) = self.cutter.position();
+                    self.fail(record, error);
+                }
+            }
+            InFlight::Record { record, input, input_offset, length, zone, place } => {
+                self.rota.done(place);
+                match result {
+                    Err(error) => self.fail(record, error.into()),
+                    Ok(_) => {
+                        let length = length as u64;
+                        self.appended.records += 1;
+                        self.appended.bytes += length;
+                        self.progress.step(length);
+                        let line =
+                            Line { record, zone, offset, length, file: None, file_offset: None };
+                        self.lines.write(line, input, input_offset);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the failure of the lowest record.
+    fn fail(&mut self, record: u64, error: anyhow::Error) {
+        if self.failed.as_ref().is_none_or(|failed| record < failed.record) {
+            self.failed = Some(Failure { record, error });
+        }
+    }
+
+    /// Waits for what is in flight and flushes.
+    fn settle(&mut self) -> Result<()> {
+        while self.queue.in_flight() > 0 {
+            self.wait()?;
+        }
+        self.lines.flush();
+        transfer::flush(&mut self.queue)?;
+        match self.lines.error.take() {
+            Some(error) => Err(error).context("writing to stdout"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `zonal check`: does an image keep to its format?
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use zonal::{CheckOptions, Finding, Severity};
+
+use crate::{
+    outcome::Outcome,
+    output::{Ui, print_json},
+};
+
+/// The words of `check`.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// The image
+    #[arg(value_name = "TARGET")]
+    path: PathBuf,
+    /// Read the data too, not only what describes it
+    #[arg(long)]
+    deep: bool,
+}
+
+/// What `check --json` says. Offsets are bytes in the image's file.
+#[derive(Serialize)]
+struct Checked<'a> {
+    zones: u32,
+    errors: usize,
+    warnings: usize,
+    findings: Vec<Found<'a>>,
+}
+
+#[derive(Serialize)]
+struct Found<'a> {
+    severity: &'static str,
+    offset: Option<u64>,
+    text: &'a str,
+}
+
+const fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    }
+}
+
+/// Runs `check`. Errors found are a negative answer; warnings are not.
+pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
+    let report = zonal::check(&args.path, &CheckOptions { deep: args.deep })?;
+    let count =
+        |severity| report.findings.iter().filter(|found| found.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let mut out = io::stdout().lock();
+    if ui.json {
+        let findings = report.findings.iter().map(|Finding { severity, offset, text }| Found {
+            severity: word(*severity),
+            offset: *offset,
+            text,
+        });
+        let findings = findings.collect();
+        print_json(out, &Checked { zones: report.zones, errors, warnings, findings })?;
+    } else {
+        let path = args.path.display();
+        for Finding { severity, offset, text } in &report.findings {
+            let severity = word(*severity);
+            match offset {
+                Some(offset) => writeln!(out, "{path}: {severity} at byte {offset}: {text}")?,
+                None => writeln!(out, "{path}: {severity}: {text}")?,
+            }
+        }
+        let zones = report.zones;
+        match (errors, warnings) {
+            (0, 0) => writeln!(out, "{path}: {zones} zones, nothing wrong")?,
+            _ => writeln!(out, "{path}: {zones} zones, {errors} errors, {warnings} warnings")?,
+        }
+    }
+    Ok(if errors == 0 { Outcome::Done } else { Outcome::Negative })
+}

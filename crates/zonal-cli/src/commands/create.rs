@@ -1,0 +1,138 @@
+//! `zonal create`: an empty drive in a file.
+
+use std::{io, path::PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use zonal::{CreateOptions, Geometry, Preallocate};
+
+use crate::{
+    args::{Size, format_size},
+    outcome::Outcome,
+    output::{Ui, print_json},
+};
+
+/// The words of `create`.
+#[derive(Args, Debug)]
+pub(crate) struct CreateArgs {
+    /// Where the image goes
+    path: PathBuf,
+    /// The drive's size
+    #[arg(long)]
+    size: Size,
+    /// From one zone's start to the next [default: 256M]
+    #[arg(long)]
+    zone_size: Option<Size>,
+    /// How much of a zone can be written [default: the zone size]
+    #[arg(long)]
+    zone_capacity: Option<Size>,
+    /// How many zones at the start are conventional
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    conventional_zones: u32,
+    /// How many zones may be open at once; 0: no limit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_open_zones: u32,
+    /// How many zones may be open or closed with data at once; 0: no limit
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_active_zones: u32,
+    /// The logical block: nothing smaller is read or written [default: 4096]
+    #[arg(long, value_name = "SIZE")]
+    block_size: Option<Size>,
+    /// The largest append [default: 1M]
+    #[arg(long, value_name = "SIZE")]
+    max_append: Option<Size>,
+    /// Take the disk space now: not, by asking the file system, or by writing zeros
+    #[arg(long, value_enum, default_value_t = Reserve::Off)]
+    preallocate: Reserve,
+    /// Replace what is at the path
+    #[arg(long)]
+    force: bool,
+}
+
+/// The words of `--preallocate`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Reserve {
+    Off,
+    Falloc,
+    Full,
+}
+
+impl From<Reserve> for Preallocate {
+    fn from(reserve: Reserve) -> Self {
+        match reserve {
+            Reserve::Off => Self::Off,
+            Reserve::Falloc => Self::Falloc,
+            Reserve::Full => Self::Full,
+        }
+    }
+}
+
+/// What `create --json` says.
+#[derive(Serialize)]
+struct Created {
+    path: String,
+    size: u64,
+    zones: u32,
+    zone_size: u64,
+    zone_capacity: u64,
+}
+
+impl CreateArgs {
+    /// The geometry asked for; whether it makes sense is the library's to say.
+    fn geometry(&self) -> Result<Geometry> {
+        let mut geometry = Geometry::with_size(self.size.0);
+        if let Some(size) = self.zone_size {
+            geometry.zone_size = size.0;
+            geometry.zone_capacity = size.0;
+        }
+        if let Some(size) = self.zone_capacity {
+            geometry.zone_capacity = size.0;
+        }
+        if let Some(size) = self.block_size {
+            geometry.block_size = u32::try_from(size.0).context("--block-size is too large")?;
+        }
+        if let Some(size) = self.max_append {
+            geometry.max_append = u32::try_from(size.0).context("--max-append is too large")?;
+        }
+        geometry.conventional_zones = self.conventional_zones;
+        geometry.max_open_zones = self.max_open_zones;
+        geometry.max_active_zones = self.max_active_zones;
+        geometry.validate()?;
+        Ok(geometry)
+    }
+}
+
+/// Runs `create`.
+pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
+    let geometry = args.geometry()?;
+    let bar = ui.progress(Some(geometry.size));
+    let mut progress = |done, total| bar.set(done, total);
+    let options = CreateOptions {
+        geometry: geometry.clone(),
+        preallocate: args.preallocate.into(),
+        force: args.force,
+        progress: Some(&mut progress),
+    };
+    zonal::create(&args.path, options)?;
+    drop(bar);
+    if ui.json {
+        let created = Created {
+            path: args.path.to_string_lossy().into_owned(),
+            size: geometry.size,
+            zones: geometry.zones(),
+            zone_size: geometry.zone_size,
+            zone_capacity: geometry.zone_capacity,
+        };
+        print_json(io::stdout().lock(), &created)?;
+    } else {
+        ui.say(format_args!(
+            "{}: {}, {} zones of {}",
+            args.path.display(),
+            format_size(geometry.size),
+            geometry.zones(),
+            format_size(geometry.zone_size)
+        ));
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,212 @@
+//! `zonal write`: a file at an offset. In a sequential zone that must be the write pointer; a
+//! conventional zone takes it anywhere.
+//!
+//! The drive knows whole blocks only. In a sequential zone the last one is filled up with zeros; in
+//! a conventional one the bytes that stood there are kept.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde::Serialize;
+use zonal::{Buffer, Completion, Device, Queue, QueueOptions, Request};
+
+use crate::{
+    args::{Access, Size, TargetArg, WriteAccess, format_size},
+    outcome::Outcome,
+    output::{Progress, Ui, print_json},
+    transfer::{self, PIECE, PIECES},
+};
+
+/// The words of `write`.
+#[derive(Args, Debug)]
+pub(crate) struct WriteArgs {
+    #[command(flatten)]
+    target: TargetArg,
+    /// What to write; - is stdin
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// Where, in bytes from the drive's start; a multiple of the block size
+    #[arg(long)]
+    offset: Size,
+    #[command(flatten)]
+    access: WriteAccess,
+}
+
+/// What `write --json` says: `length` is the input's, without padding.
+#[derive(Serialize)]
+struct Written {
+    offset: u64,
+    length: u64,
+}
+
+/// Runs `write`.
+pub(crate) fn run(args: &WriteArgs, ui: &Ui) -> Result<Outcome> {
+    let (mut input, length): (Box<dyn Read>, _) = if args.file == Path::new("-") {
+        (Box::new(io::stdin().lock()), None)
+    } else {
+        let file = File::open(&args.file).with_context(|| args.file.display().to_string())?;
+        let length = file.metadata()?.len();
+        (Box::new(file), Some(length))
+    };
+    let device = args.target.open(Access::from(&args.access), ui)?;
+    let mut progress = ui.progress(length);
+    let mut writer = Writer::new(&device, args.offset.0)?;
+    let written = writer.copy(&mut input, &mut progress);
+    // What was written before an error stays, so it is made durable all the same.
+    let drained = writer.drain();
+    transfer::flush(&mut writer.queue)?;
+    let length = written.and_then(|length| drained.map(|()| length));
+    drop(writer);
+    device.close()?;
+    let length = length?;
+    if ui.json {
+        print_json(io::stdout().lock(), &Written { offset: args.offset.0, length })?;
+    } else {
+        ui.say(format_args!("{length} bytes written at offset {}; flushed", args.offset.0));
+    }
+    Ok(Outcome::Done)
+}
+
+/// Plain writes in submission order, many in flight.
+struct Writer<'a> {
+    device: &'a Device,
+    queue: Queue,
+    block: u64,
+    offset: u64,
+    /// The failure at the lowest offset so far.
+    failed: Option<(u64, zonal::Error)>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(device: &'a Device, offset: u64) -> Result<Self> {
+        let geometry = device.geometry();
+        let block = u64::from(geometry.block_size);
+        ensure!(
+            offset.is_multiple_of(block),
+            "{}: --offset {offset} is not a multiple of the block size, {}; the one below is {}",
+            device.name(),
+            format_size(block),
+            offset - offset % block
+        );
+        ensure!(
+            offset < geometry.size,
+            "{}: --offset {offset} is past the drive's {} bytes",
+            device.name(),
+            geometry.size
+        );
+        let buffer_bytes = usize::try_from(PIECE.max(block))?;
+        let options = QueueOptions { depth: PIECES, buffer_bytes, ..Default::default() };
+        Ok(Self { device, queue: device.queue(&options)?, block, offset, failed: None })
+    }
+
+    /// Writes the whole input; returns its length.
+    fn copy(&mut self, input: &mut dyn Read, progress: &mut Progress) -> Result<u64> {
+        let mut total = 0;
+        while self.failed.is_none() {
+            let mut buffer = self.buffer()?;
+            let length = fill(input, &mut buffer).context("reading the input")?;
+            if length == 0 {
+                break;
+            }
+            self.write(buffer, length)?;
+            total += length as u64;
+            progress.step(length as u64);
+            self.queue.submit()?;
+            self.reap();
+        }
+        Ok(total)
+    }
+
+    /// A buffer up to the next piece's end: pieces do not cross the end of what can be written of a
+    /// zone, so that an error names the zone that refuses.
+    fn buffer(&mut self) -> Result<Buffer> {
+        while self.queue.in_flight() >= PIECES as usize {
+            self.queue.submit_and_wait(1)?;
+            self.reap();
+        }
+        let geometry = self.device.geometry();
+        ensure!(
+            self.offset < geometry.size,
+            "{}: the input goes on past the drive's end",
+            self.device.name()
+        );
+        let zone = geometry.zone_of(self.offset);
+        let end = geometry.start_of(zone) + geometry.capacity_of(zone);
+        // In the gap between capacity and the next zone one block is enough to be refused.
+        let room = end.saturating_sub(self.offset).max(self.block);
+        transfer::lease(&mut self.queue, usize::try_from(room.min(PIECE.max(self.block)))?)
+    }
+
+    /// Writes the first `length` bytes of `buffer`.
+    fn write(&mut self, mut buffer: Buffer, length: usize) -> Result<()> {
+        let padded = (length as u64).next_multiple_of(self.block);
+        let rest = usize::try_from(padded)?;
+        if rest > length {
+            buffer[length..rest].fill(0);
+            self.keep_tail(&mut buffer, length, rest)?;
+        }
+        buffer.set_len(rest);
+        transfer::push(&mut self.queue, Request::write_at(self.offset, buffer).tag(self.offset))?;
+        self.offset += padded;
+        Ok(())
+    }
+
+    /// In a conventional zone: puts the bytes behind the input's end back in.
+    fn keep_tail(&mut self, buffer: &mut Buffer, length: usize, rest: usize) -> Result<()> {
+        let geometry = self.device.geometry();
+        if !geometry.is_conventional(geometry.zone_of(self.offset)) {
+            return Ok(());
+        }
+        self.drain()?;
+        let block = usize::try_from(self.block)?;
+        let into = transfer::lease(&mut self.queue, block)?;
+        let last = self.offset + (rest - block) as u64;
+        let old = transfer::run_one(&mut self.queue, Request::read_at(last, into))?;
+        old.result?;
+        let old = old.buffer.context("a read came back without its buffer")?;
+        let kept = block - (rest - length);
+        buffer[length..rest].copy_from_slice(&old[kept..block]);
+        Ok(())
+    }
+
+    fn reap(&mut self) {
+        while let Some(Completion { tag, result, .. }) = self.queue.next_completion() {
+            if let Err(error) = result
+                && self.failed.as_ref().is_none_or(|(offset, _)| tag < *offset)
+            {
+                self.failed = Some((tag, error));
+            }
+        }
+    }
+
+    /// Waits for what is in flight; the failure at the lowest offset is the cause of the others.
+    fn drain(&mut self) -> Result<()> {
+        while self.queue.in_flight() > 0 {
+            self.queue.submit_and_wait(1)?;
+            self.reap();
+        }
+        match self.failed.take() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads until `buffer` is full or the input ends.
+fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
