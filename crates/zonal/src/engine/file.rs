@@ -77,6 +77,14 @@ impl FileDisk {
         lock::try_lock(&self.0.file)
     }
 
+    /// Gives the lock back, all I/O having ended.
+    ///
+    /// # Errors
+    /// As [`lock::unlock`].
+    pub(crate) fn unlock(&self) -> io::Result<()> {
+        lock::unlock(&self.0.file)
+    }
+
     /// The mode of `fallocate(2)` that zeroes a range here.
     pub(super) fn zero_mode(&self) -> FallocateFlags {
         self.0.zero_mode

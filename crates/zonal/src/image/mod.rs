@@ -150,6 +150,17 @@ impl Image {
     }
 }
 
+impl Drop for Image {
+    /// All queues are gone, and with them all I/O.
+    fn drop(&mut self) {
+        if let Disk::File(file) = &self.disk
+            && let Err(error) = file.unlock()
+        {
+            tracing::warn!("the lock on the image is not given back: {error}");
+        }
+    }
+}
+
 impl State {
     fn next_session(&mut self, extension: &Extension) -> Result<(u64, Buffer)> {
         self.session.sequence += 1;

@@ -880,7 +880,9 @@ impl Drop for Queue {
                 break;
             }
             if let Err(error) = engine.submit(1, None) {
+                // What the kernel still has may land at any time: the image stays locked.
                 tracing::error!("{}: a queue's ring failed: {error}", self.drive.name);
+                std::mem::forget(self.drive.clone());
                 break;
             }
             self.reap();

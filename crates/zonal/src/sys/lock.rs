@@ -13,21 +13,33 @@ use std::os::fd::AsRawFd;
 /// # Errors
 /// The file system has no locks, or the descriptor is not open for writing.
 pub(crate) fn try_lock(file: &impl AsRawFd) -> io::Result<bool> {
+    match set_lock(file, libc::F_WRLCK) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives the lock back. Closing alone does it late: the kernel takes a ring that was closed apart
+/// in the background, and the ring holds the description until then.
+///
+/// # Errors
+/// The file system has no locks.
+pub(crate) fn unlock(file: &impl AsRawFd) -> io::Result<()> {
+    set_lock(file, libc::F_UNLCK)
+}
+
+fn set_lock(file: &impl AsRawFd, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: `flock` is plain data; zero is a valid value of each field, and l_pid must be 0.
     let mut request: libc::flock = unsafe { std::mem::zeroed() };
-    request.l_type = i16::try_from(libc::F_WRLCK).unwrap_or(i16::MAX);
+    request.l_type = i16::try_from(kind).unwrap_or(i16::MAX);
     request.l_whence = 0; // SEEK_SET; start 0 and length 0 mean the whole file
     // SAFETY: the descriptor is open for the borrow of `file`, and the kernel only reads
     // `request`, which outlives the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };
-    if result != -1 {
-        return Ok(true);
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
-        _ => Err(error),
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -46,5 +58,7 @@ mod tests {
         assert!(!try_lock(&second).unwrap());
         drop(same_description);
         assert!(try_lock(&second).unwrap());
+        unlock(&second).unwrap();
+        assert!(try_lock(&file).unwrap());
     }
 }
