@@ -6,9 +6,9 @@
 //! submitted and after it has completed. Every block of a record carries its zone, the zone's
 //! life, and the record's number, so that the reader can tell what it sees.
 
-#![allow(clippy::unwrap_used, reason = "a failed test")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -156,7 +156,7 @@ fn run(queue: &mut Queue, request: Request) -> zonal::Result<u32> {
 // ---- the reader -----------------------------------------------------------------------------
 
 /// What the writer said of a zone.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Said {
     /// Records of its present life: number, offset, blocks.
     records: Vec<(u64, u64, u64)>,
@@ -175,18 +175,19 @@ fn listen(path: &Path, said: &mut [Said], kill_after: Duration) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let stdout = child.stdout.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
     let reader = std::thread::spawn(move || {
-        BufReader::new(stdout).split(b'\n').map_while(Result::ok).collect::<Vec<_>>()
+        let mut said = Vec::new();
+        stdout.read_to_end(&mut said).unwrap();
+        said
     });
     std::thread::sleep(kill_after);
     child.kill().unwrap();
     child.wait().unwrap();
-    let mut lines = reader.join().unwrap();
+    let heard = String::from_utf8(reader.join().unwrap()).unwrap();
     // What follows the last newline may have been cut off.
-    lines.pop();
-    for line in lines {
-        let line = String::from_utf8_lossy(&line).into_owned();
+    let whole = heard.rfind('\n').map_or("", |end| &heard[..end]);
+    for line in whole.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |n: usize| words[n].parse::<u64>().unwrap();
         match words[0] {
@@ -254,7 +255,8 @@ fn said_is_there(said: &Said, stamps: &[Option<Stamp>], start: u64) -> usize {
         let first = ((offset - start) / BLOCK as u64) as usize;
         for n in 0..blocks {
             let stamp = stamps[first + n as usize].expect("an acknowledged record is gone");
-            assert_eq!((stamp[1], stamp[2], stamp[3]), (said.life, record, n));
+            let place = format!("offset {offset} of {said:?}");
+            assert_eq!((stamp[1], stamp[2], stamp[3]), (said.life, record, n), "{place}");
         }
     }
     said.records.len()
@@ -276,6 +278,22 @@ fn records_are_whole(stamps: &[Option<Stamp>], zone: u32) {
     }
 }
 
+/// Writes every zone full of what no record looks like, and resets it.
+fn fill_with_a_marker(path: &Path) {
+    let drive = zonal::open(&Target::Path(path.into()), &OpenOptions::default()).unwrap();
+    let options = QueueOptions { buffer_bytes: ZONE_BYTES as usize, ..QueueOptions::default() };
+    let mut queue = drive.queue(&options).unwrap();
+    for zone in 0..ZONES {
+        let mut marker = queue.buffer(ZONE_BYTES as usize).unwrap();
+        marker.fill(0xEE);
+        run(&mut queue, Request::append_ordered(zone, marker)).unwrap();
+    }
+    run(&mut queue, Request::flush()).unwrap();
+    run(&mut queue, Request::reset_all()).unwrap();
+    drop(queue);
+    drive.close().unwrap();
+}
+
 #[test]
 fn a_killed_writer_loses_nothing_it_said_and_shows_nothing_older() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -287,6 +305,7 @@ fn a_killed_writer_loses_nothing_it_said_and_shows_nothing_older() {
         progress: None,
     };
     zonal::create(&path, options).unwrap();
+    fill_with_a_marker(&path);
     let kills = std::env::var("ZONAL_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
     let mut random = Random(0x5EED);
     let mut said = vec![Said::default(); ZONES as usize];

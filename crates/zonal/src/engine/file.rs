@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
 
@@ -33,8 +33,9 @@ pub(crate) struct FileDisk(Arc<Inner>);
 struct Inner {
     file: File,
     direct: bool,
-    /// The mode with which `fallocate` zeroes a range.
-    zero_mode: FallocateFlags,
+    /// The mode with which `fallocate` zeroes a range; found out when it is first needed, since
+    /// trying changes the file's modification time, which tells whether a live file is current.
+    zero_mode: OnceLock<FallocateFlags>,
 }
 
 impl FileDisk {
@@ -44,15 +45,7 @@ impl FileDisk {
     /// Those of `open(2)`.
     pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
         let (file, direct) = file::open_direct(path, access)?;
-        let how = match access {
-            Access::ReadOnly => FallocateFlags::PUNCH_HOLE,
-            Access::ReadWrite | Access::CreateNew => match file::can_punch(&file) {
-                // A file system that cannot even be asked will answer each request itself.
-                Ok(true) | Err(_) => FallocateFlags::PUNCH_HOLE,
-                Ok(false) => FallocateFlags::ZERO_RANGE,
-            },
-        };
-        Ok(Self(Arc::new(Inner { file, direct, zero_mode: how | FallocateFlags::KEEP_SIZE })))
+        Ok(Self(Arc::new(Inner { file, direct, zero_mode: OnceLock::new() })))
     }
 
     /// Whether reads and writes pass the page cache by.
@@ -87,7 +80,14 @@ impl FileDisk {
 
     /// The mode of `fallocate(2)` that zeroes a range here.
     pub(super) fn zero_mode(&self) -> FallocateFlags {
-        self.0.zero_mode
+        *self.0.zero_mode.get_or_init(|| {
+            let how = match file::can_punch(&self.0.file) {
+                // A file system that cannot even be asked will answer each request itself.
+                Ok(true) | Err(_) => FallocateFlags::PUNCH_HOLE,
+                Ok(false) => FallocateFlags::ZERO_RANGE,
+            };
+            how | FallocateFlags::KEEP_SIZE
+        })
     }
 
     pub(super) fn len(&self) -> io::Result<u64> {
