@@ -29,7 +29,7 @@ use self::{
 use crate::{
     args::{Access, Size, TargetArg, WriteAccess, ZoneRange, format_size},
     outcome::Outcome,
-    output::{Progress, Ui, format_rate, format_seconds},
+    output::{Progress, Ui, format_rate, format_seconds, plural},
     records::{Format, Line},
     signals::Interrupt,
     transfer,
@@ -158,9 +158,10 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     settled?;
     closed?;
     ui.say(format_args!(
-        "{records} records, {bytes} bytes in {} ({}); flushed",
+        "{}, {} in {} ({}); flushed",
+        plural(usize::try_from(records)?, "record"),
+        plural(usize::try_from(bytes)?, "byte"),
         format_seconds(elapsed),
-        // A rate for people.
         format_rate(bytes as f64 / elapsed.as_secs_f64().max(1e-9)),
     ));
     Ok(outcome)

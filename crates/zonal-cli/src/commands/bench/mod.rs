@@ -32,6 +32,7 @@ use self::{
     verify::Verified,
     worker::Shared,
 };
+use super::create::Reserve;
 use crate::{
     args::{self, Access, Size, WriteAccess, ZoneRange, format_size, parse_duration},
     outcome::Outcome,
@@ -79,6 +80,9 @@ pub(crate) struct BenchArgs {
     /// Where the temporary image goes
     #[arg(long, default_value = ".", conflicts_with = "target")]
     dir: PathBuf,
+    /// Whether the temporary image takes its disk space first, so that only overwriting is measured
+    #[arg(long, value_enum, default_value_t = Reserve::Off, conflicts_with = "target")]
+    preallocate: Reserve,
     #[command(flatten)]
     access: WriteAccess,
 }
@@ -210,7 +214,10 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
     let work = Work::resolve(args)?;
     let temporary = match &args.target {
         Some(_) => None,
-        None => Some(Temporary::create(&args.dir, args.size.map(|size| size.0))?),
+        None => {
+            let wanted = args.size.map(|size| size.0);
+            Some(Temporary::create(&args.dir, wanted, args.preallocate.into())?)
+        }
     };
     let target = match (&args.target, &temporary) {
         (Some(target), _) => target.clone(),
