@@ -1,5 +1,6 @@
 //! Runs the program in a folder of its own.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::{
     fs,
