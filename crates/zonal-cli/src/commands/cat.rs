@@ -57,7 +57,9 @@ pub(super) fn hold_against(index: &Index, device: &Device) -> Result<()> {
         let end = entry.offset + entry.length;
         let zone = entry.offset / geometry.zone_size;
         ensure!(
-            end <= geometry.size && zone == u64::from(entry.zone) && entry.offset % block == 0,
+            end <= geometry.size
+                && zone == u64::from(entry.zone)
+                && entry.offset.is_multiple_of(block),
             "line {}: record {} at offset {} in zone {} cannot be on {} ({} bytes, zones of {}); \
              is it the index of another drive?",
             entry.line,

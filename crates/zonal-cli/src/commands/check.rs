@@ -12,7 +12,7 @@ use zonal::{CheckOptions, Finding, Severity};
 
 use crate::{
     outcome::Outcome,
-    output::{Ui, print_json},
+    output::{Ui, plural, print_json},
 };
 
 /// The words of `check`.
@@ -76,7 +76,12 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
         let zones = report.zones;
         match (errors, warnings) {
             (0, 0) => writeln!(out, "{path}: {zones} zones, nothing wrong")?,
-            _ => writeln!(out, "{path}: {zones} zones, {errors} errors, {warnings} warnings")?,
+            _ => writeln!(
+                out,
+                "{path}: {zones} zones, {}, {}",
+                plural(errors, "error"),
+                plural(warnings, "warning")
+            )?,
         }
     }
     Ok(if errors == 0 { Outcome::Done } else { Outcome::Negative })

@@ -52,9 +52,12 @@ pub(crate) struct CreateArgs {
 
 /// The words of `--preallocate`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Reserve {
+pub(super) enum Reserve {
+    /// Not now.
     Off,
+    /// Set aside, without writing it.
     Falloc,
+    /// Written with zeros.
     Full,
 }
 

@@ -13,7 +13,7 @@ use zonal::{Completion, Device, QueueOptions, Request, ZoneInfo, ZoneKind};
 use crate::{
     args::{Access, TargetArg, WriteAccess, ZoneRange, format_size},
     outcome::Outcome,
-    output::{Ui, print_json},
+    output::{Ui, plural, print_json},
     transfer, zones,
 };
 
@@ -154,7 +154,7 @@ pub(crate) fn run_erasing(verb: Verb, args: &ErasingArgs, ui: &Ui) -> Result<Out
 fn question(verb: Verb, device: &Device, zones: &[ZoneInfo]) -> String {
     let which = match zones {
         [zone] => format!("zone {}", zone.zone),
-        _ => format!("{} zones", zones.len()),
+        _ => plural(zones.len(), "zone"),
     };
     let bytes: u64 = zones
         .iter()
@@ -197,7 +197,8 @@ fn manage(
     if ui.json {
         print_json(io::stdout().lock(), &Managed { operation: verb.word(), zones })?;
     } else {
-        ui.say(format_args!("{}: {} zones: {}", args.target.target, zones.len(), verb.word()));
+        let count = plural(zones.len(), "zone");
+        ui.say(format_args!("{}: {} of {count} done", args.target.target, verb.word()));
     }
     Ok(Outcome::Done)
 }

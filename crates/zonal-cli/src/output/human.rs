@@ -41,6 +41,11 @@ pub(crate) fn format_rate(bytes_per_second: f64) -> String {
     scaled(bytes_per_second, 1000.0, &[" B/s", " kB/s", " MB/s", " GB/s", " TB/s"])
 }
 
+/// `1 zone`, `2 zones`.
+pub(crate) fn plural(count: usize, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

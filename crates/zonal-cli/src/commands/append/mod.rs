@@ -29,7 +29,7 @@ use self::{
 use crate::{
     args::{Access, Size, TargetArg, WriteAccess, ZoneRange, format_size},
     outcome::Outcome,
-    output::{Progress, Ui, format_rate, format_seconds},
+    output::{Progress, Ui, format_rate, format_seconds, plural},
     records::{Format, Line},
     signals::Interrupt,
     transfer,
@@ -52,7 +52,7 @@ pub(crate) struct AppendArgs {
     record: Size,
     /// How many records are in flight at once
     #[arg(long, value_name = "N", default_value_t = 32,
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(zonal::DEPTH_MAX)))]
     iodepth: u32,
     /// Keep the records' order on the drive: one zone at a time
     #[arg(long)]
@@ -81,7 +81,7 @@ impl AppendArgs {
         let (record, limits) = (self.record.0, device.limits());
         let block = u64::from(limits.block_size);
         ensure!(
-            record > 0 && record % block == 0,
+            record > 0 && record.is_multiple_of(block),
             "--record {}: not a multiple of the block size of {}, {}",
             self.record,
             device.name(),
@@ -126,7 +126,8 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     let width = if args.ordered { 1 } else { candidates.max_open };
     let block = device.limits().block_size as usize;
     let cutter = Cutter::new(args.files.clone(), record_bytes, block);
-    let depth = args.iodepth + u32::try_from(cutter.batch())?;
+    // What is being read needs buffers beside those in flight.
+    let depth = (args.iodepth + u32::try_from(cutter.batch())?).min(zonal::DEPTH_MAX);
     let options = QueueOptions { depth, buffer_bytes: record_bytes, ..Default::default() };
     let mut appender = Appender {
         queue: device.queue(&options)?,
@@ -157,9 +158,10 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     settled?;
     closed?;
     ui.say(format_args!(
-        "{records} records, {bytes} bytes in {} ({}); flushed",
+        "{}, {} in {} ({}); flushed",
+        plural(usize::try_from(records)?, "record"),
+        plural(usize::try_from(bytes)?, "byte"),
         format_seconds(elapsed),
-        // A rate for people.
         format_rate(bytes as f64 / elapsed.as_secs_f64().max(1e-9)),
     ));
     Ok(outcome)

@@ -32,6 +32,7 @@ use self::{
     verify::Verified,
     worker::Shared,
 };
+use super::create::Reserve;
 use crate::{
     args::{self, Access, Size, WriteAccess, ZoneRange, format_size, parse_duration},
     outcome::Outcome,
@@ -53,10 +54,10 @@ pub(crate) struct BenchArgs {
     bs: Size,
     /// How many records each job has in flight
     #[arg(long, value_name = "N", default_value_t = 32,
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(zonal::DEPTH_MAX)))]
     iodepth: u32,
     /// How many threads, each with a queue of its own [default: one a processor, at most 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=JOBS_MAX))]
     numjobs: Option<u32>,
     /// Only these zones: N, A..B, A..=B, A.. or ..B
     #[arg(long, value_name = "RANGE")]
@@ -79,6 +80,9 @@ pub(crate) struct BenchArgs {
     /// Where the temporary image goes
     #[arg(long, default_value = ".", conflicts_with = "target")]
     dir: PathBuf,
+    /// Whether the temporary image takes its disk space first, so that only overwriting is measured
+    #[arg(long, value_enum, default_value_t = Reserve::Off, conflicts_with = "target")]
+    preallocate: Reserve,
     #[command(flatten)]
     access: WriteAccess,
 }
@@ -134,6 +138,9 @@ struct Work {
     run: u64,
 }
 
+/// A queue each, and one left for finishing zones.
+const JOBS_MAX: i64 = zonal::QUEUES_MAX as i64 - 1;
+
 /// How long a run takes if nothing else bounds it.
 const RUNTIME: Duration = Duration::from_secs(2);
 
@@ -181,7 +188,7 @@ impl Work {
         let (record, limits) = (self.record_bytes as u64, device.limits());
         let (block, name) = (u64::from(limits.block_size), device.name());
         ensure!(
-            record % block == 0,
+            record.is_multiple_of(block),
             "--bs {}: not a multiple of {name}'s block size, {}",
             format_size(record),
             format_size(block)
@@ -207,7 +214,10 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
     let work = Work::resolve(args)?;
     let temporary = match &args.target {
         Some(_) => None,
-        None => Some(Temporary::create(&args.dir, args.size.map(|size| size.0))?),
+        None => {
+            let wanted = args.size.map(|size| size.0);
+            Some(Temporary::create(&args.dir, wanted, args.preallocate.into())?)
+        }
     };
     let target = match (&args.target, &temporary) {
         (Some(target), _) => target.clone(),

@@ -1,7 +1,6 @@
 //! What was measured, for people and in fio's words.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     io::{self, Write},
     time::Duration,
@@ -13,7 +12,7 @@ use nix::sys::{
     resource::{UsageWho, getrusage},
     time::{TimeVal, TimeValLike},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use zonal::Device;
 
 use super::{
@@ -127,7 +126,13 @@ struct Latency {
     stddev: f64,
     #[serde(rename = "N")]
     count: u64,
-    percentile: BTreeMap<String, u64>,
+    #[serde(serialize_with = "in_order")]
+    percentile: Vec<(String, u64)>,
+}
+
+/// An object whose fields keep their order.
+fn in_order<S: Serializer>(pairs: &[(String, u64)], out: S) -> Result<S::Ok, S::Error> {
+    out.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 /// fio's default percentiles, less those that tell little.

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::statvfs;
 use zonal::{CreateOptions, Geometry, Preallocate};
 
-/// A drive as large as the run may need: half a second on a fast disk fills it no more than a
-/// quarter, and its verification takes no longer than the run.
+/// Large enough that an ordinary disk does not fill it within the time a run takes by default, small
+/// enough that a fast one verifies all of it in a moment.
 const SIZE: u64 = 2 << 30;
 
 /// Enough zones for each job to spread over.
@@ -26,7 +26,11 @@ pub(super) struct Temporary {
 impl Temporary {
     /// Makes an image in `parent` with room for `wanted` bytes, or for as much as does the disk no
     /// harm.
-    pub(super) fn create(parent: &Path, wanted: Option<u64>) -> Result<Self> {
+    pub(super) fn create(
+        parent: &Path,
+        wanted: Option<u64>,
+        preallocate: Preallocate,
+    ) -> Result<Self> {
         let place = || parent.display().to_string();
         let disk = statvfs(parent).with_context(place)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -46,7 +50,6 @@ impl Temporary {
         let mut geometry = Geometry::with_size(size);
         geometry.zone_size = ZONE_SIZE;
         geometry.zone_capacity = ZONE_SIZE;
-        let preallocate = Preallocate::Off;
         let options = CreateOptions { geometry, preallocate, force: false, progress: None };
         zonal::create(&temporary.image, options)?;
         Ok(temporary)

@@ -1,0 +1,91 @@
+//! bench: short runs, for what it prints and whether it verifies; not for how fast it is.
+
+mod common;
+
+use common::{Place, Run};
+use rustix::process::{Pid, Signal, kill_process};
+
+#[test]
+fn every_kind_of_work_verifies_on_a_temporary_image_and_leaves_nothing() {
+    let place = Place::new();
+    for rw in ["append", "append-ordered", "write", "read", "randread"] {
+        let words = format!("bench --rw {rw} --bs 16K --size 16M --numjobs 2");
+        let result = place.json(&words);
+        assert_eq!(result["rw"], rw);
+        assert_eq!(result["verified"], 1024, "{rw}");
+        assert_eq!(result["verify_errors"], 0, "{rw}");
+        assert_eq!(result["total_ios"], 1024);
+        assert_eq!(result["io_bytes"], 16 << 20);
+        assert_eq!(result["lat_ns"]["N"], 1024);
+        for number in ["iops", "bw_bytes", "cpu_ns_per_op", "runtime"] {
+            assert!(result[number].as_f64().unwrap() > 0.0, "{number}");
+        }
+        let percentile = &result["lat_ns"]["percentile"];
+        assert!(percentile["50.000000"].as_u64() <= percentile["99.900000"].as_u64());
+    }
+    assert_eq!(std::fs::read_dir(place.path("")).unwrap().count(), 0);
+}
+
+#[test]
+fn people_get_a_summary() {
+    let place = Place::new();
+    let text = place.ok("bench --runtime 100ms --numjobs 1 --bs 4K").text();
+    for word in ["append: 4K records", "IOPS", "p99.9", "processor", "flush", "verified"] {
+        assert!(text.contains(word), "{word} is not in {text}");
+    }
+}
+
+#[test]
+fn limits_are_kept_and_every_record_still_verifies() {
+    let place = Place::new();
+    // Zones whose capacity no whole number of records fills, three at a time, until all are full.
+    let drive = "mem:size=64M,zone-size=4M,zone-capacity=3M,max-open-zones=3,max-active-zones=3";
+    for (rw, jobs) in [("append", 4), ("append-ordered", 4), ("write", 3)] {
+        let words =
+            format!("bench {drive} --rw {rw} --bs 28K --numjobs {jobs} --verify --runtime 60");
+        let result = place.json(&words);
+        assert_eq!(result["total_ios"], 16 * ((3 << 20) / (28 << 10)), "{rw}");
+        assert_eq!(result["verified"], result["total_ios"], "{rw}");
+    }
+    let words = format!("bench {drive} --rw write --numjobs 4");
+    place.run(&words).exits(2).says(&["4 jobs", "only 3"]);
+}
+
+#[test]
+fn a_target_is_not_erased_without_asking() {
+    let place = Place::with_disk("");
+    let fill = "bench disk --bs 64K --numjobs 1 --zones 0..2 --verify --runtime 60 --json";
+    assert_eq!(place.ok(fill).lines()[0]["verified"], 256);
+    place.run(fill).exits(2).says(&["no zone can take", "--reset"]);
+    place.run(&format!("{fill} --reset")).exits(2).says(&["--yes"]);
+    assert_eq!(place.zone(0)["state"], "full");
+    assert_eq!(place.ok(&format!("{fill} --reset --yes")).lines()[0]["verified"], 256);
+    // Reading needs no more than what is there.
+    let read = place.json("bench disk --rw read --bs 64K --size 1M --numjobs 1");
+    assert_eq!((&read["total_ios"], &read["verified"]), (&16.into(), &0.into()));
+    place.run("bench disk --rw read --verify").exits(2).says(&["--verify", "append"]);
+    place.run("bench disk --rw read --zones 4").exits(2).says(&["nothing to read"]);
+}
+
+#[test]
+fn a_record_size_that_the_drive_does_not_take_is_refused() {
+    let place = Place::with_disk("");
+    place.run("bench disk --bs 1000").exits(2).says(&["block size"]);
+    place.run("bench disk --bs 2M").exits(2).says(&["append limit"]);
+    place.run("bench disk --bs 0").exits(2).says(&["--bs 0"]);
+}
+
+#[test]
+fn an_interrupt_prints_what_was_measured() {
+    let place = Place::new();
+    let child = place.start("bench --runtime 60 --bs 4K --numjobs 2 --json");
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    // Its folder appears once the signals are taken over.
+    while std::fs::read_dir(place.path("")).unwrap().count() == 0 {
+        std::thread::yield_now();
+    }
+    kill_process(pid, Signal::INT).unwrap();
+    let run = Run::of("bench", child.wait_with_output().unwrap()).exits(130);
+    assert_eq!(run.lines()[0]["verified"], 0);
+    assert_eq!(std::fs::read_dir(place.path("")).unwrap().count(), 0);
+}
