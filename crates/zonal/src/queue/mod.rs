@@ -359,9 +359,9 @@ impl Queue {
             Call::ReadAt { offset, into } => self.start_read(number, offset, into),
             Call::Zone { op, zone } => self.start_operation(number, op, zone),
             Call::ResetAll => {
-                self.start_cold(number, |scene| Box::pin(cold::reset_all(scene)));
+                self.start_on_drive(number, |scene| Box::pin(cold::reset_all(scene)));
             }
-            Call::Flush => self.start_cold(number, |scene| Box::pin(cold::flush(scene))),
+            Call::Flush => self.start_on_drive(number, |scene| Box::pin(cold::flush(scene))),
         }
     }
 
@@ -543,6 +543,17 @@ impl Queue {
                 result.map_err(|error| cold::in_zone(&zones, zone, op, error))
             })
         });
+    }
+
+    /// Starts what is about no zone; the slot still has the place of an earlier request.
+    fn start_on_drive(
+        &mut self,
+        number: u32,
+        operation: impl FnOnce(Scene) -> std::pin::Pin<Box<dyn Future<Output = Result<()>>>>,
+    ) {
+        let slot = self.slots.get(number);
+        (slot.zone, slot.offset) = (ZoneIndex(0), 0);
+        self.start_cold(number, operation);
     }
 
     fn start_cold(
