@@ -420,7 +420,7 @@ impl Queue {
         let zones = &self.drive.zones;
         let slot = self.slots.get(number);
         let (zone, state) = (slot.zone, zones.cells().load(slot.zone).state());
-        let capacity = zones.capacity(zone);
+        let capacity = zones.geometry.capacity_blocks(zone);
         let refusal = match state {
             _ if zones.is_latched() => Some(zones.latched_error()),
             ZoneState::ReadOnly => Some(Error::new(ErrorKind::ZoneReadOnly, "")),
