@@ -696,7 +696,10 @@ impl Queue {
     fn hold(&mut self, number: u32) {
         let slot = self.slots.get(number);
         slot.stage = Stage::Held;
-        slot.flags.insert(Flags::HELD);
+        // A write that failed itself waits for the zone too, to be told.
+        if slot.error.is_none() {
+            slot.flags.insert(Flags::HELD);
+        }
         slot.since = self.deadline.map(|_| Instant::now());
         self.waiting += 1;
     }
