@@ -34,7 +34,8 @@ const ZERO_PIECE: u64 = 1 << 20;
 pub(super) struct Scene {
     pub(super) drive: Arc<Drive>,
     pub(super) desk: Rc<Desk>,
-    /// Set once the operation does more than wait: from then on it is not given up.
+    /// Set once the operation does more than wait: from then on it is not given up, and its error
+    /// is no refusal.
     pub(super) begun: Rc<Cell<bool>>,
 }
 
@@ -56,8 +57,8 @@ pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result
         ZoneOp::Open => {}
         ZoneOp::Close | ZoneOp::Finish | ZoneOp::Reset => drained(&gate).await,
     }
-    scene.begun.set(true);
     zones.would(zone, op).map_err(Error::from)?;
+    let begun = scene.begun.replace(true);
     match op {
         ZoneOp::Open => settle_reset(&scene, zone).await?,
         ZoneOp::Close => {}
@@ -67,7 +68,11 @@ pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result
         }
         ZoneOp::Reset => {}
     }
-    zones.operate(zone, op)?;
+    if let Err(refusal) = zones.operate(zone, op) {
+        // Nothing has changed in this zone; of a reset of all zones, others may have.
+        scene.begun.set(begun);
+        return Err(refusal.into());
+    }
     if op == ZoneOp::Reset {
         scene.drive.await_readers(zone);
     }

@@ -381,9 +381,9 @@ impl Queue {
             Call::ReadAt { offset, into } => self.start_read(number, offset, into),
             Call::Zone { op, zone } => self.start_operation(number, op, zone),
             Call::ResetAll => {
-                self.start_cold(number, |scene| Box::pin(cold::reset_all(scene)));
+                self.start_on_drive(number, |scene| Box::pin(cold::reset_all(scene)));
             }
-            Call::Flush => self.start_cold(number, |scene| Box::pin(cold::flush(scene))),
+            Call::Flush => self.start_on_drive(number, |scene| Box::pin(cold::flush(scene))),
         }
     }
 
@@ -442,7 +442,7 @@ impl Queue {
         let zones = &self.drive.zones;
         let slot = self.slots.get(number);
         let (zone, state) = (slot.zone, zones.cells().load(slot.zone).state());
-        let capacity = zones.capacity(zone);
+        let capacity = zones.geometry.capacity_blocks(zone);
         let refusal = match state {
             _ if zones.is_latched() => Some(zones.latched_error()),
             ZoneState::ReadOnly => Some(Error::new(ErrorKind::ZoneReadOnly, "")),
@@ -565,6 +565,17 @@ impl Queue {
                 result.map_err(|error| cold::in_zone(&zones, zone, op, error))
             })
         });
+    }
+
+    /// Starts what is about no zone; the slot still has the place of an earlier request.
+    fn start_on_drive(
+        &mut self,
+        number: u32,
+        operation: impl FnOnce(Scene) -> std::pin::Pin<Box<dyn Future<Output = Result<()>>>>,
+    ) {
+        let slot = self.slots.get(number);
+        (slot.zone, slot.offset) = (ZoneIndex(0), 0);
+        self.start_cold(number, operation);
     }
 
     fn start_cold(
@@ -707,7 +718,10 @@ impl Queue {
     fn hold(&mut self, number: u32) {
         let slot = self.slots.get(number);
         slot.stage = Stage::Held;
-        slot.flags.insert(Flags::HELD);
+        // A write that failed itself waits for the zone too, to be told.
+        if slot.error.is_none() {
+            slot.flags.insert(Flags::HELD);
+        }
         slot.since = self.deadline.map(|_| Instant::now());
         self.waiting += 1;
     }
