@@ -3,6 +3,8 @@
 //! Counted, not timed, so that it holds on any machine: allocations by a global allocator that
 //! counts for the thread, locks by the crate's one way to lock, system calls by the ring.
 
+#![allow(clippy::unwrap_used, reason = "a failed test")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};

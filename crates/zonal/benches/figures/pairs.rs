@@ -40,7 +40,10 @@ impl Sample {
 
     /// The numbers behind a ratio, for people.
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("{} /s, CPU {:.0} ns", thousands(self.rate()), self.cpu_ns_each());
+        let mut text = format!("{} /s", thousands(self.rate()));
+        if self.cpu_ns.is_finite() {
+            text += &format!(", CPU {:.0} ns each", self.cpu_ns_each());
+        }
         if let Some([p50, p99, p999]) = self.latency_ns {
             let us = |ns| count(ns) / 1000.0;
             text += &format!(", p50/p99/p99.9 {:.1}/{:.1}/{:.1} µs", us(p50), us(p99), us(p999));

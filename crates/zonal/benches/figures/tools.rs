@@ -11,9 +11,28 @@ use std::time::Duration;
 /// What fio is to do.
 #[derive(Clone, Copy)]
 pub(crate) struct Job {
-    pub(crate) reads: bool,
+    pub(crate) pattern: Pattern,
     pub(crate) block: u64,
     pub(crate) depth: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    Sequential,
+    /// Writes at random, which no layer below can merge.
+    RandomWrites,
+    RandomReads,
+}
+
+impl Pattern {
+    /// fio's `rw`, and where in its result the numbers are.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Sequential => ("write", "write"),
+            Self::RandomWrites => ("randwrite", "write"),
+            Self::RandomReads => ("randread", "read"),
+        }
+    }
 }
 
 pub(crate) fn fio_version() -> Option<String> {
@@ -30,9 +49,10 @@ fn first_line(command: &mut Command) -> Option<String> {
     text.lines().next().map(str::to_owned)
 }
 
-/// Sequential writes or random reads by fio, with its best flags and our batches.
+/// Writes or reads by fio, with its best flags and our batches.
 pub(crate) fn fio(file: &Path, size: u64, job: Job, time: Duration) -> anyhow::Result<Sample> {
-    let Job { reads, block, depth } = job;
+    let Job { pattern, block, depth } = job;
+    let (rw, direction) = pattern.words();
     let batch = (depth / 4).max(1);
     let device = Device::below(file);
     let before = device.requests();
@@ -40,7 +60,7 @@ pub(crate) fn fio(file: &Path, size: u64, job: Job, time: Duration) -> anyhow::R
         .args(["--name=figures", "--output-format=json", "--ioengine=io_uring", "--direct=1"])
         .args(["--registerfiles=1", "--fixedbufs=1", "--time_based", "--fallocate=none"])
         .args(["--norandommap", "--lat_percentiles=1", "--clat_percentiles=0"])
-        .arg(format!("--rw={}", if reads { "randread" } else { "write" }))
+        .arg(format!("--rw={rw}"))
         .arg(format!("--filename={}", file.display()))
         .arg(format!("--filesize={size}"))
         .arg(format!("--bs={block}"))
@@ -55,7 +75,7 @@ pub(crate) fn fio(file: &Path, size: u64, job: Job, time: Duration) -> anyhow::R
     ensure!(output.status.success(), "fio failed: {}", problem.trim());
     let result: Value = serde_json::from_slice(&output.stdout).context("fio's result")?;
     let job = &result["jobs"][0];
-    let side = &job[if reads { "read" } else { "write" }];
+    let side = &job[direction];
     let number = |value: &Value| value.as_f64().context("a number is missing in fio's result");
     let operations = side["total_ios"].as_u64().context("fio's result has no total_ios")?;
     let run_ns = number(&job["job_runtime"])? * 1e6;
