@@ -309,7 +309,7 @@ impl Drive {
 
     /// The zone of that number.
     pub(crate) fn zone(&self, zone: u32) -> Result<ZoneIndex> {
-        let zones = self.zones.geometry.zones();
+        let zones = self.zones.count();
         if zone < zones {
             return Ok(ZoneIndex(zone));
         }
@@ -357,7 +357,7 @@ impl Drive {
         let geometry = &self.zones.geometry;
         let block = self.zones.block_size();
         let zone = geometry.zone_of(offset);
-        if zone.0 >= geometry.zones() {
+        if zone.0 >= self.zones.count() {
             let text = format!("the drive ends at {}", geometry.size);
             return Err(Error::new(ErrorKind::OutOfRange, text));
         }

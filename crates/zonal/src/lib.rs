@@ -54,6 +54,8 @@ pub use image::{
 pub use open::{OpenOptions, open};
 pub use queue::request::{Completion, Flags, Full, Request};
 pub use queue::{Queue, QueueOptions};
+#[doc(hidden)]
+pub use sync::locks_taken;
 pub use target::{Target, size};
 #[cfg(zonal_break)]
 #[doc(hidden)]

@@ -50,7 +50,7 @@ impl Memory {
         view: &View,
     ) {
         match kind {
-            IoKind::Write if zones.geometry.is_conventional(zones.geometry.zone_of(offset)) => {
+            IoKind::Write if zones.is_conventional_at(offset) => {
                 let _alone = lock(&self.conventional);
                 // SAFETY: conventional zones are copied to and from under this lock alone.
                 unsafe { self.region.write(at(offset), bytes) };

@@ -23,10 +23,28 @@ pub(crate) fn yield_now() {
 use std::sync::PoisonError;
 use std::time::Duration;
 
+#[cfg(debug_assertions)]
+std::thread_local! {
+    static LOCKS_TAKEN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How many locks of this crate the calling thread has taken; `None` in builds without debug
+/// assertions, which do not count. For the test that an ordinary write takes none.
+#[doc(hidden)]
+#[must_use]
+pub fn locks_taken() -> Option<u64> {
+    #[cfg(debug_assertions)]
+    return Some(LOCKS_TAKEN.get());
+    #[cfg(not(debug_assertions))]
+    None
+}
+
 /// Locks, whether or not another thread panicked while it held the lock.
 ///
 /// Right only for state that each holder leaves consistent before anything that can panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    #[cfg(debug_assertions)]
+    LOCKS_TAKEN.set(LOCKS_TAKEN.get() + 1);
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -44,10 +44,12 @@ const MAX_RW_BYTES: usize = 0x7FFF_F000;
 /// The most bytes the kernel takes as one registered buffer.
 const MAX_FIXED_BYTES: usize = 1 << 30;
 
-/// How long a wait for several completions may sleep through a notification. The kernel counts
-/// the wake as one completion, so a wait for more has to look again by itself. Far longer than a
-/// batch takes on a fast device, far shorter than a person or a timer notices.
+/// How long a wait for several completions may sleep through a notification: the first time, and
+/// at most, doubled each time in between. The kernel counts the wake as one completion, so a wait
+/// for more has to look again by itself. Far longer than a batch takes on a fast device, so that
+/// it is one system call; and a slow one takes a few, not one for each completion.
 const NOTIFY_SLICE: Duration = Duration::from_micros(500);
+const NOTIFY_SLICE_MAX: Duration = Duration::from_millis(8);
 
 /// The longest time one wait is asked of the kernel for; longer ones are asked again.
 const WAIT_SLICE: Duration = Duration::from_secs(3600);
@@ -186,17 +188,13 @@ impl Uring {
         notifiable: bool,
     ) -> io::Result<()> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut first = true;
+        let mut look_again = NOTIFY_SLICE;
         loop {
             let missing = target - self.stash.len();
-            let (least, slice) = match (notifiable, first) {
-                (true, true) if missing > 1 => (missing, Some(NOTIFY_SLICE)),
-                (true, _) => (1, None),
-                (false, _) => (missing, None),
-            };
-            first = false;
+            let slice = (notifiable && missing > 1).then_some(look_again);
+            look_again = NOTIFY_SLICE_MAX.min(2 * look_again);
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            self.enter_with_retries(least, shorter(slice, left))?;
+            self.enter_with_retries(missing, shorter(slice, left))?;
             self.drain();
             let ended = self.stash.len() >= target
                 || (notifiable && self.wake.was_notified())

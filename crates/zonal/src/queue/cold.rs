@@ -128,6 +128,8 @@ pub(super) async fn flush(scene: Scene) -> Result<()> {
 /// to try again: what it left on the disk is unknown, so the drive takes no more writes.
 async fn flush_round(scene: &Scene) -> Result<u64> {
     let zones = scene.zones();
+    // Those that were submitted together with this one join before it begins.
+    others_first().await;
     latched(zones)?;
     let mut covered = zones.note();
     wait_drained(zones).await;
@@ -147,6 +149,19 @@ async fn flush_round(scene: &Scene) -> Result<u64> {
         persist(scene).await?;
     }
     Ok(covered)
+}
+
+/// Lets everything else that this queue has to start go first.
+async fn others_first() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 async fn wait_drained(zones: &Zones) {

@@ -403,7 +403,11 @@ impl Queue {
 
     fn zone_start(&self, zone: u32) -> u64 {
         let geometry = &self.drive.zones.geometry;
-        if zone < geometry.zones() { geometry.start_of(ZoneIndex(zone)) } else { geometry.size }
+        if zone < self.drive.zones.count() {
+            geometry.start_of(ZoneIndex(zone))
+        } else {
+            geometry.size
+        }
     }
 
     fn start_placed(&mut self, number: u32, zone: u32, placement: Placement, data: Buffer) {

@@ -209,10 +209,10 @@ impl Cells {
                     if range.extent.start < below {
                         ranges.push(range.extent);
                     }
+                    if seen >= word.in_flight() {
+                        return;
+                    }
                 }
-            }
-            if seen >= word.in_flight() {
-                return;
             }
             crate::sync::yield_now();
         }

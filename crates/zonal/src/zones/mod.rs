@@ -65,6 +65,10 @@ pub(crate) enum Keeping {
 pub(crate) struct Zones {
     pub(crate) geometry: Geometry,
     block_size: u64,
+    /// How many zones there are, and where the conventional ones end: asked for each write, and a
+    /// division to find out.
+    count: u32,
+    conventional_end: u64,
     /// Of every sequential zone but the last.
     capacity: Blocks,
     last: ZoneIndex,
@@ -163,6 +167,8 @@ impl Zones {
             capacity: geometry.capacity_blocks(ZoneIndex(geometry.conventional_zones)),
             last: ZoneIndex(zones - 1),
             last_capacity: geometry.capacity_blocks(ZoneIndex(zones - 1)),
+            count: zones,
+            conventional_end: geometry.start_of(ZoneIndex(geometry.conventional_zones)),
             geometry,
             block_size,
             cells,
@@ -190,6 +196,18 @@ impl Zones {
 
     pub(crate) fn block_size(&self) -> u64 {
         self.block_size
+    }
+
+    /// How many zones there are.
+    #[inline]
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether a byte of the drive is in a conventional zone.
+    #[inline]
+    pub(crate) fn is_conventional_at(&self, offset: u64) -> bool {
+        offset < self.conventional_end
     }
 
     pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
