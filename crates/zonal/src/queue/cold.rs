@@ -56,8 +56,8 @@ pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result
         ZoneOp::Open => {}
         ZoneOp::Close | ZoneOp::Finish | ZoneOp::Reset => drained(&gate).await,
     }
-    scene.begun.set(true);
     zones.would(zone, op).map_err(Error::from)?;
+    scene.begun.set(true);
     match op {
         ZoneOp::Open => settle_reset(&scene, zone).await?,
         ZoneOp::Close => {}
@@ -67,7 +67,8 @@ pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result
         }
         ZoneOp::Reset => {}
     }
-    zones.operate(zone, op)?;
+    // A limit stands in the way only now; then nothing has changed.
+    zones.operate(zone, op).inspect_err(|_| scene.begun.set(false))?;
     if op == ZoneOp::Reset {
         scene.drive.await_readers(zone);
     }
