@@ -850,8 +850,11 @@ impl Drop for Queue {
             self.waiting -= 1;
             self.slots.free(number);
         }
+        // What was reaped last may have made a task that has handed in its I/O and is not in
+        // the engine yet: the one that settles a zone, for which other queues wait.
         while self.engine.as_ref().is_some_and(|engine| engine.in_flight() > 0)
             || self.mailbox.has_any()
+            || self.desk.has_orders()
         {
             self.advance_rare();
             self.completed.clear();

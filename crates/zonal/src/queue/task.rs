@@ -67,7 +67,12 @@ impl Desk {
         self.inner.borrow_mut().outbox.pop_front()
     }
 
-    /// An I/O has ended; false if the token is no task's.
+    /// Whether there is I/O that the engine has not been given yet.
+    pub(crate) fn has_orders(&self) -> bool {
+        !self.inner.borrow().outbox.is_empty()
+    }
+
+    /// An I/O has ended.
     pub(crate) fn ended(&self, token: u64, result: io::Result<u32>) {
         let mut inner = self.inner.borrow_mut();
         let Some(job) = inner.jobs.get_mut(&token) else { return };
