@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use zonal::sim::{FaultPlan, Outcome, PendingIo, SimDisk, SimImage, SimMode};
 use zonal::{
     Buffer, Completion, Device, ErrorKind, Flags, Geometry, OpenOptions, Queue, QueueOptions,
-    Request, Target, ZoneState,
+    Request, Target,
 };
 
 pub const BLOCK: u64 = 4096;
@@ -343,4 +343,395 @@ fn settled_right(drive: &Device, written: &[Written]) {
         }
     }
     hold_against(drive, 0, written);
+}
+
+/// Two operate on zone 0 and append to it; whatever their order, what remains adds up.
+pub fn operate_against_writers(drive: &Device) {
+    let worker = |steps: Vec<Request>| -> Box<dyn FnOnce() -> Vec<Written> + Send> {
+        let drive = drive.clone();
+        let steps = Handover(steps);
+        Box::new(move || {
+            let mut queue = queue(&drive);
+            let steps = steps.open();
+            let count = steps.len();
+            for step in steps {
+                queue.push(step).unwrap();
+            }
+            queue.submit_and_wait(count).unwrap();
+            let ended: Vec<_> = std::iter::from_fn(|| queue.next_completion()).collect();
+            assert_eq!(ended.len(), count, "each request completes once");
+            for completion in &ended {
+                if let Err(error) = &completion.result {
+                    let refused = completion.flags.contains(Flags::REFUSED);
+                    let (full, empty) = (ErrorKind::ZoneFull, ErrorKind::InvalidTransition);
+                    assert!(refused && [full, empty].contains(&error.kind()), "{completion:?}");
+                }
+            }
+            ended.iter().filter(|c| c.buffer.is_some()).map(Written::of).collect()
+        })
+    };
+    let append = |tag: u8| Request::append(0, record(tag, 1)).tag(tag.into());
+    let gate = |n| match n {
+        0 => Request::reset(0),
+        1 => Request::close(0),
+        2 => Request::open(0),
+        _ => Request::finish(0),
+    };
+    let (first, second) = (below(4), below(4));
+    let written = together([
+        worker(vec![append(1), gate(first), append(2)]),
+        worker(vec![append(3), gate(second), append(4)]),
+    ])
+    .concat();
+    let found = blocks(&mut queue(drive), 0);
+    let wp = wp(drive, 0) as usize;
+    assert!(found[wp..].iter().all(|&tag| tag == 0), "above {wp}: {found:?}");
+    for (block, &tag) in (0..).zip(&found) {
+        let told = written.iter().find(|record| record.tag == tag);
+        assert!(tag == 0 || told.is_some_and(|r| r.is_acknowledged() && r.start == block));
+    }
+    let kept = found.iter().filter(|&&tag| tag != 0).count();
+    let acknowledged = written.iter().filter(|record| record.is_acknowledged()).count();
+    if first != 0 && second != 0 {
+        assert_eq!(kept, acknowledged, "{found:?} of {written:?}");
+    } else if first != 3 && second != 3 {
+        assert_eq!(kept, wp, "a hole in {found:?}");
+    }
+    hold_counts(drive, 1, 1);
+}
+
+/// Requests made by one thread for another: they hold no thread's memory.
+struct Handover(Vec<Request>);
+impl Handover {
+    fn open(self) -> Vec<Request> {
+        self.0
+    }
+}
+
+/// Completes what is pending, in any order, until told that all is done.
+pub fn complete_until_done(
+    disk: &SimDisk,
+    done: &Arc<shuttle::sync::atomic::AtomicBool>,
+    mut outcome: impl FnMut(&PendingIo) -> Outcome + Send + 'static,
+) -> thread::JoinHandle<()> {
+    let (disk, done) = (disk.clone(), done.clone());
+    thread::spawn(move || {
+        while !done.load(shuttle::sync::atomic::Ordering::SeqCst) {
+            let pending = disk.pending();
+            if pending.is_empty() {
+                thread::yield_now();
+                continue;
+            }
+            let io = pending[below(pending.len() as u64) as usize];
+            disk.complete(io.id, outcome(&io));
+        }
+    })
+}
+
+/// Whoever comes to a gate first goes first: a reset, an append, a close and an append of four
+/// queues, behind a write in flight.
+pub fn first_come_first_served(template: &Template) {
+    let (disk, drive) = template.open(SimMode::Manual);
+    let mut holder = queue(&drive);
+    holder.push(Request::append(0, record(9, 3)).tag(9)).unwrap();
+    holder.submit().unwrap();
+    let turn = Arc::new((shuttle::sync::Mutex::new(0), shuttle::sync::Condvar::new()));
+    let comer = |place: usize, request: Request| -> Box<dyn FnOnce() -> Completion + Send> {
+        let (drive, turn) = (drive.clone(), turn.clone());
+        let request = Handover(vec![request]);
+        Box::new(move || {
+            let mut queue = queue(&drive);
+            queue.push(request.open().remove(0)).unwrap();
+            let (now, changed) = &*turn;
+            let mut now = now.lock().unwrap();
+            while *now != place {
+                now = changed.wait(now).unwrap();
+            }
+            queue.submit().unwrap();
+            *now += 1;
+            changed.notify_all();
+            drop(now);
+            queue.submit_and_wait(1).unwrap();
+            queue.next_completion().unwrap()
+        })
+    };
+    let done = Arc::new(shuttle::sync::atomic::AtomicBool::new(false));
+    let completer = {
+        let (disk, turn, done) = (disk.clone(), turn.clone(), done.clone());
+        thread::spawn(move || {
+            let (now, changed) = &*turn;
+            let mut now = now.lock().unwrap();
+            while *now != 3 {
+                now = changed.wait(now).unwrap();
+            }
+            drop(now);
+            complete_until_done(&disk, &done, |_| Outcome::Ok).join().unwrap();
+        })
+    };
+    let threads = [
+        comer(0, Request::reset(0)),
+        comer(1, Request::append(0, record(1, 1)).tag(1)),
+        comer(2, Request::append(0, record(2, 2)).tag(2)),
+    ];
+    let threads: Vec<_> = threads.into_iter().map(thread::spawn).collect();
+    holder.submit_and_wait(1).unwrap();
+    let ended: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    done.store(true, shuttle::sync::atomic::Ordering::SeqCst);
+    completer.join().unwrap();
+    assert!(holder.next_completion().unwrap().result.is_ok());
+    assert!(ended.iter().all(|completion| completion.result.is_ok()), "{ended:?}");
+    assert_eq!((ended[1].offset, ended[2].offset), (0, BLOCK));
+    assert!(ended[1].flags.contains(Flags::PARKED) && ended[2].flags.contains(Flags::PARKED));
+}
+
+/// What a flush covers, and what is acknowledged as durable, is there after a power cut, however
+/// another thread writes, resets and flushes meanwhile.
+pub fn flush_against_writers(template: &Template) {
+    let (disk, drive) = template.open(auto(FaultPlan::default()));
+    let one = drive.clone();
+    let two = drive.clone();
+    let threads: [Box<dyn FnOnce() -> Vec<Written> + Send>; 2] = [
+        Box::new(move || {
+            let mut queue = queue(&one);
+            let mut covered = append_all(&mut queue, 0, &[(1, 2), (2, 1)]);
+            covered.extend(append_all(&mut queue, 1, &[(3, 2)]));
+            assert!(run(&mut queue, Request::flush()).result.is_ok());
+            covered.extend(append_all(&mut queue, 2, &[(4, 1)]).iter().map(|r| Written {
+                error: Some(ErrorKind::Io), // not covered by any flush
+                ..*r
+            }));
+            covered
+        }),
+        Box::new(move || {
+            let mut queue = queue(&two);
+            let mut covered = Vec::new();
+            let append = Request::append(0, record(5, 1)).tag(5).fua();
+            let durable = run(&mut queue, append);
+            assert!(durable.flags.contains(Flags::DURABLE));
+            covered.push(Written::of(&durable));
+            assert!(run(&mut queue, Request::reset(1)).result.is_ok());
+            let append = Request::append(1, record(6, 1)).tag(6).fua();
+            covered.push(Written::of(&run(&mut queue, append)));
+            covered
+        }),
+    ];
+    let covered = together(threads).concat();
+    each_cut(&disk, |left| durable_right(left, &covered));
+}
+
+fn durable_right(left: &Device, covered: &[Written]) {
+    let mut reader = queue(left);
+    let zones = [blocks(&mut reader, 0), blocks(&mut reader, 1)];
+    let pointers = [wp(left, 0) as usize, wp(left, 1) as usize];
+    for record in covered.iter().filter(|record| record.is_acknowledged()) {
+        let zone = (record.start / CAPACITY) as usize;
+        let (start, end) = ((record.start % CAPACITY) as usize, (record.end % CAPACITY) as usize);
+        let replaced = record.tag == 3
+            && covered.iter().any(|other| other.tag == 6 && other.start < record.end);
+        // Zone 1 was reset before 6 was written: 3 is there only if it came after.
+        let came_before = record.tag == 3
+            && covered.iter().any(|other| other.tag == 6 && other.start == CAPACITY)
+            && record.start == CAPACITY;
+        if replaced && came_before {
+            continue;
+        }
+        assert!(end <= pointers[zone], "{record:?} above {pointers:?} of {covered:?}");
+        assert!(
+            zones[zone][start..end].iter().all(|&tag| tag == record.tag),
+            "{record:?} in {zones:?}"
+        );
+    }
+    for (blocks, wp) in zones.iter().zip(pointers) {
+        assert!(blocks[wp..].iter().all(|&tag| tag == 0));
+        assert!(!blocks.contains(&OLD), "an earlier life shows: {blocks:?}");
+    }
+}
+
+/// A zone that one thread flushes while another resets it and writes it again. After a cut it
+/// holds whole records of one life.
+pub fn flush_against_reset(template: &Template) {
+    let (disk, drive) = template.open(auto(FaultPlan::default()));
+    let flusher = drive.clone();
+    let writer = drive.clone();
+    let threads: [Box<dyn FnOnce() + Send>; 2] = [
+        Box::new(move || {
+            let mut queue = queue(&flusher);
+            append_all(&mut queue, 0, &[(1, 1), (2, 1)]);
+            assert!(run(&mut queue, Request::flush()).result.is_ok());
+        }),
+        Box::new(move || {
+            let mut queue = queue(&writer);
+            assert!(run(&mut queue, Request::reset(0)).result.is_ok());
+            append_all(&mut queue, 0, &[(3, 3)]);
+        }),
+    ];
+    together(threads);
+    each_cut(&disk, |left| {
+        let found = blocks(&mut queue(left), 0);
+        let wp = wp(left, 0) as usize;
+        let count = |tag| found[..wp].iter().filter(|&&found| found == tag).count();
+        assert!(!found.contains(&OLD) && count(0) == 0, "{found:?} up to {wp}");
+        assert!(matches!(count(3), 0 | 3), "part of a record: {found:?} up to {wp}");
+    });
+}
+
+/// Flushes of three queues that wait at the same time share their rounds.
+pub fn flushes_share(template: &Template) {
+    let (disk, drive) = template.open(auto(FaultPlan::default()));
+    append_all(&mut queue(&drive), 0, &[(1, 1)]);
+    let flusher = || -> Box<dyn FnOnce() + Send> {
+        let drive = drive.clone();
+        Box::new(move || assert!(run(&mut queue(&drive), Request::flush()).result.is_ok()))
+    };
+    let before = drive.metrics();
+    together([flusher(), flusher(), flusher()]);
+    let after = drive.metrics();
+    let syncs = after.data_syncs - before.data_syncs;
+    assert!((1..=3).contains(&syncs), "{syncs} syncs for three flushes");
+    assert_eq!(syncs, after.flush_rounds - before.flush_rounds);
+    each_cut(&disk, |left| assert_eq!(wp(left, 0), 1));
+}
+
+/// Two flushes that come while a sync is under way are served by one more.
+pub fn flushes_share_the_next_round(template: &Template) {
+    let (disk, drive) = template.open(SimMode::Manual);
+    let mut first = queue(&drive);
+    first.push(Request::flush()).unwrap();
+    first.submit().unwrap();
+    let before = drive.metrics().data_syncs;
+    assert!(disk.pending().iter().any(|io| io.kind == zonal::sim::IoKind::SyncData));
+    let joined = Arc::new(shuttle::sync::atomic::AtomicU32::new(0));
+    let flusher = || -> Box<dyn FnOnce() + Send> {
+        let (drive, joined) = (drive.clone(), joined.clone());
+        Box::new(move || {
+            let mut queue = queue(&drive);
+            queue.push(Request::flush()).unwrap();
+            queue.submit().unwrap();
+            joined.fetch_add(1, shuttle::sync::atomic::Ordering::SeqCst);
+            queue.submit_and_wait(1).unwrap();
+            assert!(queue.next_completion().unwrap().result.is_ok());
+        })
+    };
+    let threads: Vec<_> = [flusher(), flusher()].into_iter().map(thread::spawn).collect();
+    while joined.load(shuttle::sync::atomic::Ordering::SeqCst) < 2 {
+        thread::yield_now();
+    }
+    let done = Arc::new(shuttle::sync::atomic::AtomicBool::new(false));
+    let completer = complete_until_done(&disk, &done, |_| Outcome::Ok);
+    first.submit_and_wait(1).unwrap();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    done.store(true, shuttle::sync::atomic::Ordering::SeqCst);
+    completer.join().unwrap();
+    assert_eq!(drive.metrics().data_syncs - before, 1);
+}
+
+/// A queue is dropped in the middle of things; the other goes on as if it had never been.
+pub fn drop_a_queue(template: &Template) {
+    let mut plan = template.failing(below(8));
+    plan.no_zeroing = below(2) == 0;
+    let (disk, drive) = template.open(auto(plan));
+    let leaver = drive.clone();
+    let stayer = drive.clone();
+    let threads: [Box<dyn FnOnce() + Send>; 2] = [
+        Box::new(move || {
+            let mut queue = queue(&leaver);
+            for tag in 1..=3 {
+                queue.push(Request::append(0, record(tag, 1)).tag(tag.into())).unwrap();
+            }
+            match below(4) {
+                0 => queue.push(Request::flush()).unwrap(),
+                1 => queue.push(Request::reset(0)).unwrap(),
+                2 => queue.push(Request::append(0, record(4, 1)).fua()).unwrap(),
+                _ => queue.push(Request::finish(0)).unwrap(),
+            }
+            for _ in 0..below(3) {
+                queue.submit().unwrap();
+            }
+        }),
+        Box::new(move || {
+            let mut queue = queue(&stayer);
+            append_all(&mut queue, 0, &[(5, 1), (6, 1)]);
+            // The write that fails may be one of the table's; then the drive is read-only.
+            let fine = |completion: Completion| {
+                let error = completion.result.err().map(|error| error.kind());
+                assert!(matches!(error, None | Some(ErrorKind::DeviceReadOnly)), "{error:?}");
+            };
+            fine(run(&mut queue, Request::flush()));
+            fine(run(&mut queue, Request::reset(0)));
+            append_all(&mut queue, 0, &[(7, 1)]);
+        }),
+    ];
+    together(threads);
+    let found = blocks(&mut queue(&drive), 0);
+    assert!(!found.contains(&OLD), "{found:?}");
+    hold_counts(&drive, u32::MAX, u32::MAX);
+    drop(disk);
+    let closed = drive.close().err().map(|error| error.kind());
+    assert!(matches!(closed, None | Some(ErrorKind::DeviceReadOnly)), "{closed:?}");
+}
+
+/// Reads while the zone is reset and written again: each sees one life.
+pub fn read_against_reset(drive: &Device) {
+    append_all(&mut queue(drive), 0, &[(1, 4)]);
+    let reader = drive.clone();
+    let writer = drive.clone();
+    let threads: [Box<dyn FnOnce() + Send>; 2] = [
+        Box::new(move || {
+            let mut queue = queue(&reader);
+            for _ in 0..3 {
+                let found = blocks(&mut queue, 0);
+                let has = |tag| found.contains(&tag);
+                assert!(!has(OLD) && !(has(1) && has(2)), "two lives at once: {found:?}");
+                assert!(!has(1) || found[..4] == [1; 4], "part of a record: {found:?}");
+            }
+        }),
+        Box::new(move || {
+            let mut queue = queue(&writer);
+            assert!(run(&mut queue, Request::reset(0)).result.is_ok());
+            append_all(&mut queue, 0, &[(2, 1), (2, 2)]);
+            assert_eq!(blocks(&mut queue, 0)[..4], [2, 2, 2, 0]);
+        }),
+    ];
+    together(threads);
+}
+
+/// Two threads use more zones than may be open; nobody ever counts one too many.
+pub fn stay_within_limits(drive: &Device, open: u32, active: u32) {
+    let worker = |zones: [u32; 4]| -> Box<dyn FnOnce() + Send> {
+        let drive = drive.clone();
+        Box::new(move || {
+            let mut queue = queue(&drive);
+            for (tag, zone) in (1..).zip(zones) {
+                let length = if tag % 2 == 0 { 4 } else { 1 };
+                queue.push(Request::append(zone, record(tag, length)).tag(tag.into())).unwrap();
+                if tag == 2 {
+                    queue.push(Request::append(zone, record(tag, 4)).tag(tag.into())).unwrap();
+                }
+            }
+            queue.push(Request::open(zones[0])).unwrap();
+            queue.submit().unwrap();
+            let (now_open, now_active) = drive.zones_in_use();
+            assert!(now_open <= open && now_active <= active, "{now_open}/{now_active}");
+            queue.submit_and_wait(6).unwrap();
+            while let Some(completion) = queue.next_completion() {
+                if let Err(error) = completion.result {
+                    assert!(
+                        matches!(error.kind(), ErrorKind::TooManyActiveZones | ErrorKind::TooManyOpenZones
+                            | ErrorKind::ZoneFull | ErrorKind::BeyondCapacity
+                            | ErrorKind::InvalidTransition),
+                        "{error:?}"
+                    );
+                    assert!(completion.flags.contains(Flags::REFUSED));
+                }
+                let (now_open, now_active) = drive.zones_in_use();
+                assert!(now_open <= open && now_active <= active, "{now_open}/{now_active}");
+            }
+            let reset = run(&mut queue, Request::reset(zones[0]));
+            assert!(reset.result.is_ok());
+        })
+    };
+    together([worker([0, 1, 2, 3]), worker([1, 0, 3, 2])]);
+    hold_counts(drive, open, active);
 }
