@@ -227,8 +227,10 @@ async fn write_all_durably(scene: &Scene, batch: Vec<(u64, Buffer)>) -> io::Resu
 pub(super) async fn settle(scene: Scene, settling: Settling) {
     scene.begun.set(true);
     let zone = settling.zone;
+    let dead = settling.dead.clone();
+    let mut settler = Settler { zones: scene.zones(), settling: Some(settling), zeroed: false };
     let mut zeroed = Ok(());
-    for &extent in &settling.dead {
+    for &extent in &dead {
         zeroed = match zeroed {
             Ok(()) => zero(&scene, zone, extent).await,
             failed @ Err(_) => failed,
@@ -240,7 +242,23 @@ pub(super) async fn settle(scene: Scene, settling: Settling) {
     if let Err(error) = &zeroed {
         tracing::warn!("zone {zone}: a failed range cannot be zeroed, read-only now: {error}");
     }
-    scene.zones().settled(settling, zeroed.is_ok());
+    settler.zeroed = zeroed.is_ok();
+}
+
+/// Settles a zone when dropped, so that it is settled even if the task is given up: its queue's
+/// ring failed.
+struct Settler<'a> {
+    zones: &'a Zones,
+    settling: Option<Settling>,
+    zeroed: bool,
+}
+
+impl Drop for Settler<'_> {
+    fn drop(&mut self) {
+        if let Some(settling) = self.settling.take() {
+            self.zones.settled(settling, self.zeroed);
+        }
+    }
 }
 
 /// Zeroes a zone from its write pointer to its capacity.

@@ -67,7 +67,7 @@ impl Desk {
         self.inner.borrow_mut().outbox.pop_front()
     }
 
-    /// An I/O has ended; false if the token is no task's.
+    /// An I/O has ended.
     pub(crate) fn ended(&self, token: u64, result: io::Result<u32>) {
         let mut inner = self.inner.borrow_mut();
         let Some(job) = inner.jobs.get_mut(&token) else { return };

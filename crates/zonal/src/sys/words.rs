@@ -44,11 +44,21 @@ impl SharedWords {
         Self { words: (0..len).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// Over a mapped file.
-    #[cfg(not(zonal_shuttle))]
+    /// Over a mapped file. Under the model checker, whose atomics cannot lie in a file, over a
+    /// copy of it.
     pub(crate) fn mapped(file: super::mmap::SharedWords) -> Self {
-        let words = core::ptr::NonNull::from(file.words());
-        Self { words: words.cast(), len: words.len(), _memory: Memory::Mapped(file) }
+        #[cfg(not(zonal_shuttle))]
+        {
+            let words = core::ptr::NonNull::from(file.words());
+            Self { words: words.cast(), len: words.len(), _memory: Memory::Mapped(file) }
+        }
+        #[cfg(zonal_shuttle)]
+        {
+            let load = |word: &core::sync::atomic::AtomicU64| {
+                AtomicU64::new(word.load(core::sync::atomic::Ordering::Acquire))
+            };
+            Self { words: file.words().iter().map(load).collect() }
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

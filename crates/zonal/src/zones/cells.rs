@@ -8,9 +8,11 @@
 //!
 //! For an image all of it is the live file, mapped, so that it outlives a killed process.
 //!
-//! A write's range is published before the write is issued and cleared before it leaves the
-//! zone's word; so every published range is counted in its zone's word, and who has counted as
-//! many ranges as the word has writes in flight has seen them all ([`Cells::ranges_in_flight`]).
+//! A write's range is published before the write is issued, and before the write leaves the
+//! zone's word it is cleared, or, in a failing zone, marked as *ended*, to be cleared when the
+//! zone has settled. So every published range that has not ended is counted in its zone's word,
+//! and who has counted as many as the word has writes in flight has seen them all
+//! ([`Cells::ranges_in_flight`]).
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::words::SharedWords;
@@ -50,6 +52,10 @@ fn slots_start(zones: u32) -> usize {
     zones as usize * stride(zones)
 }
 
+/// In a published length: the write has ended, in a zone that has not settled. Lengths are far
+/// below it.
+const ENDED: u32 = 1 << 31;
+
 /// A zone's generation and its highest acknowledged end, as one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
@@ -74,6 +80,8 @@ pub(crate) struct InFlight {
     pub(crate) zone: ZoneIndex,
     pub(crate) generation: Generation,
     pub(crate) extent: Extent,
+    /// The write has left its zone's word; the range is unreadable until the zone has settled.
+    pub(crate) ended: bool,
 }
 
 /// The shared memory of a drive's zones.
@@ -157,6 +165,15 @@ impl Cells {
         self.slot_cells(id).1.store(0, Ordering::Release);
     }
 
+    /// Marks a published range as ended, before its write leaves a failing zone's word.
+    pub(crate) fn mark_ended(&self, id: SlotId) {
+        let (_, what) = self.slot_cells(id);
+        let range = what.load(Ordering::Relaxed); // its own queue's store
+        if range != 0 {
+            what.store(range | u64::from(ENDED), Ordering::Release);
+        }
+    }
+
     /// The range published in a slot, if any.
     #[allow(clippy::cast_possible_truncation)] // halves of words
     pub(crate) fn published(&self, id: SlotId) -> Option<InFlight> {
@@ -171,15 +188,18 @@ impl Cells {
                 return Some(InFlight {
                     zone: ZoneIndex((owner >> 32) as u32),
                     generation: Generation(owner as u32),
-                    extent: Extent::new(Blocks((range >> 32) as u32), Blocks(range as u32)),
+                    extent: Extent::new(
+                        Blocks((range >> 32) as u32),
+                        Blocks(range as u32 & !ENDED),
+                    ),
+                    ended: range as u32 & ENDED != 0,
                 });
             }
         }
     }
 
-    /// Collects into `ranges` what is in flight in `zone` below `below`, looking at `slots`.
-    /// `look` gives the zone's word, and the writes that have left it and still have their ranges
-    /// published, as of one moment.
+    /// Collects into `ranges` what is in flight in `zone` below `below`, or has ended there
+    /// while the zone is failing, looking at `slots`.
     ///
     /// Complete by counting: a write that has taken its place and not published its range yet is
     /// in the word and in no slot, so one looks again until the numbers agree. The gap between
@@ -189,14 +209,13 @@ impl Cells {
         zone: ZoneIndex,
         below: Blocks,
         slots: impl Iterator<Item = SlotId> + Clone,
-        look: impl Fn() -> (ZoneWord, Vec<SlotId>),
         ranges: &mut Vec<Extent>,
     ) {
         let first = ranges.len();
         loop {
             ranges.truncate(first);
-            let (word, ended) = look();
-            if word.in_flight() == 0 && ended.is_empty() {
+            let word = self.load(zone);
+            if word.in_flight() == 0 && !word.is_failing() {
                 return;
             }
             let mut seen = 0;
@@ -205,7 +224,7 @@ impl Cells {
                     && range.zone == zone
                     && range.extent.start < word.wp()
                 {
-                    seen += u32::from(!ended.contains(&id));
+                    seen += u32::from(!range.ended);
                     if range.extent.start < below {
                         ranges.push(range.extent);
                     }

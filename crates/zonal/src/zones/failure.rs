@@ -62,6 +62,7 @@ impl Zones {
             Counts::add(&self.counts.held);
         }
         let mut control = self.control();
+        self.cells.mark_ended(id);
         let site = control.sites.entry(zone).or_default();
         site.ended.push(Ended { id, extent, failed });
         let (_, word) =
@@ -98,6 +99,10 @@ impl Control {
             .get_mut(&zone)
             .map(|site| std::mem::take(&mut site.ended))
             .unwrap_or_default();
+        // Before their ranges are cleared: a read must find either.
+        for &extent in dead.iter().filter(|_| !zeroed) {
+            self.mask(zones, zone, extent);
+        }
         for ended in &ended {
             zones.cells.clear(ended.id);
         }
@@ -106,9 +111,6 @@ impl Control {
         self.resources.moved(zone, old.state(), new.state());
         if !zeroed {
             self.condemn(zones, zone, ZoneState::ReadOnly);
-            for extent in dead {
-                self.mask(zones, zone, extent);
-            }
         }
         for Ended { id, extent, failed } in ended {
             let verdict = settlement.verdict(extent, failed);

@@ -269,23 +269,12 @@ impl Zones {
 
     /// What must not be read from the disk in `zone` below `below`: ranges in flight, and masks.
     pub(crate) fn unreadable(&self, zone: ZoneIndex, below: Blocks, ranges: &mut Vec<Extent>) {
-        self.cells.ranges_in_flight(zone, below, self.slots(), || self.look(zone), ranges);
+        self.cells.ranges_in_flight(zone, below, self.slots(), ranges);
         if self.masked.load(Ordering::Acquire)
             && let Some(masks) = self.control().masks.get(&zone)
         {
             ranges.extend(masks);
         }
-    }
-
-    /// A zone's word, and the writes that ended in it since it began to fail.
-    fn look(&self, zone: ZoneIndex) -> (ZoneWord, Vec<SlotId>) {
-        let word = self.cells.load(zone);
-        if !word.is_failing() {
-            return (word, Vec::new());
-        }
-        let control = self.control();
-        let ended = control.sites.get(&zone).map(|site| &site.ended[..]).unwrap_or_default();
-        (self.cells.load(zone), ended.iter().map(|ended| ended.id).collect())
     }
 
     /// Which queues have writes in flight in a zone, for an error that names them.
