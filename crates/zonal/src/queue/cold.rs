@@ -96,11 +96,21 @@ pub(super) async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     }
     persist(scene).await?;
     if scene.zones().is_discard_pending(zone) {
-        let capacity = scene.zones().capacity(zone);
-        zero(scene, zone, Extent::new(0.into(), capacity)).await?;
+        discard(scene, zone).await;
         scene.zones().discarded(zone);
     }
     Ok(())
+}
+
+/// Gives a zone's space back to the file system. Where that cannot be done the space stays taken,
+/// and what is in it is above the write pointer, where nobody reads.
+async fn discard(scene: &Scene, zone: ZoneIndex) {
+    let Some(image) = scene.image() else { return };
+    let offset = image.host_offset(scene.zones().offset_of(zone, 0.into()));
+    let length = u64::from(scene.zones().capacity(zone).0) * scene.zones().block_size();
+    if let (Err(error), _) = scene.desk.io(IoKind::Zero, offset, length, None).await {
+        tracing::debug!("zone {zone}: its space cannot be given back: {error}");
+    }
 }
 
 /// Makes everything acknowledged before it durable; shared by all who wait at the same time.
