@@ -1,9 +1,11 @@
-//! What happens rarely on an image: space that cannot be given back.
+//! What happens rarely on an image: space that cannot be given back, conditions without room.
 
 #![allow(clippy::unwrap_used, reason = "a failed test")]
 
 use zonal::sim::{self, FaultPlan, SimDisk, SimImage, SimMode};
-use zonal::{Buffer, Completion, Geometry, OpenOptions, Queue, QueueOptions, Request};
+use zonal::{
+    Buffer, Completion, ErrorKind, Geometry, OpenOptions, Queue, QueueOptions, Request, ZoneState,
+};
 
 const ZONE: u64 = 64 << 10;
 
@@ -49,4 +51,28 @@ fn space_that_cannot_be_given_back_does_not_stop_the_zone() {
         run(&mut queue, Request::flush()).result.unwrap();
         run(&mut queue, Request::reset(0)).result.unwrap();
     }
+}
+
+#[test]
+fn a_condition_that_the_image_has_no_room_for_is_refused() {
+    let geometry = geometry(250);
+    let (image, _) = image(&geometry);
+    let auto = SimMode::Auto { seed: 1, faults: FaultPlan::default() };
+    let disk = SimDisk::new(&image, auto);
+    let drive = sim::open(&disk, &OpenOptions::default()).unwrap();
+    for zone in 0..240 {
+        drive.set_condition(zone, ZoneState::ReadOnly).unwrap();
+    }
+    let error = drive.set_condition(240, ZoneState::ReadOnly).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    drive.set_condition(0, ZoneState::Offline).unwrap();
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    run(&mut queue, Request::flush()).result.unwrap();
+    drop(queue);
+    drive.close().unwrap();
+    let drive = sim::open(&disk, &OpenOptions::default()).unwrap();
+    let states: Vec<_> = drive.report(..).unwrap().iter().map(|zone| zone.state).collect();
+    assert_eq!(states[0], ZoneState::Offline);
+    assert!(states[1..240].iter().all(|&state| state == ZoneState::ReadOnly));
+    assert!(states[240..].iter().all(|&state| state == ZoneState::Empty));
 }

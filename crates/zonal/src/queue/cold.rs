@@ -178,7 +178,11 @@ async fn persist(scene: &Scene) -> Result<()> {
             latched(zones)?;
             let pages = zones.build_pages();
             Counts::add(&zones.counts.table_writes);
-            for batch in image.page_writes(zones, &pages)? {
+            let batches = image.page_writes(zones, &pages).map_err(|error| {
+                zones.latch("the session record cannot be written");
+                zones.latched_error().with_source(error)
+            })?;
+            for batch in batches {
                 write_all_durably(scene, batch).await.map_err(|error| {
                     zones.latch("a write of the zone table failed");
                     zones.latched_error().with_source(error)

@@ -34,7 +34,7 @@ use flush::Durability;
 use std::collections::{BTreeMap, HashMap};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
-use zonal_core::format::zonal::MAX_DEAD_RANGES;
+use zonal_core::format::zonal::{MAX_CONDITIONS, MAX_DEAD_RANGES};
 use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
 use zonal_core::zone::{
     Acknowledgement, Barrier, Entered, Limits, Pass, Place, Refusal, Resources, Write, ZoneOp,
@@ -514,10 +514,29 @@ impl Zones {
         self.cells.load(zone).after(op, self.capacity(zone)).map(|_| ())
     }
 
-    /// Makes a zone read-only or offline, as worn-out media do. Its gate is the caller's.
-    pub(crate) fn condemn(&self, zone: ZoneIndex, condition: ZoneState) {
+    /// Makes a zone read-only or offline, as worn-out media do.
+    ///
+    /// # Errors
+    /// Writes in flight in it, or more such zones than the image can note.
+    pub(crate) fn set_condition(&self, zone: ZoneIndex, condition: ZoneState) -> Result<()> {
         let mut control = self.control();
-        control.condemn(self, zone, condition);
+        let noted = &control.conditions;
+        if self.durable && noted.len() >= MAX_CONDITIONS && !noted.contains_key(&zone) {
+            let text = format!("{MAX_CONDITIONS} zones are read-only or offline, all it can note");
+            return Err(Error::new(ErrorKind::NoSpace, text).in_zone(zone.0));
+        }
+        loop {
+            let old = self.cells.load(zone);
+            if old.in_flight() > 0 || old.is_failing() {
+                let text = "writes are in flight in it; wait for their completions first";
+                return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone.0));
+            }
+            let new = old.with_state(condition);
+            if exchange(self.cells.word(zone), old.bits(), new).is_ok() {
+                control.condemned(zone, old.state(), condition);
+                return Ok(());
+            }
+        }
     }
 
     /// Keeps a range below the write pointer from being read.
@@ -556,8 +575,12 @@ impl Control {
     }
 
     fn condemn(&mut self, zones: &Zones, zone: ZoneIndex, condition: ZoneState) {
-        let (old, new) = zones.change(zone, |word| word.with_state(condition));
-        self.resources.moved(zone, old.state(), new.state());
+        let (old, _) = zones.change(zone, |word| word.with_state(condition));
+        self.condemned(zone, old.state(), condition);
+    }
+
+    fn condemned(&mut self, zone: ZoneIndex, old: ZoneState, condition: ZoneState) {
+        self.resources.moved(zone, old, condition);
         self.conditions.insert(zone, condition);
         self.durability.blemished();
     }
