@@ -586,9 +586,10 @@ impl Control {
     }
 
     /// Keeps a range from being read; with more of them than the image can note, its zone goes
-    /// offline.
+    /// offline. Who only reads notes nothing, and may have to hide all that a writer has in flight.
     fn mask(&mut self, zones: &Zones, zone: ZoneIndex, extent: Extent) {
-        if self.masks.values().map(Vec::len).sum::<usize>() >= MAX_DEAD_RANGES {
+        let noted = || self.masks.values().map(Vec::len).sum::<usize>();
+        if zones.durable && noted() >= MAX_DEAD_RANGES {
             self.masks.remove(&zone);
             return self.condemn(zones, zone, ZoneState::Offline);
         }
@@ -642,5 +643,29 @@ fn state_at_open(
         None if found.wp == Blocks::ZERO => ZoneState::Empty,
         None if found.wp >= capacity => ZoneState::Full,
         None => ZoneState::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::words::SharedWords;
+    use cells::words_needed;
+
+    #[test]
+    fn a_reader_hides_more_ranges_than_an_image_could_note() {
+        let geometry = Geometry::with_size(1 << 30);
+        let count = geometry.zones();
+        let cells = Cells::new(SharedWords::heap(words_needed(count)), 0, count);
+        let found = Found { wp: Blocks(1000), generation: Generation(0), condition: None };
+        let zones = Zones::new(geometry, cells, Keeping::Nothing, |_| found);
+        let masks = u32::try_from(MAX_DEAD_RANGES).unwrap() + 1;
+        for n in 0..masks {
+            zones.mask(ZoneIndex(0), Extent::new(Blocks(2 * n), Blocks(1)));
+        }
+        assert_eq!(zones.cells.load(ZoneIndex(0)).state(), ZoneState::Closed);
+        let mut hidden = Vec::new();
+        zones.unreadable(ZoneIndex(0), Blocks(1000), &mut hidden);
+        assert_eq!(hidden.len(), masks as usize);
     }
 }
