@@ -1,10 +1,12 @@
-//! What happens rarely on an image: space that cannot be given back, conditions without room.
+//! What happens rarely on an image: space that cannot be given back, conditions without
+//! room, a sync that fails under a durable write.
 
 #![allow(clippy::unwrap_used, reason = "a failed test")]
 
 use zonal::sim::{self, FaultPlan, SimDisk, SimImage, SimMode};
 use zonal::{
-    Buffer, Completion, ErrorKind, Geometry, OpenOptions, Queue, QueueOptions, Request, ZoneState,
+    Buffer, Completion, ErrorKind, Flags, Geometry, OpenOptions, Queue, QueueOptions, Request,
+    ZoneState,
 };
 
 const ZONE: u64 = 64 << 10;
@@ -75,4 +77,22 @@ fn a_condition_that_the_image_has_no_room_for_is_refused() {
     assert_eq!(states[0], ZoneState::Offline);
     assert!(states[1..240].iter().all(|&state| state == ZoneState::ReadOnly));
     assert!(states[240..].iter().all(|&state| state == ZoneState::Empty));
+}
+
+#[test]
+fn a_write_is_called_durable_only_if_it_is() {
+    let geometry = geometry(2);
+    let (image, _) = image(&geometry);
+    let mut failed = 0;
+    for sync in 0..8 {
+        let faults = FaultPlan { fail_sync: Some(sync), ..FaultPlan::default() };
+        let disk = SimDisk::new(&image, SimMode::Auto { seed: 1, faults });
+        let Ok(drive) = sim::open(&disk, &OpenOptions::default()) else { continue };
+        let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+        let append = Request::append(0, Buffer::from_slice(&[7; 4096])).fua();
+        let completion = run(&mut queue, append);
+        assert_eq!(completion.flags.contains(Flags::DURABLE), completion.result.is_ok());
+        failed += u32::from(completion.result.is_err());
+    }
+    assert!(failed > 0, "no sync failed under the write");
 }

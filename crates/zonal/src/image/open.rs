@@ -547,11 +547,8 @@ mod tests {
     fn a_live_file_is_believed_after_a_second_kill_during_recovery() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.qcow2");
-        let geometry = Geometry {
-            zone_size: 1 << 20,
-            zone_capacity: 1 << 20,
-            ..Geometry::with_size(4 << 20)
-        };
+        let geometry =
+            Geometry { zone_size: 1 << 20, zone_capacity: 1 << 20, ..Geometry::with_size(4 << 20) };
         let preallocate = Preallocate::Off;
         create(&path, CreateOptions { geometry, preallocate, force: false, progress: None })
             .unwrap();
