@@ -232,10 +232,11 @@ impl Device {
     }
 
     /// Makes a sequential zone read-only or offline, as worn-out media do, so that software can
-    /// be tested against it. Waits for what is in flight in the zone. Durable with the next flush.
+    /// be tested against it. Durable with the next flush.
     ///
     /// # Errors
-    /// A zone that is not there, or any other state than these two.
+    /// A zone that is not there or has writes in flight, any other state than these two, or more
+    /// such zones than an image can note (240).
     pub fn set_condition(&self, zone: u32, condition: ZoneState) -> Result<()> {
         let index = self.0.zone(zone)?;
         self.0.writable()?;
@@ -244,12 +245,7 @@ impl Device {
             let text = format!("a zone cannot be made {condition}; read-only or offline can be");
             return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
         }
-        if self.0.zones.cells().load(index).in_flight() > 0 {
-            let text = "writes are in flight in it; wait for their completions first";
-            return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
-        }
-        self.0.zones.condemn(index, condition);
-        Ok(())
+        self.0.zones.set_condition(index, condition)
     }
 
     /// Flushes the drive and marks it as closed cleanly. All queues must have been dropped.

@@ -225,8 +225,11 @@ impl Parts {
             Some(Ok(cells)) => {
                 let recovered = self.recover(&cells);
                 notes.recovered = Some(recovered.to_string());
-                self.zero_ranges(&recovered.zero)?;
-                self.write_table(&recovered.moved)?;
+                // Should this process be killed as well, the next one has to believe the live file
+                // still: what is written from here on counts as its session's own.
+                let stamp = || live::stamp(&cells);
+                self.zero_ranges(&recovered.zero, stamp)?;
+                self.write_table(&recovered.moved, stamp)?;
             }
             Some(Err(doubt)) => self.give_up(doubt, boot, options, &mut notes)?,
             None => self.give_up("it was cut off", boot, options, &mut notes)?,
@@ -295,9 +298,11 @@ impl Parts {
         recovered
     }
 
-    fn zero_ranges(&self, ranges: &[(ZoneIndex, Extent)]) -> Result<()> {
+    /// Zeroes ranges, durably; calls `before` before each.
+    fn zero_ranges(&self, ranges: &[(ZoneIndex, Extent)], before: impl Fn()) -> Result<()> {
         let geometry = &self.header.geometry;
         for (zone, extent) in ranges {
+            before();
             let block = u64::from(geometry.block_size);
             let offset = geometry.start_of(*zone) + u64::from(extent.start.0) * block;
             let length = u64::from(extent.length().0) * block;
@@ -313,10 +318,11 @@ impl Parts {
         self.disk.sync_data().map_err(|error| metadata_error("the data", error))
     }
 
-    /// Writes the table's entries of `zones`, durably.
-    fn write_table(&self, zones: &[ZoneIndex]) -> Result<()> {
+    /// Writes the table's entries of `zones`, durably; calls `before` before each.
+    fn write_table(&self, zones: &[ZoneIndex], before: impl Fn()) -> Result<()> {
         let failed = |error| metadata_error("the zone table", error);
         for &zone in zones {
+            before();
             let wp = self.found[zone.index()].wp;
             let entry = zonal_core::format::zoned::encode(&self.header.geometry, zone, wp);
             let offset = self.header.zone_entry_offset(zone);
@@ -509,4 +515,56 @@ pub(super) fn random_id() -> Result<[u8; 16]> {
     rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| metadata_error("a random number", error.into()))?;
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Buffer;
+    use crate::image::{CreateOptions, Preallocate, create};
+    use crate::queue::QueueOptions;
+    use crate::queue::request::Request;
+    use zonal_core::format::Geometry;
+
+    /// Begins to open an image as [`open_file`] does, and ends where a kill might end it.
+    fn mend_and_die(path: &Path) {
+        let file = FileDisk::open(path, Access::ReadWrite).unwrap();
+        let mut parts = read_image(Disk::File(file.clone())).unwrap();
+        let boot = boot_id().unwrap();
+        let expected = Expected {
+            zones: parts.zones(),
+            nonce: &parts.session.nonce.clone(),
+            boot,
+            image: &file.identity().unwrap(),
+            flush_sequence: parts.session.flush_sequence,
+        };
+        let earlier = live::open(&live::path_of(path), &expected);
+        assert!(earlier.is_ok(), "{:?}", earlier.err());
+        parts.mend(Some(earlier), boot, &OpenOptions::default()).unwrap();
+    }
+
+    #[test]
+    fn a_live_file_is_believed_after_a_second_kill_during_recovery() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.qcow2");
+        let geometry =
+            Geometry { zone_size: 1 << 20, zone_capacity: 1 << 20, ..Geometry::with_size(4 << 20) };
+        let preallocate = Preallocate::Off;
+        create(&path, CreateOptions { geometry, preallocate, force: false, progress: None })
+            .unwrap();
+        let drive = open(&path, &OpenOptions::default()).unwrap();
+        let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+        queue.push(Request::append(1, Buffer::from_slice(&[7; 4096]))).unwrap();
+        queue.submit_and_wait(1).unwrap();
+        queue.next_completion().unwrap().result.unwrap();
+        drop(queue);
+        drop(drive); // Without a close: for the image as good as a kill.
+
+        // Longer than the live file forgives between a submission and the image's last change.
+        std::thread::sleep(Duration::from_millis(1200));
+        mend_and_die(&path);
+        let drive = open(&path, &OpenOptions::default()).unwrap();
+        assert_eq!(drive.report(1..2).unwrap()[0].write_pointer, Some((1 << 20) + 4096));
+        drive.close().unwrap();
+    }
 }

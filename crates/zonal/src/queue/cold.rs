@@ -101,11 +101,21 @@ pub(super) async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     }
     persist(scene).await?;
     if scene.zones().is_discard_pending(zone) {
-        let capacity = scene.zones().capacity(zone);
-        zero(scene, zone, Extent::new(0.into(), capacity)).await?;
+        discard(scene, zone).await;
         scene.zones().discarded(zone);
     }
     Ok(())
+}
+
+/// Gives a zone's space back to the file system. Where that cannot be done the space stays taken,
+/// and what is in it is above the write pointer, where nobody reads.
+async fn discard(scene: &Scene, zone: ZoneIndex) {
+    let Some(image) = scene.image() else { return };
+    let offset = image.host_offset(scene.zones().offset_of(zone, 0.into()));
+    let length = u64::from(scene.zones().capacity(zone).0) * scene.zones().block_size();
+    if let (Err(error), _) = scene.desk.io(IoKind::Zero, offset, length, None).await {
+        tracing::debug!("zone {zone}: its space cannot be given back: {error}");
+    }
 }
 
 /// Makes everything acknowledged before it durable; shared by all who wait at the same time.
@@ -188,7 +198,11 @@ async fn persist(scene: &Scene) -> Result<()> {
             latched(zones)?;
             let pages = zones.build_pages();
             Counts::add(&zones.counts.table_writes);
-            for batch in image.page_writes(zones, &pages)? {
+            let batches = image.page_writes(zones, &pages).map_err(|error| {
+                zones.latch("the session record cannot be written");
+                zones.latched_error().with_source(error)
+            })?;
+            for batch in batches {
                 write_all_durably(scene, batch).await.map_err(|error| {
                     zones.latch("a write of the zone table failed");
                     zones.latched_error().with_source(error)

@@ -768,7 +768,6 @@ impl Queue {
     fn make_durable(&mut self, number: u32) {
         let slot = self.slots.get(number);
         slot.stage = Stage::Syncing;
-        slot.flags.insert(Flags::DURABLE);
         self.waiting += 1;
         let desk = self.desk.clone();
         self.spawn(|scene| {
@@ -786,6 +785,9 @@ impl Queue {
         match &slot.stage {
             Stage::Syncing => {
                 let length = slot.length();
+                if result.is_ok() {
+                    slot.flags.insert(Flags::DURABLE);
+                }
                 #[allow(clippy::cast_possible_truncation)] // as in `acknowledged`
                 self.complete(number, result.map(|()| length as u32));
             }

@@ -34,7 +34,7 @@ use flush::Durability;
 use std::collections::{BTreeMap, HashMap};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
-use zonal_core::format::zonal::MAX_DEAD_RANGES;
+use zonal_core::format::zonal::{MAX_CONDITIONS, MAX_DEAD_RANGES};
 use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
 use zonal_core::zone::{
     Acknowledgement, Barrier, Entered, Limits, Pass, Place, Refusal, Resources, Write, ZoneOp,
@@ -521,10 +521,29 @@ impl Zones {
         self.cells.load(zone).after(op, self.capacity(zone)).map(|_| ())
     }
 
-    /// Makes a zone read-only or offline, as worn-out media do. Its gate is the caller's.
-    pub(crate) fn condemn(&self, zone: ZoneIndex, condition: ZoneState) {
+    /// Makes a zone read-only or offline, as worn-out media do.
+    ///
+    /// # Errors
+    /// Writes in flight in it, or more such zones than the image can note.
+    pub(crate) fn set_condition(&self, zone: ZoneIndex, condition: ZoneState) -> Result<()> {
         let mut control = self.control();
-        control.condemn(self, zone, condition);
+        let noted = &control.conditions;
+        if self.durable && noted.len() >= MAX_CONDITIONS && !noted.contains_key(&zone) {
+            let text = format!("{MAX_CONDITIONS} zones are read-only or offline, all it can note");
+            return Err(Error::new(ErrorKind::NoSpace, text).in_zone(zone.0));
+        }
+        loop {
+            let old = self.cells.load(zone);
+            if old.in_flight() > 0 || old.is_failing() {
+                let text = "writes are in flight in it; wait for their completions first";
+                return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone.0));
+            }
+            let new = old.with_state(condition);
+            if exchange(self.cells.word(zone), old.bits(), new).is_ok() {
+                control.condemned(zone, old.state(), condition);
+                return Ok(());
+            }
+        }
     }
 
     /// Keeps a range below the write pointer from being read.
@@ -563,16 +582,21 @@ impl Control {
     }
 
     fn condemn(&mut self, zones: &Zones, zone: ZoneIndex, condition: ZoneState) {
-        let (old, new) = zones.change(zone, |word| word.with_state(condition));
-        self.resources.moved(zone, old.state(), new.state());
+        let (old, _) = zones.change(zone, |word| word.with_state(condition));
+        self.condemned(zone, old.state(), condition);
+    }
+
+    fn condemned(&mut self, zone: ZoneIndex, old: ZoneState, condition: ZoneState) {
+        self.resources.moved(zone, old, condition);
         self.conditions.insert(zone, condition);
         self.durability.blemished();
     }
 
     /// Keeps a range from being read; with more of them than the image can note, its zone goes
-    /// offline.
+    /// offline. Who only reads notes nothing, and may have to hide all that a writer has in flight.
     fn mask(&mut self, zones: &Zones, zone: ZoneIndex, extent: Extent) {
-        if self.masks.values().map(Vec::len).sum::<usize>() >= MAX_DEAD_RANGES {
+        let noted = || self.masks.values().map(Vec::len).sum::<usize>();
+        if zones.durable && noted() >= MAX_DEAD_RANGES {
             self.masks.remove(&zone);
             return self.condemn(zones, zone, ZoneState::Offline);
         }
@@ -626,5 +650,29 @@ fn state_at_open(
         None if found.wp == Blocks::ZERO => ZoneState::Empty,
         None if found.wp >= capacity => ZoneState::Full,
         None => ZoneState::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::words::SharedWords;
+    use cells::words_needed;
+
+    #[test]
+    fn a_reader_hides_more_ranges_than_an_image_could_note() {
+        let geometry = Geometry::with_size(1 << 30);
+        let count = geometry.zones();
+        let cells = Cells::new(SharedWords::heap(words_needed(count)), 0, count);
+        let found = Found { wp: Blocks(1000), generation: Generation(0), condition: None };
+        let zones = Zones::new(geometry, cells, Keeping::Nothing, |_| found);
+        let masks = u32::try_from(MAX_DEAD_RANGES).unwrap() + 1;
+        for n in 0..masks {
+            zones.mask(ZoneIndex(0), Extent::new(Blocks(2 * n), Blocks(1)));
+        }
+        assert_eq!(zones.cells.load(ZoneIndex(0)).state(), ZoneState::Closed);
+        let mut hidden = Vec::new();
+        zones.unreadable(ZoneIndex(0), Blocks(1000), &mut hidden);
+        assert_eq!(hidden.len(), masks as usize);
     }
 }

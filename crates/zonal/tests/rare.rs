@@ -1,0 +1,98 @@
+//! What happens rarely on an image: space that cannot be given back, conditions without
+//! room, a sync that fails under a durable write.
+
+#![allow(clippy::unwrap_used, reason = "a failed test")]
+
+use zonal::sim::{self, FaultPlan, SimDisk, SimImage, SimMode};
+use zonal::{
+    Buffer, Completion, ErrorKind, Flags, Geometry, OpenOptions, Queue, QueueOptions, Request,
+    ZoneState,
+};
+
+const ZONE: u64 = 64 << 10;
+
+fn geometry(zones: u64) -> Geometry {
+    Geometry {
+        zone_size: ZONE,
+        zone_capacity: ZONE,
+        max_append: 64 << 10,
+        ..Geometry::with_size(zones * ZONE)
+    }
+}
+
+/// An empty drive's image, and where its data begins.
+fn image(geometry: &Geometry) -> (SimImage, u64) {
+    let auto = SimMode::Auto { seed: 1, faults: FaultPlan::default() };
+    let disk = SimDisk::new(&SimImage::new(0, 4096), auto);
+    sim::create(&disk, geometry).unwrap();
+    let image = disk.image();
+    let data = image.len() - geometry.size.next_multiple_of(2 << 20);
+    (image, data)
+}
+
+fn run(queue: &mut Queue, request: Request) -> Completion {
+    queue.push(request).unwrap();
+    queue.submit_and_wait(1).unwrap();
+    queue.next_completion().unwrap()
+}
+
+#[test]
+fn space_that_cannot_be_given_back_does_not_stop_the_zone() {
+    let geometry = geometry(2);
+    let (image, data) = image(&geometry);
+    // Punching the first zone meets its last block; the writes below do not.
+    let bad = data + ZONE - 4096..data + ZONE;
+    let faults = FaultPlan { bad_range: Some(bad), ..FaultPlan::default() };
+    let disk = SimDisk::new(&image, SimMode::Auto { seed: 1, faults });
+    let options = OpenOptions { discard: true, ..OpenOptions::default() };
+    let drive = sim::open(&disk, &options).unwrap();
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    for _ in 0..2 {
+        let append = Request::append(0, Buffer::from_slice(&[7; 4096]));
+        assert_eq!(run(&mut queue, append).result.unwrap(), 4096);
+        run(&mut queue, Request::flush()).result.unwrap();
+        run(&mut queue, Request::reset(0)).result.unwrap();
+    }
+}
+
+#[test]
+fn a_condition_that_the_image_has_no_room_for_is_refused() {
+    let geometry = geometry(250);
+    let (image, _) = image(&geometry);
+    let auto = SimMode::Auto { seed: 1, faults: FaultPlan::default() };
+    let disk = SimDisk::new(&image, auto);
+    let drive = sim::open(&disk, &OpenOptions::default()).unwrap();
+    for zone in 0..240 {
+        drive.set_condition(zone, ZoneState::ReadOnly).unwrap();
+    }
+    let error = drive.set_condition(240, ZoneState::ReadOnly).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    drive.set_condition(0, ZoneState::Offline).unwrap();
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    run(&mut queue, Request::flush()).result.unwrap();
+    drop(queue);
+    drive.close().unwrap();
+    let drive = sim::open(&disk, &OpenOptions::default()).unwrap();
+    let states: Vec<_> = drive.report(..).unwrap().iter().map(|zone| zone.state).collect();
+    assert_eq!(states[0], ZoneState::Offline);
+    assert!(states[1..240].iter().all(|&state| state == ZoneState::ReadOnly));
+    assert!(states[240..].iter().all(|&state| state == ZoneState::Empty));
+}
+
+#[test]
+fn a_write_is_called_durable_only_if_it_is() {
+    let geometry = geometry(2);
+    let (image, _) = image(&geometry);
+    let mut failed = 0;
+    for sync in 0..8 {
+        let faults = FaultPlan { fail_sync: Some(sync), ..FaultPlan::default() };
+        let disk = SimDisk::new(&image, SimMode::Auto { seed: 1, faults });
+        let Ok(drive) = sim::open(&disk, &OpenOptions::default()) else { continue };
+        let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+        let append = Request::append(0, Buffer::from_slice(&[7; 4096])).fua();
+        let completion = run(&mut queue, append);
+        assert_eq!(completion.flags.contains(Flags::DURABLE), completion.result.is_ok());
+        failed += u32::from(completion.result.is_err());
+    }
+    assert!(failed > 0, "no sync failed under the write");
+}

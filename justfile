@@ -1,0 +1,40 @@
+# For those who like `just`; every recipe is plain cargo.
+
+# Builds with other flags keep to themselves, so that they do not rebuild the ordinary one.
+break_dir := "target/break"
+shuttle_dir := "target/shuttle"
+both_dir := "target/break-shuttle"
+
+# Everything a change has to pass before it is committed.
+pre: && doc test
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo deny check bans licenses sources
+
+# All tests that need no special build.
+test *args:
+    cargo test --workspace {{ args }}
+
+# Every order, every failure, every cut in a small world; ZONAL_LONG=1 for a larger one.
+small-scope:
+    cargo test -p zonal --test small_scope -- --nocapture
+
+# Threads under a scheduler that chooses who goes on.
+shuttle:
+    RUSTFLAGS='--cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_dir }} \
+        cargo test -p zonal --test shuttle -- --nocapture
+
+# Breaks each rule in turn; fails if no test notices.
+controls:
+    RUSTFLAGS='--cfg zonal_break' CARGO_TARGET_DIR={{ break_dir }} \
+        cargo test -p zonal --test negative_controls -- --nocapture
+    RUSTFLAGS='--cfg zonal_break --cfg zonal_shuttle' CARGO_TARGET_DIR={{ both_dir }} \
+        cargo test -p zonal --test shuttle -- --nocapture
+
+# The figures, against fio and qemu-img where they are installed.
+bench *args:
+    cargo bench -p zonal --bench figures -- {{ args }}
+
+# The documentation, with broken links as errors.
+doc:
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
