@@ -20,8 +20,8 @@ const L1_RESERVED: u64 = !(COPIED | OFFSET);
 const L2_RESERVED: u64 = !(COPIED | OFFSET | ZERO);
 
 /// Checks that guest cluster `i` is at data offset + `i` clusters for all of the drive, and returns
-/// the data's offset in the file. `l1` is the L1 table's bytes; `read` fills a buffer of one cluster
-/// from an offset in the file.
+/// the data's offset in the file. `l1` is the L1 table's bytes; `read` fills a buffer of up to one
+/// cluster from an offset in the file.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] when clusters are scattered, compressed, unallocated or marked zero:
@@ -32,7 +32,7 @@ pub fn verify_contiguous(
     l1: &[u8],
     mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<u64> {
-    let mut table = cluster_buffer(header);
+    let mut table = Vec::new();
     let mut data = None;
     for (index, l2) in l2_tables(header, l1).enumerate() {
         let l2 = l2?;
@@ -42,9 +42,11 @@ pub fn verify_contiguous(
         if l2 == 0 {
             return Err(scattered(header, index as u64, "clusters that are not allocated"));
         }
-        read(l2, &mut table)?;
         let first = index as u64 * header.l2_entries();
         let count = header.l2_entries().min(header.data_clusters() - first);
+        // A small drive's table is nearly empty.
+        table.resize(usize::try_from(count * 8).unwrap_or(0), 0);
+        read(l2, &mut table)?;
         for i in 0..count {
             let entry = entry_at(&table, i)?;
             let host = data_cluster(header, entry, l2 + i * 8)?;

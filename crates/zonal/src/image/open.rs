@@ -92,6 +92,8 @@ pub(crate) fn open_disk(disk: Disk, name: &str, options: &OpenOptions) -> Result
     let notes =
         parts.mend(None, BootId([1; 16]), &OpenOptions { drop_unflushed: true, ..*options })?;
     parts.begin_session(BootId([1; 16]))?;
+    // No live file is believed by it, and runs of the simulator replay byte for byte.
+    parts.session.nonce = [1; 16];
     parts.declare_open()?;
     let cells = Cells::new(SharedWords::heap(words_needed(parts.zones())), 0, parts.zones());
     let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
@@ -142,9 +144,16 @@ fn read_image(disk: Disk) -> Result<Parts> {
 
 pub(super) fn read_header(disk: &Disk) -> Result<Header> {
     let length = disk.len().map_err(|error| metadata_error("the length", error))?;
-    let first = length.min(MAX_CLUSTER as u64);
-    #[allow(clippy::cast_possible_truncation)] // at most MAX_CLUSTER
-    let mut bytes = vec![0; first as usize];
+    // A header of ours ends inside a page; others may fill a cluster.
+    match parse_header(disk, length, PAGE) {
+        Ok(header) if header.zonal.is_some() => Ok(header),
+        _ => parse_header(disk, length, MAX_CLUSTER),
+    }
+}
+
+fn parse_header(disk: &Disk, length: u64, most: usize) -> Result<Header> {
+    let first = usize::try_from(length).map_or(most, |length| length.min(most));
+    let mut bytes = vec![0; first];
     disk.read_exact_at(&mut bytes, 0).map_err(|error| metadata_error("the header", error))?;
     Header::parse(&bytes, length)
 }
@@ -171,8 +180,8 @@ fn read_session(disk: &Disk, header: &Header, extension: &Extension) -> Result<S
 fn read_table(disk: &Disk, header: &Header) -> Result<Vec<Found>> {
     let zones = header.geometry.zones();
     let mut found = Vec::with_capacity(zones as usize);
-    let mut bytes = vec![0; 1 << 20];
-    let per_read = u32::try_from(bytes.len() / 8).unwrap_or(1);
+    let per_read = zones.min((1 << 20) / 8);
+    let mut bytes = vec![0; per_read as usize * 8];
     for first in (0..zones).step_by(per_read as usize) {
         let count = per_read.min(zones - first);
         let bytes = &mut bytes[..count as usize * 8];
