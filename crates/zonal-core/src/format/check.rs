@@ -485,7 +485,8 @@ mod tests {
         fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
             buffer.fill(0);
             if let Some(bytes) = self.clusters.get(&offset) {
-                buffer[..bytes.len()].copy_from_slice(bytes);
+                let length = buffer.len().min(bytes.len());
+                buffer[..length].copy_from_slice(&bytes[..length]);
             }
             Ok(())
         }
