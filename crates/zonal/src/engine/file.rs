@@ -127,6 +127,13 @@ impl FileDisk {
         if !self.0.direct {
             return self.0.file.write_all_at(bytes, offset);
         }
+        let aligned = |n: usize| n.is_multiple_of(DIRECT_ALIGNMENT);
+        if aligned(bytes.as_ptr().addr())
+            && aligned(bytes.len())
+            && offset.is_multiple_of(DIRECT_ALIGNMENT as u64)
+        {
+            return self.0.file.write_all_at(bytes, offset);
+        }
         let old_length = self.len()?;
         for (piece, span) in pieces(offset, bytes.len() as u64)? {
             let mut bounce = AlignedBytes::zeroed(span.bytes());

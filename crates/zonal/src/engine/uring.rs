@@ -45,9 +45,9 @@ const MAX_RW_BYTES: usize = 0x7FFF_F000;
 const MAX_FIXED_BYTES: usize = 1 << 30;
 
 /// How long a wait for several completions may sleep through a notification: the first time, and
-/// at most, doubled each time in between. The kernel counts the wake as one completion, so a wait
-/// for more has to look again by itself. Far longer than a batch takes on a fast device, so that
-/// it is one system call; and a slow one takes a few, not one for each completion.
+/// at most, four times as long each time in between. The kernel counts the wake as one
+/// completion, so a wait for more has to look again by itself. Far longer than a batch takes on a
+/// fast device, so that it is one system call; a slow one takes a few, not one a completion.
 const NOTIFY_SLICE: Duration = Duration::from_micros(500);
 const NOTIFY_SLICE_MAX: Duration = Duration::from_millis(8);
 
@@ -192,7 +192,7 @@ impl Uring {
         loop {
             let missing = target - self.stash.len();
             let slice = (notifiable && missing > 1).then_some(look_again);
-            look_again = NOTIFY_SLICE_MAX.min(2 * look_again);
+            look_again = NOTIFY_SLICE_MAX.min(4 * look_again);
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             self.enter_with_retries(missing, shorter(slice, left))?;
             self.drain();

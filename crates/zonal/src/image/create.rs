@@ -2,6 +2,7 @@
 
 use super::metadata_error;
 use super::open::random_id;
+use crate::buffer::Buffer;
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::live;
@@ -94,7 +95,9 @@ fn preallocate(disk: &Disk, layout: &Layout, options: &mut CreateOptions<'_>) ->
     if options.preallocate == Preallocate::Off {
         return Ok(());
     }
-    let zeros = vec![0; if options.preallocate == Preallocate::Full { 4 << 20 } else { 0 }];
+    let full = options.preallocate == Preallocate::Full;
+    // Aligned, so that it is written without being copied.
+    let zeros = Buffer::unpooled(if full { 4 << 20 } else { 0 });
     let (start, total) = (layout.data.offset, layout.file_len - layout.data.offset);
     let mut done = 0;
     while done < total {

@@ -228,12 +228,68 @@ impl Cells {
                     if range.extent.start < below {
                         ranges.push(range.extent);
                     }
-                    if seen >= word.in_flight() {
+                    // Of a failing zone there may be more that have ended, and are not counted.
+                    if seen >= word.in_flight() && !word.is_failing() {
                         return;
                     }
                 }
             }
+            if seen >= word.in_flight() {
+                return;
+            }
             crate::sync::yield_now();
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(zonal_shuttle))]
+mod tests {
+    use super::*;
+    use zonal_core::zone::{Pass, Placement, Write, ZoneState};
+
+    /// A zone with writes of one block in flight, in as many slots of a queue.
+    fn busy(writes: u32) -> (Cells, ZoneWord) {
+        let cells = Cells::new(SharedWords::heap(words_needed(1)), 0, 1);
+        let mut word = ZoneWord::new(ZoneState::ImplicitlyOpen, Blocks::ZERO);
+        let write = Write { placement: Placement::Append, length: Blocks(1) };
+        for slot in 0..writes {
+            let entered = word.enter(write, Blocks(100), Pass::None).unwrap();
+            word = entered.word;
+            cells.publish(id(slot), ZoneIndex(0), Extent::new(entered.start, Blocks(1)));
+        }
+        cells.word(ZoneIndex(0)).store(word.bits(), Ordering::Release);
+        (cells, word)
+    }
+
+    fn id(slot: u32) -> SlotId {
+        SlotId { queue: 0, slot }
+    }
+
+    fn seen(cells: &Cells) -> usize {
+        let mut ranges = Vec::new();
+        cells.ranges_in_flight(ZoneIndex(0), Blocks(100), (0..8).map(id), &mut ranges);
+        ranges.len()
+    }
+
+    #[test]
+    fn every_range_in_flight_is_seen() {
+        assert_eq!(seen(&busy(0).0), 0);
+        assert_eq!(seen(&busy(3).0), 3);
+    }
+
+    #[test]
+    fn of_a_failing_zone_what_has_ended_is_seen_too() {
+        let (cells, word) = busy(4);
+        let mut word = word.fail(word.epoch());
+        cells.mark_ended(id(3));
+        cells.word(ZoneIndex(0)).store(word.bits(), Ordering::Release);
+        assert_eq!(seen(&cells), 4);
+        for slot in 0..3 {
+            cells.mark_ended(id(slot));
+            word = word.hold(word.epoch());
+        }
+        cells.word(ZoneIndex(0)).store(word.bits(), Ordering::Release);
+        assert_eq!((word.in_flight(), seen(&cells)), (0, 4));
     }
 }
