@@ -96,12 +96,36 @@ pub(super) async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
         return Ok(());
     }
     persist(scene).await?;
-    if scene.zones().is_discard_pending(zone) {
-        let capacity = scene.zones().capacity(zone);
-        zero(scene, zone, Extent::new(0.into(), capacity)).await?;
-        scene.zones().discarded(zone);
-    }
+    punch(scene, zone).await;
     Ok(())
+}
+
+/// Gives the space of a zone that was reset back, if that is to be done. A failure costs space
+/// and nothing else: what the zone held is above its write pointer and never read.
+async fn punch(scene: &Scene, zone: ZoneIndex) {
+    let zones = scene.zones();
+    if !poll_fn(|cx| zones.begin_punch(zone, cx.waker())).await {
+        return;
+    }
+    let mut punch = Punch { zones, zone, done: false };
+    let whole = Extent::new(0.into(), zones.capacity(zone));
+    if let Err(error) = zero(scene, zone, whole).await {
+        tracing::warn!("zone {zone}: its space is not given back: {error}");
+    }
+    punch.done = true;
+}
+
+/// The punching of a zone; over when dropped.
+struct Punch<'a> {
+    zones: &'a Zones,
+    zone: ZoneIndex,
+    done: bool,
+}
+
+impl Drop for Punch<'_> {
+    fn drop(&mut self) {
+        self.zones.end_punch(self.zone, self.done);
+    }
 }
 
 /// Makes everything acknowledged before it durable; shared by all who wait at the same time.
@@ -169,7 +193,11 @@ async fn persist(scene: &Scene) -> Result<()> {
             latched(zones)?;
             let pages = zones.build_pages();
             Counts::add(&zones.counts.table_writes);
-            for batch in image.page_writes(zones, &pages)? {
+            let batches = image.page_writes(zones, &pages).inspect_err(|_| {
+                // What the pages were to say is taken from the next ones.
+                zones.latch("the session record cannot be made");
+            })?;
+            for batch in batches {
                 write_all_durably(scene, batch).await.map_err(|error| {
                     zones.latch("a write of the zone table failed");
                     zones.latched_error().with_source(error)
