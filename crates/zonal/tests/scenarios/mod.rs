@@ -82,8 +82,12 @@ impl Template {
     }
 
     pub fn open(&self, mode: SimMode) -> (SimDisk, Device) {
+        self.open_with(mode, &OpenOptions::default())
+    }
+
+    pub fn open_with(&self, mode: SimMode, options: &OpenOptions) -> (SimDisk, Device) {
         let disk = SimDisk::new(&self.image, mode);
-        let drive = zonal::sim::open(&disk, &OpenOptions::default()).unwrap();
+        let drive = zonal::sim::open(&disk, options).unwrap();
         (disk, drive)
     }
 
@@ -734,4 +738,36 @@ pub fn stay_within_limits(drive: &Device, open: u32, active: u32) {
     };
     together([worker([0, 1, 2, 3]), worker([1, 0, 3, 2])]);
     hold_counts(drive, open, active);
+}
+
+/// Three threads write a zone whose reset has to be durable first, and its space given back.
+pub fn write_after_discard(template: &Template, leaving: bool) {
+    let (disk, drive) = template.open_with(
+        auto(FaultPlan::default()),
+        &OpenOptions { discard: true, ..OpenOptions::default() },
+    );
+    {
+        let mut queue = queue(&drive);
+        append_all(&mut queue, 0, &[(1, 4)]);
+        assert!(run(&mut queue, Request::flush()).result.is_ok());
+        assert!(run(&mut queue, Request::reset(0)).result.is_ok());
+    }
+    let giving_up: Box<dyn FnOnce() -> Vec<Written> + Send> = {
+        let drive = drive.clone();
+        Box::new(move || {
+            let mut queue = queue(&drive);
+            queue.push(Request::append(0, record(4, 1)).tag(4)).unwrap();
+            queue.submit().unwrap();
+            Vec::new()
+        })
+    };
+    let third = if leaving { giving_up } else { appender(&drive, 0, &[(4, 1)]) };
+    let written =
+        together([appender(&drive, 0, &[(2, 1)]), appender(&drive, 0, &[(3, 1)]), third]).concat();
+    assert!(written.iter().all(Written::is_acknowledged), "{written:?}");
+    let found = blocks(&mut queue(&drive), 0);
+    for record in &written {
+        assert_eq!(found[record.start as usize], record.tag, "{found:?} of {written:?}");
+    }
+    drop(disk);
 }
