@@ -109,3 +109,11 @@ fn a_zone_is_punched_once_before_it_is_written_again() {
     explore(each(), move || write_after_discard(&template, false));
     explore(each(), move || write_after_discard(&other, true));
 }
+
+#[test]
+fn the_power_may_go_at_any_moment() {
+    let template = Template::new(0, 0);
+    let other = template.clone();
+    explore(each(), move || flush_during_cut(&template));
+    explore(each(), move || reset_during_cut(&other));
+}

@@ -771,3 +771,72 @@ pub fn write_after_discard(template: &Template, leaving: bool) {
     }
     drop(disk);
 }
+
+/// A thread that cuts the power (of copies) again and again while others write: each time zone 0
+/// holds whole records, `lengths[tag]` blocks long, below its write pointer.
+fn cutter(disk: &SimDisk, lengths: &'static [usize]) -> Box<dyn FnOnce() + Send> {
+    let disk = disk.clone();
+    Box::new(move || {
+        for round in 0..4 {
+            for _ in 0..below(12) {
+                thread::yield_now();
+            }
+            let left = match round {
+                0 | 2 => after_cut(&disk, &mut |options| below(options as u64) as usize),
+                1 => after_cut(&disk, &mut |_| 0),
+                _ => after_cut(&disk, &mut |options| options - 1),
+            };
+            let found = blocks(&mut queue(&left), 0);
+            let wp = wp(&left, 0) as usize;
+            assert!(!found[..wp].contains(&OLD), "an earlier life shows: {found:?} up to {wp}");
+            for (tag, &length) in (0..).zip(lengths) {
+                let count = found[..wp].iter().filter(|&&found| found == tag).count();
+                assert!(
+                    count == 0 || (tag != 0 && count == length),
+                    "a hole, or part of a record: {found:?} up to {wp}"
+                );
+            }
+        }
+    })
+}
+
+/// The power goes at any moment of two threads' appends, flushes and durable writes.
+pub fn flush_during_cut(template: &Template) {
+    let (disk, drive) = template.open(auto(FaultPlan::default()));
+    let (one, two) = (drive.clone(), drive.clone());
+    together([
+        Box::new(move || {
+            let mut queue = queue(&one);
+            append_all(&mut queue, 0, &[(1, 2)]);
+            assert!(run(&mut queue, Request::flush()).result.is_ok());
+            append_all(&mut queue, 0, &[(2, 2)]);
+        }) as Box<dyn FnOnce() + Send>,
+        Box::new(move || {
+            let mut queue = queue(&two);
+            let append = Request::append(0, record(3, 2)).tag(3).fua();
+            assert!(run(&mut queue, append).flags.contains(Flags::DURABLE));
+        }),
+        cutter(&disk, &[0, 2, 2, 2]),
+    ]);
+}
+
+/// The same around a reset of a zone whose write pointer is durable.
+pub fn reset_during_cut(template: &Template) {
+    let (disk, drive) = template.open(auto(FaultPlan::default()));
+    let mut first = queue(&drive);
+    append_all(&mut first, 0, &[(1, 3)]);
+    assert!(run(&mut first, Request::flush()).result.is_ok());
+    assert!(run(&mut first, Request::reset(0)).result.is_ok());
+    drop(first);
+    let (one, two) = (drive.clone(), drive.clone());
+    together([
+        Box::new(move || drop(append_all(&mut queue(&one), 0, &[(2, 2)])))
+            as Box<dyn FnOnce() + Send>,
+        Box::new(move || {
+            let mut queue = queue(&two);
+            append_all(&mut queue, 0, &[(3, 2)]);
+            assert!(run(&mut queue, Request::flush()).result.is_ok());
+        }),
+        cutter(&disk, &[0, 3, 2, 2]),
+    ]);
+}
