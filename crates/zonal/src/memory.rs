@@ -6,7 +6,7 @@
 //! reset waits for readers before the zone takes data again.
 
 use crate::engine::IoKind;
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, Ordering, fence};
 use crate::sync::{Mutex, lock, yield_now};
 use crate::sys::region::Region;
 use crate::view::View;
@@ -68,9 +68,11 @@ impl Memory {
     fn read(&self, zones: &Zones, queue: u32, offset: u64, bytes: &mut [u8], view: &View) {
         for life in view.lives() {
             let reading = &self.reading[queue as usize].0;
-            reading.store(life.zone.0, Ordering::SeqCst);
+            reading.store(life.zone.0, Ordering::Release);
             // A reset raises the generation before it looks for readers: either it sees this
-            // one, or this one sees a new generation and leaves the zone alone.
+            // one, or this one sees a new generation and leaves the zone alone. That takes a
+            // full fence between the store and the load, on both sides.
+            fence(Ordering::SeqCst);
             if zones.cells().mark(life.zone).generation == life.generation {
                 view.each_shown(&life.bytes, |range| {
                     let from = at(offset) + range.start;
@@ -79,7 +81,7 @@ impl Memory {
                     unsafe { self.region.read(from, &mut bytes[range]) };
                 });
             }
-            reading.store(NOTHING, Ordering::SeqCst);
+            reading.store(NOTHING, Ordering::Release);
         }
         for range in view.conventional() {
             let _alone = lock(&self.conventional);
@@ -90,8 +92,10 @@ impl Memory {
 
     /// Waits until nobody copies from a zone whose generation has just been raised.
     pub(crate) fn await_readers(&self, zone: ZoneIndex) {
+        // Between the new generation and the look for readers; see `read`.
+        fence(Ordering::SeqCst);
         for reading in &self.reading {
-            while reading.0.load(Ordering::SeqCst) == zone.0 {
+            while reading.0.load(Ordering::Acquire) == zone.0 {
                 yield_now();
             }
         }

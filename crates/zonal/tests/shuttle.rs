@@ -101,3 +101,19 @@ fn the_open_and_active_limits_are_never_exceeded() {
     let template = Template::new(3, 5);
     explore(each(), move || stay_within_limits(&template.open(auto(Default::default())).1, 3, 5));
 }
+
+#[test]
+fn a_zone_is_punched_once_before_it_is_written_again() {
+    let template = Template::new(0, 0);
+    let other = template.clone();
+    explore(each(), move || write_after_discard(&template, false));
+    explore(each(), move || write_after_discard(&other, true));
+}
+
+#[test]
+fn the_power_may_go_at_any_moment() {
+    let template = Template::new(0, 0);
+    let other = template.clone();
+    explore(each(), move || flush_during_cut(&template));
+    explore(each(), move || reset_during_cut(&other));
+}

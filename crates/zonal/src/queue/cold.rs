@@ -100,21 +100,37 @@ pub(super) async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
         return Ok(());
     }
     persist(scene).await?;
-    if scene.zones().is_discard_pending(zone) {
-        discard(scene, zone).await;
-        scene.zones().discarded(zone);
-    }
+    punch(scene, zone).await;
     Ok(())
 }
 
-/// Gives a zone's space back to the file system. Where that cannot be done the space stays taken,
-/// and what is in it is above the write pointer, where nobody reads.
-async fn discard(scene: &Scene, zone: ZoneIndex) {
-    let Some(image) = scene.image() else { return };
-    let offset = image.host_offset(scene.zones().offset_of(zone, 0.into()));
-    let length = u64::from(scene.zones().capacity(zone).0) * scene.zones().block_size();
+/// Gives the space of a zone that was reset back to the file system, if that is to be done. Where
+/// it cannot be done the space stays taken; what is in it is above the write pointer, where nobody
+/// reads.
+async fn punch(scene: &Scene, zone: ZoneIndex) {
+    let (zones, Some(image)) = (scene.zones(), scene.image()) else { return };
+    if !poll_fn(|cx| zones.begin_punch(zone, cx.waker())).await {
+        return;
+    }
+    let mut punch = Punch { zones, zone, done: false };
+    let offset = image.host_offset(zones.offset_of(zone, 0.into()));
+    let length = u64::from(zones.capacity(zone).0) * zones.block_size();
     if let (Err(error), _) = scene.desk.io(IoKind::Zero, offset, length, None).await {
         tracing::debug!("zone {zone}: its space cannot be given back: {error}");
+    }
+    punch.done = true;
+}
+
+/// The punching of a zone; over when dropped.
+struct Punch<'a> {
+    zones: &'a Zones,
+    zone: ZoneIndex,
+    done: bool,
+}
+
+impl Drop for Punch<'_> {
+    fn drop(&mut self) {
+        self.zones.end_punch(self.zone, self.done);
     }
 }
 

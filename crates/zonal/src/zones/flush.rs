@@ -103,6 +103,9 @@ pub(super) struct Durability {
     dirty: BTreeSet<ZoneIndex>,
     /// Zones to punch when their reset is durable, if the drive discards at all.
     to_discard: BTreeSet<ZoneIndex>,
+    /// Zones that somebody punches now, and who waits for that.
+    punching: BTreeSet<ZoneIndex>,
+    punch_waiters: Vec<Waker>,
     discards: bool,
     notes: Vec<Note>,
     table_pages: BTreeSet<usize>,
@@ -121,6 +124,8 @@ impl Durability {
             durable: vec![Blocks::ZERO; zones as usize],
             dirty: BTreeSet::new(),
             to_discard: BTreeSet::new(),
+            punching: BTreeSet::new(),
+            punch_waiters: Vec::new(),
             discards,
             notes: Vec::new(),
             table_pages: BTreeSet::new(),
@@ -354,14 +359,34 @@ impl Zones {
         }
     }
 
-    /// Whether a zone has to be punched before it takes data.
-    pub(crate) fn is_discard_pending(&self, zone: ZoneIndex) -> bool {
-        self.control().durability.to_discard.contains(&zone)
+    /// Takes on the punching of a zone that has to be punched before it takes data. False: there
+    /// is nothing to do. Pending while another does it: a second punch, late, would take the
+    /// first new data with it.
+    pub(crate) fn begin_punch(&self, zone: ZoneIndex, waker: &Waker) -> Poll<bool> {
+        let mut control = self.control();
+        let durability = &mut control.durability;
+        if durability.punching.contains(&zone) {
+            durability.punch_waiters.push(waker.clone());
+            return Poll::Pending;
+        }
+        if !durability.to_discard.contains(&zone) {
+            return Poll::Ready(false);
+        }
+        durability.punching.insert(zone);
+        Poll::Ready(true)
     }
 
-    /// A zone has been punched.
-    pub(crate) fn discarded(&self, zone: ZoneIndex) {
-        self.control().durability.to_discard.remove(&zone);
+    /// A punch that was taken on is over: `done`, or given up.
+    pub(crate) fn end_punch(&self, zone: ZoneIndex, done: bool) {
+        let mut control = self.control();
+        let durability = &mut control.durability;
+        durability.punching.remove(&zone);
+        if done {
+            durability.to_discard.remove(&zone);
+        }
+        for waiter in durability.punch_waiters.drain(..) {
+            waiter.wake();
+        }
     }
 
     /// Whether a zone takes no data yet because its reset is not durable.

@@ -82,8 +82,12 @@ impl Template {
     }
 
     pub fn open(&self, mode: SimMode) -> (SimDisk, Device) {
+        self.open_with(mode, &OpenOptions::default())
+    }
+
+    pub fn open_with(&self, mode: SimMode, options: &OpenOptions) -> (SimDisk, Device) {
         let disk = SimDisk::new(&self.image, mode);
-        let drive = zonal::sim::open(&disk, &OpenOptions::default()).unwrap();
+        let drive = zonal::sim::open(&disk, options).unwrap();
         (disk, drive)
     }
 
@@ -737,4 +741,105 @@ pub fn stay_within_limits(drive: &Device, open: u32, active: u32) {
     };
     together([worker([0, 1, 2, 3]), worker([1, 0, 3, 2])]);
     hold_counts(drive, open, active);
+}
+
+/// Three threads write a zone whose reset has to be durable first, and its space given back.
+pub fn write_after_discard(template: &Template, leaving: bool) {
+    let (disk, drive) = template.open_with(
+        auto(FaultPlan::default()),
+        &OpenOptions { discard: true, ..OpenOptions::default() },
+    );
+    {
+        let mut queue = queue(&drive);
+        append_all(&mut queue, 0, &[(1, 4)]);
+        assert!(run(&mut queue, Request::flush()).result.is_ok());
+        assert!(run(&mut queue, Request::reset(0)).result.is_ok());
+    }
+    let giving_up: Box<dyn FnOnce() -> Vec<Written> + Send> = {
+        let drive = drive.clone();
+        Box::new(move || {
+            let mut queue = queue(&drive);
+            queue.push(Request::append(0, record(4, 1)).tag(4)).unwrap();
+            queue.submit().unwrap();
+            Vec::new()
+        })
+    };
+    let third = if leaving { giving_up } else { appender(&drive, 0, &[(4, 1)]) };
+    let written =
+        together([appender(&drive, 0, &[(2, 1)]), appender(&drive, 0, &[(3, 1)]), third]).concat();
+    assert!(written.iter().all(Written::is_acknowledged), "{written:?}");
+    let found = blocks(&mut queue(&drive), 0);
+    for record in &written {
+        assert_eq!(found[record.start as usize], record.tag, "{found:?} of {written:?}");
+    }
+    drop(disk);
+}
+
+/// A thread that cuts the power (of copies) again and again while others write: each time zone 0
+/// holds whole records, `lengths[tag]` blocks long, below its write pointer.
+fn cutter(disk: &SimDisk, lengths: &'static [usize]) -> Box<dyn FnOnce() + Send> {
+    let disk = disk.clone();
+    Box::new(move || {
+        for round in 0..4 {
+            for _ in 0..below(12) {
+                thread::yield_now();
+            }
+            let left = match round {
+                0 | 2 => after_cut(&disk, &mut |options| below(options as u64) as usize),
+                1 => after_cut(&disk, &mut |_| 0),
+                _ => after_cut(&disk, &mut |options| options - 1),
+            };
+            let found = blocks(&mut queue(&left), 0);
+            let wp = wp(&left, 0) as usize;
+            assert!(!found[..wp].contains(&OLD), "an earlier life shows: {found:?} up to {wp}");
+            for (tag, &length) in (0..).zip(lengths) {
+                let count = found[..wp].iter().filter(|&&found| found == tag).count();
+                assert!(
+                    count == 0 || (tag != 0 && count == length),
+                    "a hole, or part of a record: {found:?} up to {wp}"
+                );
+            }
+        }
+    })
+}
+
+/// The power goes at any moment of two threads' appends, flushes and durable writes.
+pub fn flush_during_cut(template: &Template) {
+    let (disk, drive) = template.open(auto(FaultPlan::default()));
+    let (one, two) = (drive.clone(), drive.clone());
+    together([
+        Box::new(move || {
+            let mut queue = queue(&one);
+            append_all(&mut queue, 0, &[(1, 2)]);
+            assert!(run(&mut queue, Request::flush()).result.is_ok());
+            append_all(&mut queue, 0, &[(2, 2)]);
+        }) as Box<dyn FnOnce() + Send>,
+        Box::new(move || {
+            let mut queue = queue(&two);
+            let append = Request::append(0, record(3, 2)).tag(3).fua();
+            assert!(run(&mut queue, append).flags.contains(Flags::DURABLE));
+        }),
+        cutter(&disk, &[0, 2, 2, 2]),
+    ]);
+}
+
+/// The same around a reset of a zone whose write pointer is durable.
+pub fn reset_during_cut(template: &Template) {
+    let (disk, drive) = template.open(auto(FaultPlan::default()));
+    let mut first = queue(&drive);
+    append_all(&mut first, 0, &[(1, 3)]);
+    assert!(run(&mut first, Request::flush()).result.is_ok());
+    assert!(run(&mut first, Request::reset(0)).result.is_ok());
+    drop(first);
+    let (one, two) = (drive.clone(), drive.clone());
+    together([
+        Box::new(move || drop(append_all(&mut queue(&one), 0, &[(2, 2)])))
+            as Box<dyn FnOnce() + Send>,
+        Box::new(move || {
+            let mut queue = queue(&two);
+            append_all(&mut queue, 0, &[(3, 2)]);
+            assert!(run(&mut queue, Request::flush()).result.is_ok());
+        }),
+        cutter(&disk, &[0, 3, 2, 2]),
+    ]);
 }
