@@ -177,41 +177,44 @@ impl Cells {
         }
     }
 
-    /// Collects into `ranges` what is in flight in `zone` below `below`, looking at `slots`.
+    /// Collects into `ranges` what is in flight in `zone` below `below`, looking at `slots`; false
+    /// if that could not be seen whole, and one has to look again.
     ///
     /// Complete by counting: a write that has taken its place and not published its range yet is
     /// in the word and in no slot, so one looks again until the numbers agree. The gap between
     /// the two is a few instructions of another thread.
+    ///
+    /// In a failing zone, writes that have `ended` are in no count any more, and stay published
+    /// until the zone settles: they are collected and not counted. Who does not know them (`None`)
+    /// cannot look at a failing zone.
     pub(crate) fn ranges_in_flight(
         &self,
         zone: ZoneIndex,
         below: Blocks,
-        slots: impl Iterator<Item = SlotId> + Clone,
+        slots: impl Iterator<Item = SlotId>,
+        ended: Option<&[SlotId]>,
         ranges: &mut Vec<Extent>,
-    ) {
-        let first = ranges.len();
-        loop {
-            ranges.truncate(first);
-            let word = self.load(zone);
-            if word.in_flight() == 0 {
-                return;
-            }
-            let mut seen = 0;
-            for id in slots.clone() {
-                if let Some(range) = self.published(id)
-                    && range.zone == zone
-                    && range.extent.start < word.wp()
-                {
-                    seen += 1;
-                    if range.extent.start < below {
-                        ranges.push(range.extent);
-                    }
+    ) -> bool {
+        let word = self.load(zone);
+        if word.is_failing() && ended.is_none() {
+            return false;
+        }
+        let ended = ended.unwrap_or_default();
+        if word.in_flight() == 0 && ended.is_empty() {
+            return true;
+        }
+        let mut seen = 0;
+        for id in slots {
+            if let Some(range) = self.published(id)
+                && range.zone == zone
+                && range.extent.start < word.wp()
+            {
+                seen += u32::from(!ended.contains(&id));
+                if range.extent.start < below {
+                    ranges.push(range.extent);
                 }
             }
-            if seen >= word.in_flight() {
-                return;
-            }
-            crate::sync::yield_now();
         }
+        seen >= word.in_flight()
     }
 }

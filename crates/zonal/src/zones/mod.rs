@@ -243,14 +243,31 @@ impl Zones {
         })
     }
 
-    /// What must not be read from the disk in `zone` below `below`: ranges in flight, and masks.
+    /// What must not be read from the disk in `zone` below `below`: ranges in flight, those of
+    /// writes that ended in a failing zone (dead ones are not zeroed yet), and masks.
     pub(crate) fn unreadable(&self, zone: ZoneIndex, below: Blocks, ranges: &mut Vec<Extent>) {
-        self.cells.ranges_in_flight(zone, below, self.slots(), ranges);
+        let first = ranges.len();
+        while !self.look_for_ranges(zone, below, ranges) {
+            ranges.truncate(first);
+            crate::sync::yield_now();
+        }
         if self.masked.load(Ordering::Acquire)
             && let Some(masks) = self.control().masks.get(&zone)
         {
             ranges.extend(masks);
         }
+    }
+
+    /// One look at what is in flight. The lock is not held from look to look: a write that has
+    /// taken its range back may need it to leave.
+    fn look_for_ranges(&self, zone: ZoneIndex, below: Blocks, ranges: &mut Vec<Extent>) -> bool {
+        if !self.cells.load(zone).is_failing() {
+            return self.cells.ranges_in_flight(zone, below, self.slots(), None, ranges);
+        }
+        let control = self.control();
+        let ended = control.sites.get(&zone).into_iter().flat_map(|site| &site.ended);
+        let ended: Vec<SlotId> = ended.map(|ended| ended.id).collect();
+        self.cells.ranges_in_flight(zone, below, self.slots(), Some(&ended), ranges)
     }
 
     /// Which queues have writes in flight in a zone, for an error that names them.
