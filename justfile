@@ -1,9 +1,9 @@
 # For those who like `just`; every recipe is plain cargo.
 
 # Builds with other flags keep to themselves, so that they do not rebuild the ordinary one.
-break_dir := "target/break"
+controls_dir := "target/controls"
 shuttle_dir := "target/shuttle"
-both_dir := "target/break-shuttle"
+shuttle_controls_dir := "target/shuttle-controls"
 
 # Everything a change has to pass before it is committed.
 pre: && doc test
@@ -26,9 +26,9 @@ shuttle:
 
 # Breaks each rule in turn; fails if no test notices.
 controls:
-    RUSTFLAGS='--cfg zonal_break' CARGO_TARGET_DIR={{ break_dir }} \
+    RUSTFLAGS='--cfg zonal_break' CARGO_TARGET_DIR={{ controls_dir }} \
         cargo test -p zonal --test negative_controls -- --nocapture
-    RUSTFLAGS='--cfg zonal_break --cfg zonal_shuttle' CARGO_TARGET_DIR={{ both_dir }} \
+    RUSTFLAGS='--cfg zonal_break --cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_controls_dir }} \
         cargo test -p zonal --test shuttle -- --nocapture
 
 # The figures, against fio and qemu-img where they are installed.

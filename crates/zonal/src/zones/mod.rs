@@ -658,6 +658,7 @@ mod tests {
     use super::*;
     use crate::sys::words::SharedWords;
     use cells::words_needed;
+    use zonal_core::zone::Placement;
 
     #[test]
     fn a_reader_hides_more_ranges_than_an_image_could_note() {
@@ -674,5 +675,42 @@ mod tests {
         let mut hidden = Vec::new();
         zones.unreadable(ZoneIndex(0), Blocks(1000), &mut hidden);
         assert_eq!(hidden.len(), masks as usize);
+    }
+
+    #[test]
+    fn a_read_leaves_out_every_write_that_failed_until_the_zone_has_settled() {
+        let geometry = Geometry::with_size(1 << 30);
+        let count = geometry.zones();
+        let cells = Cells::new(SharedWords::heap(words_needed(count)), 0, count);
+        let found = Found { wp: Blocks::ZERO, generation: Generation(0), condition: None };
+        let zones = Zones::new(geometry, cells, Keeping::Nothing, |_| found);
+        let queue = zones.enlist(Arc::new(Mailbox::new(None)), 8).unwrap();
+        let zone = ZoneIndex(0);
+        let write = Write { placement: Placement::Append, length: Blocks(1) };
+        let enter = |slot| {
+            let id = SlotId { queue, slot };
+            let Entered { start, epoch, .. } = zones.enter(id, zone, write, Pass::None).unwrap();
+            Leaving { id, zone, extent: Extent::new(start, Blocks(1)), epoch }
+        };
+        let hidden = || {
+            let mut ranges = Vec::new();
+            zones.unreadable(zone, Blocks(4), &mut ranges);
+            ranges.sort_unstable_by_key(|range| range.start);
+            ranges.iter().map(|range| range.start.0).collect::<Vec<_>>()
+        };
+        // The slot of the one still in flight comes before those of the failed ones.
+        let late = enter(0);
+        let failed = [enter(1), enter(2)];
+        let good = enter(3);
+        assert!(matches!(zones.acknowledge(&good), Conclusion::Acknowledged));
+        assert_eq!(hidden(), [0, 1, 2]);
+        for leaving in &failed {
+            assert!(matches!(zones.fail(leaving), Conclusion::Held));
+            assert_eq!(hidden(), [0, 1, 2]);
+        }
+        let Conclusion::Settle(settling) = zones.fail(&late) else { panic!("it was the last") };
+        assert_eq!(hidden(), [0, 1, 2]);
+        zones.settled(settling, true);
+        assert!(hidden().is_empty());
     }
 }
