@@ -29,7 +29,7 @@ controls:
     RUSTFLAGS='--cfg zonal_break' CARGO_TARGET_DIR={{ controls_dir }} \
         cargo test -p zonal --test negative_controls -- --nocapture
     RUSTFLAGS='--cfg zonal_break --cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_controls_dir }} \
-        cargo test -p zonal --test shuttle -- --nocapture
+        cargo test -p zonal --test shuttle_controls -- --nocapture
 
 # The figures, against fio and qemu-img where they are installed.
 bench *args:

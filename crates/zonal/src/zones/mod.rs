@@ -654,6 +654,7 @@ fn state_at_open(
 }
 
 #[cfg(test)]
+#[cfg(not(zonal_shuttle))]
 mod tests {
     use super::*;
     use crate::sys::words::SharedWords;
