@@ -236,10 +236,11 @@ impl Device {
     }
 
     /// Makes a sequential zone read-only or offline, as worn-out media do, so that software can
-    /// be tested against it. Waits for what is in flight in the zone. Durable with the next flush.
+    /// be tested against it. Durable with the next flush.
     ///
     /// # Errors
-    /// A zone that is not there, or any other state than these two.
+    /// A zone that is not there, or has writes in flight or not settled after a failure; any other
+    /// state than these two.
     pub fn set_condition(&self, zone: u32, condition: ZoneState) -> Result<()> {
         let index = self.0.zone(zone)?;
         self.0.writable()?;
@@ -248,11 +249,10 @@ impl Device {
             let text = format!("a zone cannot be made {condition}; read-only or offline can be");
             return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
         }
-        if self.0.zones.cells().load(index).in_flight() > 0 {
+        if !self.0.zones.condemn(index, condition) {
             let text = "writes are in flight in it; wait for their completions first";
             return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
         }
-        self.0.zones.condemn(index, condition);
         Ok(())
     }
 

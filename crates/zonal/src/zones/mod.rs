@@ -514,10 +514,21 @@ impl Zones {
         self.cells.load(zone).after(op, self.capacity(zone)).map(|_| ())
     }
 
-    /// Makes a zone read-only or offline, as worn-out media do. Its gate is the caller's.
-    pub(crate) fn condemn(&self, zone: ZoneIndex, condition: ZoneState) {
+    /// Makes a zone read-only or offline, as worn-out media do; false while writes are in flight
+    /// in it, or it has not settled since one failed.
+    pub(crate) fn condemn(&self, zone: ZoneIndex, condition: ZoneState) -> bool {
         let mut control = self.control();
-        control.condemn(self, zone, condition);
+        loop {
+            let old = self.cells.load(zone);
+            if old.in_flight() > 0 || old.is_failing() {
+                return false;
+            }
+            let new = old.with_state(condition);
+            if exchange(self.cells.word(zone), old.bits(), new).is_ok() {
+                control.condemned(zone, old.state(), condition);
+                return true;
+            }
+        }
     }
 
     /// Keeps a range below the write pointer from being read.
@@ -556,8 +567,12 @@ impl Control {
     }
 
     fn condemn(&mut self, zones: &Zones, zone: ZoneIndex, condition: ZoneState) {
-        let (old, new) = zones.change(zone, |word| word.with_state(condition));
-        self.resources.moved(zone, old.state(), new.state());
+        let (old, _) = zones.change(zone, |word| word.with_state(condition));
+        self.condemned(zone, old.state(), condition);
+    }
+
+    fn condemned(&mut self, zone: ZoneIndex, before: ZoneState, condition: ZoneState) {
+        self.resources.moved(zone, before, condition);
         self.conditions.insert(zone, condition);
         self.durability.blemished();
     }
