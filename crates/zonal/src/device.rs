@@ -23,7 +23,8 @@ const TRANSFER_MAX: u64 = 1 << 30;
 
 /// An opened drive: made by [`open`](crate::open), shared by all threads, cloned for nothing.
 ///
-/// Dropping it is not closing it: only [`Device::close`] flushes and tells whether that went well.
+/// Dropping it is not closing it, unless nothing has changed since it was opened: only
+/// [`Device::close`] flushes, and tells whether that went well.
 #[derive(Clone)]
 pub struct Device(Arc<Drive>);
 
@@ -281,6 +282,19 @@ impl Device {
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Device").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Drive {
+    /// A session in which nothing has changed is as good as closed.
+    fn drop(&mut self) {
+        if let Medium::Image(image) = &self.medium
+            && !self.read_only
+            && self.zones.is_unchanged()
+            && let Err(error) = image.close(&self.zones)
+        {
+            tracing::warn!("{}: not marked as closed: {error}", self.name);
+        }
     }
 }
 

@@ -233,7 +233,9 @@ impl Parts {
             None if self.session.clean => {}
             Some(Ok(cells)) => {
                 let recovered = self.recover(&cells);
-                notes.recovered = Some(recovered.to_string());
+                if !recovered.is_empty() {
+                    notes.recovered = Some(recovered.to_string());
+                }
                 // Should this process be killed as well, the next one has to believe the live file
                 // still: what is written from here on counts as its session's own.
                 let stamp = || live::stamp(&cells);
@@ -451,6 +453,12 @@ impl Parts {
 struct Recovered {
     moved: Vec<ZoneIndex>,
     zero: Vec<(ZoneIndex, Extent)>,
+}
+
+impl Recovered {
+    fn is_empty(&self) -> bool {
+        self.moved.is_empty() && self.zero.is_empty()
+    }
 }
 
 impl std::fmt::Display for Recovered {

@@ -389,6 +389,13 @@ impl Zones {
         }
     }
 
+    /// Whether the table says all there is to say, as when the drive was opened.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        let control = self.control();
+        let durability = &control.durability;
+        durability.dirty.is_empty() && durability.table_pages.is_empty() && !durability.blemished
+    }
+
     /// Whether a zone takes no data yet because its reset is not durable.
     pub(crate) fn is_reset_pending(&self, zone: ZoneIndex) -> bool {
         self.durable && self.control().durability.is_reset_pending(zone)

@@ -5,6 +5,7 @@
 //! is never completed is a deadlock, which the checker reports.
 
 #![allow(dead_code, reason = "each test program uses some of it")]
+#![allow(clippy::cast_possible_truncation, reason = "blocks of a drive of 64")]
 
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
@@ -309,13 +310,8 @@ pub fn fail_one(template: &Template, zeroing: bool, reader: bool) {
     }
     let mut written = together(threads).concat();
     settled_right(&drive, &written);
-    let more = together([appender(&drive, 0, &[(5, 1)]), appender(&drive, 0, &[(6, 1)])]);
-    // The plan may have spared the first four.
-    let more = more.concat();
-    let failed = written.iter().chain(&more).filter(|record| !record.is_acknowledged()).count();
-    assert!(
-        failed == 0 || written.iter().any(|record| !record.is_acknowledged()) || !more.is_empty()
-    );
+    // The write that fails may be one of these, or the zeroing of a dead range.
+    let more = together([appender(&drive, 0, &[(5, 1)]), appender(&drive, 0, &[(6, 1)])]).concat();
     written.extend(more);
     hold_against(&drive, 0, &written);
     hold_counts(&drive, 1, 1);
@@ -351,10 +347,8 @@ fn settled_right(drive: &Device, written: &[Written]) {
 pub fn operate_against_writers(drive: &Device) {
     let worker = |steps: Vec<Request>| -> Box<dyn FnOnce() -> Vec<Written> + Send> {
         let drive = drive.clone();
-        let steps = Handover(steps);
         Box::new(move || {
             let mut queue = queue(&drive);
-            let steps = steps.open();
             let count = steps.len();
             for step in steps {
                 queue.push(step).unwrap();
@@ -402,14 +396,6 @@ pub fn operate_against_writers(drive: &Device) {
     hold_counts(drive, 1, 1);
 }
 
-/// Requests made by one thread for another: they hold no thread's memory.
-struct Handover(Vec<Request>);
-impl Handover {
-    fn open(self) -> Vec<Request> {
-        self.0
-    }
-}
-
 /// Completes what is pending, in any order, until told that all is done.
 pub fn complete_until_done(
     disk: &SimDisk,
@@ -440,10 +426,9 @@ pub fn first_come_first_served(template: &Template) {
     let turn = Arc::new((shuttle::sync::Mutex::new(0), shuttle::sync::Condvar::new()));
     let comer = |place: usize, request: Request| -> Box<dyn FnOnce() -> Completion + Send> {
         let (drive, turn) = (drive.clone(), turn.clone());
-        let request = Handover(vec![request]);
         Box::new(move || {
             let mut queue = queue(&drive);
-            queue.push(request.open().remove(0)).unwrap();
+            queue.push(request).unwrap();
             let (now, changed) = &*turn;
             let mut now = now.lock().unwrap();
             while *now != place {
