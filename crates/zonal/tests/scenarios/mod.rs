@@ -5,6 +5,7 @@
 //! is never completed is a deadlock, which the checker reports.
 
 #![allow(dead_code, reason = "each test program uses some of it")]
+#![allow(clippy::cast_possible_truncation, reason = "blocks of a drive of 64")]
 
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
@@ -258,11 +259,9 @@ fn appender(
 
 /// Both append to one zone.
 pub fn append_to_one_zone(drive: &Device) {
-    let written = together([
-        appender(drive, 0, &[(1, 1), (2, 2)]),
-        appender(drive, 0, &[(3, 2), (4, 1)]),
-    ])
-    .concat();
+    let written =
+        together([appender(drive, 0, &[(1, 1), (2, 2)]), appender(drive, 0, &[(3, 2), (4, 1)])])
+            .concat();
     assert!(written.iter().all(Written::is_acknowledged), "{written:?}");
     assert_eq!(wp(drive, 0), 6);
     hold_against(drive, 0, &written);
@@ -296,10 +295,8 @@ pub fn fail_one(template: &Template, zeroing: bool, reader: bool) {
     let mut plan = template.failing(below(5));
     plan.no_zeroing = !zeroing;
     let (_disk, drive) = template.open(auto(plan));
-    let mut threads: Vec<Box<dyn FnOnce() -> Vec<Written> + Send>> = vec![
-        appender(&drive, 0, &[(1, 1), (2, 2)]),
-        appender(&drive, 0, &[(3, 2), (4, 1)]),
-    ];
+    let mut threads: Vec<Box<dyn FnOnce() -> Vec<Written> + Send>> =
+        vec![appender(&drive, 0, &[(1, 1), (2, 2)]), appender(&drive, 0, &[(3, 2), (4, 1)])];
     if reader {
         let drive = drive.clone();
         threads.push(Box::new(move || {
@@ -313,11 +310,8 @@ pub fn fail_one(template: &Template, zeroing: bool, reader: bool) {
     }
     let mut written = together(threads).concat();
     settled_right(&drive, &written);
-    let more = together([appender(&drive, 0, &[(5, 1)]), appender(&drive, 0, &[(6, 1)])]);
-    // The plan may have spared the first four.
-    let more = more.concat();
-    let failed = written.iter().chain(&more).filter(|record| !record.is_acknowledged()).count();
-    assert!(failed == 0 || written.iter().any(|record| !record.is_acknowledged()) || !more.is_empty());
+    // The write that fails may be one of these, or the zeroing of a dead range.
+    let more = together([appender(&drive, 0, &[(5, 1)]), appender(&drive, 0, &[(6, 1)])]).concat();
     written.extend(more);
     hold_against(&drive, 0, &written);
     hold_counts(&drive, 1, 1);
@@ -353,10 +347,8 @@ fn settled_right(drive: &Device, written: &[Written]) {
 pub fn operate_against_writers(drive: &Device) {
     let worker = |steps: Vec<Request>| -> Box<dyn FnOnce() -> Vec<Written> + Send> {
         let drive = drive.clone();
-        let steps = Handover(steps);
         Box::new(move || {
             let mut queue = queue(&drive);
-            let steps = steps.open();
             let count = steps.len();
             for step in steps {
                 queue.push(step).unwrap();
@@ -404,14 +396,6 @@ pub fn operate_against_writers(drive: &Device) {
     hold_counts(drive, 1, 1);
 }
 
-/// Requests made by one thread for another: they hold no thread's memory.
-struct Handover(Vec<Request>);
-impl Handover {
-    fn open(self) -> Vec<Request> {
-        self.0
-    }
-}
-
 /// Completes what is pending, in any order, until told that all is done.
 pub fn complete_until_done(
     disk: &SimDisk,
@@ -442,10 +426,9 @@ pub fn first_come_first_served(template: &Template) {
     let turn = Arc::new((shuttle::sync::Mutex::new(0), shuttle::sync::Condvar::new()));
     let comer = |place: usize, request: Request| -> Box<dyn FnOnce() -> Completion + Send> {
         let (drive, turn) = (drive.clone(), turn.clone());
-        let request = Handover(vec![request]);
         Box::new(move || {
             let mut queue = queue(&drive);
-            queue.push(request.open().remove(0)).unwrap();
+            queue.push(request).unwrap();
             let (now, changed) = &*turn;
             let mut now = now.lock().unwrap();
             while *now != place {
@@ -722,9 +705,14 @@ pub fn stay_within_limits(drive: &Device, open: u32, active: u32) {
             while let Some(completion) = queue.next_completion() {
                 if let Err(error) = completion.result {
                     assert!(
-                        matches!(error.kind(), ErrorKind::TooManyActiveZones | ErrorKind::TooManyOpenZones
-                            | ErrorKind::ZoneFull | ErrorKind::BeyondCapacity
-                            | ErrorKind::InvalidTransition),
+                        matches!(
+                            error.kind(),
+                            ErrorKind::TooManyActiveZones
+                                | ErrorKind::TooManyOpenZones
+                                | ErrorKind::ZoneFull
+                                | ErrorKind::BeyondCapacity
+                                | ErrorKind::InvalidTransition
+                        ),
                         "{error:?}"
                     );
                     assert!(completion.flags.contains(Flags::REFUSED));
