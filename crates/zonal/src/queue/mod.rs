@@ -791,8 +791,8 @@ impl Queue {
                 #[allow(clippy::cast_possible_truncation)] // as in `acknowledged`
                 self.complete(number, result.map(|()| length as u32));
             }
-            Stage::Cold { .. } => {
-                if result.as_ref().is_err_and(|error| is_refusal(error.kind())) {
+            Stage::Cold { begun, .. } => {
+                if result.is_err() && !begun.get() {
                     slot.flags.insert(Flags::REFUSED);
                 }
                 self.complete(number, result.map(|()| 0));
@@ -914,11 +914,6 @@ impl Drop for Queue {
 
 fn ring_error(error: io::Error) -> Error {
     Error::new(io_kind(&error), "the ring failed").during("submit").with_source(error)
-}
-
-/// Whether an operation of that outcome has changed nothing.
-fn is_refusal(kind: ErrorKind) -> bool {
-    !matches!(kind, ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::DeviceReadOnly)
 }
 
 pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
