@@ -219,7 +219,9 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(drive: &'a ImageDrive, work: Work, buffers: u32) -> anyhow::Result<Self> {
         let buffer_bytes = usize::try_from(work.block)?;
-        let options = QueueOptions { depth: buffers, buffer_bytes, ..QueueOptions::default() };
+        let batch = Some((work.depth / 4).max(1));
+        let options =
+            QueueOptions { depth: buffers, buffer_bytes, batch, ..QueueOptions::default() };
         let queue = drive.device.queue(&options)?;
         let spare: Vec<Buffer> = (0..buffers).map_while(|_| queue.buffer(buffer_bytes)).collect();
         let depth = work.depth as usize;

@@ -55,11 +55,15 @@ pub struct QueueOptions {
     /// Entries of the kernel's completion queue; `None` for twice the depth. Fewer than are in
     /// flight make the kernel keep some back, and lose none.
     pub cq_entries: Option<u32>,
+    /// How many requests go to the kernel in one system call (fio's `iodepth_batch_submit`);
+    /// `None` for all that are there. The kernel merges neighbours that come in one call: a batch
+    /// as large as the depth becomes a single transfer, with nothing under way until it is done.
+    pub batch: Option<u32>,
 }
 
 impl Default for QueueOptions {
     fn default() -> Self {
-        Self { depth: 128, buffer_bytes: 64 << 10, deadline: None, cq_entries: None }
+        Self { depth: 128, buffer_bytes: 64 << 10, deadline: None, cq_entries: None, batch: None }
     }
 }
 
@@ -74,6 +78,9 @@ pub struct Queue {
     id: u32,
     depth: usize,
     deadline: Option<Duration>,
+    batch: usize,
+    /// I/O pushed since the kernel was last entered.
+    unsent: usize,
     arena: Option<Arena>,
     mailbox: Arc<Mailbox>,
     desk: Rc<Desk>,
@@ -119,6 +126,8 @@ impl Queue {
             id,
             depth,
             deadline: options.deadline,
+            batch: options.batch.map_or(usize::MAX, |batch| batch.max(1) as usize),
+            unsent: 0,
             arena,
             mailbox,
             desk: Rc::default(),
@@ -256,6 +265,7 @@ impl Queue {
         if let Some(image) = self.drive.image() {
             image.stamp(&self.drive.zones);
         }
+        self.unsent = 0;
         engine.submit(want, timeout).map_err(ring_error)
     }
 
@@ -356,6 +366,11 @@ impl Queue {
             }
             // SAFETY: as above.
             pushed = unsafe { engine.push(io) };
+        }
+        self.unsent += 1;
+        // Here too an error shows again at the next submit, which finds the batch in the ring.
+        if self.unsent >= self.batch && engine.submit(0, None).is_ok() {
+            self.unsent = 0;
         }
     }
 

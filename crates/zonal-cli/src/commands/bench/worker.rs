@@ -123,6 +123,7 @@ impl<'a> Job<'a> {
         let options = QueueOptions {
             depth: u32::try_from(shared.iodepth)?,
             buffer_bytes: shared.record_bytes,
+            batch: Some(u32::try_from(shared.iodepth / 4)?.max(1)),
             ..Default::default()
         };
         let mut queue = shared.device.queue(&options)?;
