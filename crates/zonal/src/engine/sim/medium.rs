@@ -15,7 +15,7 @@ use super::super::IoKind;
 type Content = Option<Arc<[u8]>>;
 
 /// What a simulated disk holds at one moment, as bytes. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SimImage {
     length: u64,
     sector_bytes: usize,
