@@ -80,8 +80,9 @@ pub(crate) struct BenchArgs {
     /// Where the temporary image goes
     #[arg(long, default_value = ".", conflicts_with = "target")]
     dir: PathBuf,
-    /// Whether the temporary image takes its disk space first, so that only overwriting is measured
-    #[arg(long, value_enum, default_value_t = Reserve::Off, conflicts_with = "target")]
+    /// Whether the temporary image takes its disk space first: a file system is slower where
+    /// blocks were never written, and that is then not measured
+    #[arg(long, value_enum, default_value_t = Reserve::Full, conflicts_with = "target")]
     preallocate: Reserve,
     #[command(flatten)]
     access: WriteAccess,
@@ -216,6 +217,7 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
         Some(_) => None,
         None => {
             let wanted = args.size.map(|size| size.0);
+            ui.say(format_args!("making a temporary image in {}", args.dir.display()));
             Some(Temporary::create(&args.dir, wanted, args.preallocate.into())?)
         }
     };

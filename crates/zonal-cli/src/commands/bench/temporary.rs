@@ -12,7 +12,7 @@ use zonal::{CreateOptions, Geometry, Preallocate};
 
 /// Large enough that an ordinary disk does not fill it within the time a run takes by default, small
 /// enough that a fast one verifies all of it in a moment.
-const SIZE: u64 = 2 << 30;
+const SIZE: u64 = 1 << 30;
 
 /// Enough zones for each job to spread over.
 const ZONE_SIZE: u64 = 64 << 20;
