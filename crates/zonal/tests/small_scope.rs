@@ -13,8 +13,8 @@ fn a_small_drive_keeps_the_contract_in_every_order_failure_and_power_cut() {
     let scenarios = scenario::all(long);
     let bounds = Bounds {
         faults: 1,
-        runs: if long { u64::MAX } else { 1500 },
-        walks: 100,
+        runs: if long { u64::MAX } else { 2500 },
+        walks: 200,
         cuts: if long { 256 } else { 16 },
         all_orders: long,
         until: None,

@@ -57,6 +57,7 @@ pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result
         ZoneOp::Open => {}
         ZoneOp::Close | ZoneOp::Finish | ZoneOp::Reset => drained(&gate).await,
     }
+    latched(zones)?;
     zones.would(zone, op).map_err(Error::from)?;
     let begun = scene.begun.replace(true);
     match op {
@@ -100,6 +101,7 @@ pub(super) async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
         return Ok(());
     }
     persist(scene).await?;
+    latched(scene.zones())?;
     punch(scene, zone).await;
     Ok(())
 }
@@ -297,6 +299,7 @@ async fn zero_rest(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     if word.state() == ZoneState::Full || is_broken(Rule::FinishZeroes) {
         return Ok(());
     }
+    latched(scene.zones())?;
     zero(scene, zone, Extent { start: word.wp(), end: scene.zones().capacity(zone) }).await
 }
 

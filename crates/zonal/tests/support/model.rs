@@ -342,7 +342,7 @@ impl Model {
     ) -> Checked<Purpose> {
         if let Some((from, to)) = self.zones[zone].zeroed_by_writing
             && from == start
-            && start + length <= to
+            && start + length == to
         {
             return Ok(Purpose::Zeros { zone, start, length });
         }
@@ -423,6 +423,8 @@ impl Model {
             zone.state
         );
         zone.wp += length;
+        // The disk could not punch, and the drive let it be.
+        zone.zeroed_by_writing = None;
         let now = zone.life().number;
         zone.forget_earlier(now);
         let fate = Fate::InFlight;
