@@ -262,7 +262,9 @@ impl Queue {
     #[inline]
     fn enter_engine(&mut self, want: usize, timeout: Option<Duration>) -> Result<()> {
         let Some(engine) = &mut self.engine else { return Ok(()) };
-        if let Some(image) = self.drive.image() {
+        if let Some(image) = self.drive.image()
+            && (want > 0 || self.unsent > 0)
+        {
             image.stamp(&self.drive.zones);
         }
         self.unsent = 0;
