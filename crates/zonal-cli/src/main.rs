@@ -52,10 +52,22 @@ fn main() -> ExitCode {
         Err(error) if outcome::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing is left to tell that stderr is gone.
-            let _ = writeln!(io::stderr(), "zonal: {error:#}");
+            let _ = writeln!(io::stderr(), "zonal: {}", chain(&error));
             ExitCode::from(outcome::ERROR)
         }
     }
+}
+
+/// An error and its causes, but for those that its own words hold already.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        let words = cause.split(" (os error").next().unwrap_or_default();
+        if !text.contains(words) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Help and version go to stdout; a wrong word to stderr, in the program's name.

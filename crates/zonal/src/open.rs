@@ -57,8 +57,8 @@ fn open_memory(geometry: &Geometry, options: &OpenOptions) -> Result<Device> {
     let named = |error: Error| error.on("mem:").during("open");
     geometry.validate().map_err(named)?;
     let memory = Memory::new(geometry.size).map_err(|error| {
-        let text = format!("{} bytes of memory cannot be had: {error}", geometry.size);
-        named(Error::new(ErrorKind::NoSpace, text).with_source(error))
+        let text = format!("{} bytes of memory cannot be had; take a smaller size", geometry.size);
+        named(Error::new(ErrorKind::InvalidInput, text).with_source(error))
     })?;
     let zones = geometry.zones();
     let cells = Cells::new(SharedWords::heap(words_needed(zones)), 0, zones);

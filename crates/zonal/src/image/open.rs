@@ -155,7 +155,44 @@ fn parse_header(disk: &Disk, length: u64, most: usize) -> Result<Header> {
     let first = usize::try_from(length).map_or(most, |length| length.min(most));
     let mut bytes = vec![0; first];
     disk.read_exact_at(&mut bytes, 0).map_err(|error| metadata_error("the header", error))?;
-    Header::parse(&bytes, length)
+    Header::parse(&bytes, length).map_err(|error| {
+        if error.kind() != ErrorKind::NotZoned {
+            return error;
+        }
+        let text = format!("it seems to be {}; make a drive with zonal create", seems(&bytes));
+        Error::new(ErrorKind::NotZoned, text)
+    })
+}
+
+/// What a file that is no zoned image seems to be, by its first bytes.
+fn seems(bytes: &[u8]) -> &'static str {
+    const MAGIC: [(usize, &[u8], &str); 12] = [
+        (0, b"QFI\xfb", "a qcow2 image without zones"),
+        (0, b"\x7fELF", "a program or library"),
+        (0, b"\x1f\x8b", "gzip data"),
+        (0, b"\x28\xb5\x2f\xfd", "zstd data"),
+        (0, b"\xfd7zXZ", "xz data"),
+        (0, b"PK\x03\x04", "a zip archive"),
+        (257, b"ustar", "a tar archive"),
+        (0, b"KDMV", "a VMDK image"),
+        (0x438, b"\x53\xef", "an ext2, ext3 or ext4 file system"),
+        (0, b"XFSB", "an XFS file system"),
+        (0x1_0040, b"_BHRfS_M", "a btrfs file system"),
+        (0, b"SFOZ", "a zonefs file system"),
+    ];
+    let found = |&(at, magic, _): &(usize, &[u8], _)| {
+        bytes.get(at..).is_some_and(|bytes| bytes.starts_with(magic))
+    };
+    let start = &bytes[..bytes.len().min(512)];
+    match MAGIC.iter().find(|magic| found(magic)) {
+        Some((_, _, name)) => name,
+        None if bytes.is_empty() => "an empty file",
+        None if bytes.iter().all(|&byte| byte == 0) => "a raw image of nothing but zeros",
+        None if start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) => {
+            "a text file"
+        }
+        None => "raw data of no kind that is known here",
+    }
 }
 
 /// Where the data begins, after all of the mapping has been seen to be contiguous.
@@ -500,7 +537,9 @@ fn open_error(error: io::Error, path: &Path) -> Error {
         }
         _ => (crate::queue::io_kind(&error), error.to_string()),
     };
-    Error::new(kind, text).with_source(error)
+    let described = matches!(kind, ErrorKind::NotFound | ErrorKind::NotZoned);
+    let opened = Error::new(kind, text);
+    if described { opened } else { opened.with_source(error) }
 }
 
 fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {

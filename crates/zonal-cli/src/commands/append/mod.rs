@@ -131,6 +131,7 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     let options = QueueOptions { depth, buffer_bytes: record_bytes, ..Default::default() };
     let mut appender = Appender {
         queue: device.queue(&options)?,
+        drive: device.name().to_owned(),
         cutter,
         resume: resume.unwrap_or_default(),
         rota: Rota::new(&candidates, width),
@@ -271,6 +272,8 @@ struct Appender {
     // Before the queue, so that its buffers go back while the queue is there.
     cutter: Cutter,
     queue: Queue,
+    /// The drive's name, for errors.
+    drive: String,
     resume: Resume,
     rota: Rota,
     ordered: bool,
@@ -358,8 +361,10 @@ impl Appender {
             Turn::Full => {
                 let name = name_of(&self.cutter.paths()[input]);
                 Err(anyhow!(
-                    "drive full: record {record} (byte {input_offset} of {name}) is the first that \
-                     was not written; reset zones, name others with --zones, or use a larger drive"
+                    "{}: drive full: record {record} (byte {input_offset} of {name}) is the first \
+                     that was not written; reset zones, name others with --zones, or use a larger \
+                     drive",
+                    self.drive
                 ))
             }
         }

@@ -1,0 +1,188 @@
+//! Errors a person meets: each names the thing, the place and the next step, ends with 2, and
+//! leaves the drive as it was.
+
+mod common;
+
+use common::{Place, noise};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use zonal::{OpenOptions, QueueOptions, Request, Target};
+
+/// The image's bytes and its live file's, to see that nothing has changed.
+fn state(place: &Place) -> (Vec<u8>, Option<Vec<u8>>) {
+    let live = fs::read(place.path("disk.live")).ok();
+    (fs::read(place.path("disk")).expect("the image"), live)
+}
+
+/// Runs `words`, which must fail, say all of `parts`, and change no zone.
+fn fails(place: &Place, words: &str, parts: &[&str]) {
+    let before = place.json("report disk")["zones"].clone();
+    place.run(words).exits(2).says(parts);
+    assert_eq!(before, place.json("report disk")["zones"], "{words}");
+}
+
+#[test]
+fn no_such_file() {
+    let place = Place::new();
+    let says = ["nope.qcow2", "no such file", "zonal create nope.qcow2"];
+    place.run("info nope.qcow2").exits(2).says(&says);
+    assert!(!place.path("nope.qcow2").exists());
+}
+
+#[test]
+fn what_is_no_zoned_drive_is_named_for_what_it_seems_to_be() {
+    let place = Place::new();
+    place.put("text", b"just a letter\n");
+    place.put("empty", b"");
+    place.put("zeros", &[0; 70_000]);
+    place.put("noise", &noise(1, 70_000));
+    place.put("program", b"\x7fELF and so on");
+    place.put("archive", &[b"\x1f\x8b".as_slice(), &[0; 600]].concat());
+    let cases = [
+        ("text", "a text file"),
+        ("empty", "an empty file"),
+        ("zeros", "zeros"),
+        ("noise", "raw data"),
+        ("program", "a program"),
+        ("archive", "gzip"),
+    ];
+    for (name, seems) in cases {
+        let says = [name, "not a zoned drive", seems, "zonal create"];
+        place.run(&format!("report {name}")).exits(2).says(&says);
+    }
+    place.run("report .").exits(2).says(&["not a zoned drive", "a folder"]);
+    place.run("report /dev/null").exits(2).says(&["/dev/null", "character device"]);
+}
+
+#[test]
+fn a_plain_qcow2_is_no_zoned_drive() {
+    let place = Place::new();
+    let qemu = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(place.path("plain"))
+        .arg("1M")
+        .status();
+    if !qemu.is_ok_and(|status| status.success()) {
+        println!("SKIP: qemu-img is not installed");
+        return;
+    }
+    let says = ["plain", "not a zoned drive", "qcow2 image without zones", "zonal create"];
+    place.run("report plain").exits(2).says(&says);
+}
+
+#[test]
+fn a_zone_out_of_range() {
+    let place = Place::with_disk("");
+    place.put("data", b"x");
+    fails(&place, "append disk data --zones 99", &["99", "8 zones", "0..8"]);
+    fails(&place, "reset disk --zone 8 --yes", &["8", "8 zones"]);
+}
+
+#[test]
+fn a_record_over_the_limit() {
+    let place = Place::with_disk("--max-append 64K");
+    place.put("data", b"x");
+    fails(&place, "append disk data --record 128K", &["128K", "append limit", "64K", "--ordered"]);
+}
+
+#[test]
+fn a_full_drive() {
+    let place = Place::with_disk("");
+    place.put("data", &noise(3, 65 << 20));
+    let run = place.run("append disk data --record 1M --json").exits(2);
+    let run = run.says(&["disk", "drive full", "record 64"]);
+    assert_eq!(run.lines().len(), 64, "what was acknowledged is said");
+}
+
+#[test]
+fn too_few_open_zones() {
+    let place = Place::with_disk("--max-open-zones 2 --max-active-zones 2");
+    let drive = zonal::open(&Target::Path(place.path("disk")), &OpenOptions::default())
+        .expect("a fresh image");
+    let mut queue = drive.queue(&QueueOptions::default()).expect("a queue");
+    let mut run = |request| {
+        queue.push(request).expect("room");
+        queue.submit_and_wait(1).expect("a ring");
+        queue.next_completion().expect("waited for").result
+    };
+    run(Request::open(0)).expect("the first");
+    run(Request::open(1)).expect("the second");
+    let error = run(Request::open(2)).expect_err("the third").to_string();
+    for part in ["disk", "open", "too many active zones", "zone 2", "finish or reset"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    drop(queue);
+    drop(drive);
+    place.run("open disk --zones 0..3").exits(2).says(&["zone 2", "too many active zones"]);
+}
+
+/// The kernel takes the ring of a process that has ended apart in the background.
+fn unmount(folder: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let umount = Command::new("umount").arg(folder).output().expect("umount runs");
+        if umount.status.success() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&umount.stderr));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_disk_full_underneath() {
+    let mount = Place::new();
+    let folder = mount.path("small");
+    fs::create_dir(&folder).expect("a folder");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=24M", "tmpfs"])
+        .arg(&folder)
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        println!("SKIP: mounting a small file system takes root");
+        return;
+    }
+    mount.put("data", &noise(5, 40 << 20));
+    mount.ok("create small/disk --size 64M --zone-size 8M");
+    let run = mount.run("append small/disk data --record 64K --json");
+    let report = mount.run("report small/disk --json");
+    unmount(&folder);
+    let run = run.exits(2).says(&["small/disk", "no space left on the disk below", "zone"]);
+    assert!(!run.lines().is_empty());
+    report.exits(0);
+}
+
+#[test]
+fn an_image_in_use() {
+    let place = Place::with_disk("");
+    let drive = zonal::open(&Target::Path(place.path("disk")), &OpenOptions::default())
+        .expect("a fresh image");
+    place.put("data", b"x");
+    let process = format!("process {}", std::process::id());
+    fails(&place, "append disk data", &["disk", "in use", &process, "end that process"]);
+    drop(drive);
+    place.ok("append disk data");
+}
+
+#[test]
+fn an_image_not_closed_cleanly_and_without_its_live_file() {
+    let place = Place::with_disk("");
+    let drive = zonal::open(&Target::Path(place.path("disk")), &OpenOptions::default())
+        .expect("a fresh image");
+    let mut queue = drive.queue(&QueueOptions::default()).expect("a queue");
+    let record = queue.buffer(4096).expect("a buffer");
+    queue.push(Request::append(0, record)).expect("room");
+    queue.submit_and_wait(1).expect("a ring");
+    drop(queue);
+    drop(drive);
+    fs::remove_file(place.path("disk.live")).expect("the live file");
+    place.put("data", b"x");
+    let before = state(&place);
+    let says = ["disk", "not closed cleanly", "live file", "--drop-unflushed"];
+    place.run("append disk data").exits(2).says(&says);
+    assert!(before == state(&place), "the image is as it was");
+    place.ok("append disk data --drop-unflushed");
+}
