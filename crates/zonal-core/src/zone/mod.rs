@@ -2,7 +2,7 @@
 //!
 //! [`state`] holds the state machine of NVMe ZNS (section 2.1.1.3, Zone State Machine) as one
 //! table, [`word`] packs a zone in 64 bits and says how writes enter and leave it, [`resources`]
-//! counts open and active zones, [`settle`] decides what a failed write leaves behind.
+//! counts open and active zones, [`mod@settle`] decides what a failed write leaves behind.
 //!
 //! Every function takes old values and returns new ones or a refusal. Who keeps the word, and in
 //! what kind of memory, is the caller's business: `zonal` exchanges it atomically.

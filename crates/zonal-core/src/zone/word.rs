@@ -300,7 +300,7 @@ impl ZoneWord {
         Self(self.0 - (1 << epoch.shift()))
     }
 
-    /// The zone after settling at `wp`: see [`settle`](super::settle). State and counts stay,
+    /// The zone after settling at `wp`: see [`settle`](fn@super::settle). State and counts stay,
     /// but that a zone whose capacity was acknowledged is full now.
     #[must_use]
     pub fn settled(self, wp: Blocks, capacity: Blocks) -> Self {
