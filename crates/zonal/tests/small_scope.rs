@@ -11,11 +11,14 @@ use support::scenario::{self, Ask, Faults, Past, Scenario};
 fn a_small_drive_keeps_the_contract_in_every_order_failure_and_power_cut() {
     let long = std::env::var_os("ZONAL_LONG").is_some();
     let scenarios = scenario::all(long);
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let runs = number("ZONAL_RUNS").unwrap_or(if long { u64::MAX } else { 2500 });
+    let cuts = number("ZONAL_CUTS").unwrap_or(if long { 256 } else { 16 });
     let bounds = Bounds {
         faults: 1,
-        runs: if long { u64::MAX } else { 2500 },
+        runs,
         walks: 200,
-        cuts: if long { 256 } else { 16 },
+        cuts: usize::try_from(cuts).expect("a small number"),
         all_orders: long,
         until: None,
     };
