@@ -258,23 +258,29 @@ impl Device {
         if self.0.read_only {
             return Ok(());
         }
-        let open = self.0.zones.queues_open();
-        if open > 0 {
+        self.0.zones.begin_close().map_err(|open| {
             let text = format!("{open} queues are open; drop them first");
-            return Err(Error::new(ErrorKind::InUse, text).during("close").on(self.name()));
+            Error::new(ErrorKind::InUse, text).during("close").on(self.name())
+        })?;
+        if let Err(error) = self.flush() {
+            self.0.zones.cancel_close();
+            return Err(error);
         }
+        match &self.0.medium {
+            Medium::Memory(_) => Ok(()),
+            Medium::Image(image) => image.close(&self.0.zones).map_err(|e| e.on(self.name())),
+        }
+    }
+
+    fn flush(&self) -> Result<()> {
         let options = QueueOptions { depth: 1, buffer_bytes: 0, ..QueueOptions::default() };
         let mut queue = self.queue(&options)?;
         if queue.push(Request::flush()).is_ok() {
             queue.submit_and_wait(1)?;
         }
-        if let Some(Completion { result: Err(error), .. }) = queue.next_completion() {
-            return Err(error);
-        }
-        drop(queue);
-        match &self.0.medium {
-            Medium::Memory(_) => Ok(()),
-            Medium::Image(image) => image.close(&self.0.zones).map_err(|e| e.on(self.name())),
+        match queue.next_completion() {
+            Some(Completion { result: Err(error), .. }) => Err(error),
+            Some(_) | None => Ok(()),
         }
     }
 }

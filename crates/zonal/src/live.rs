@@ -141,7 +141,11 @@ pub(crate) type Doubt = &'static str;
 /// # Errors
 /// The first thing that does not match.
 pub(crate) fn open(path: &Path, expected: &Expected<'_>) -> Result<Cells, Doubt> {
-    let file = open_file(path).map_err(|_| "there is no live file beside the image")?;
+    let file = open_file(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "there is no live file beside the image",
+        io::ErrorKind::PermissionDenied => "this user may not open the live file",
+        _ => "the live file cannot be opened",
+    })?;
     let identity = file::identity(&file).map_err(|_| "the live file cannot be examined")?;
     let words = HEAD_WORDS + words_needed(expected.zones);
     let length = file.metadata().map_err(|_| "the live file cannot be examined")?.len();

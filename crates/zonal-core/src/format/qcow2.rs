@@ -282,6 +282,10 @@ impl Header {
     }
 
     fn check_tables(&self) -> Result<()> {
+        if self.zonal.is_some() && self.cluster_size() < zonal::PAGE as u64 {
+            let detail = "clusters of less than 4096 bytes, which our tables' pages would overrun";
+            return Err(unsupported(offset_of!(Raw, cluster_bits) as u64, 4, detail));
+        }
         let l1 = u64::from(self.l1_entries) * 8;
         if l1 > MAX_L1 || u64::from(self.l1_entries) < self.l1_entries_needed() {
             let detail = format!(

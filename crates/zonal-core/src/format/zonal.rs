@@ -31,6 +31,10 @@ pub const PAGE: usize = 4096;
 pub const MAX_CONDITIONS: usize = 240;
 /// Most dead ranges of a drive, for the same reason.
 pub const MAX_DEAD_RANGES: usize = 172;
+/// Sequences end here, far above what a lifetime of writes reaches, so that counting on from what
+/// an image says never overflows.
+const SEQUENCE_END: u64 = 1 << 63;
+
 /// Generations in one page; what is left of it is index, sequence and checksum.
 pub const GENERATIONS_PER_PAGE: u32 = 1020;
 
@@ -330,6 +334,9 @@ impl Session {
         if raw.image_id != *image_id {
             return Err(damaged(16, 16, "the session record belongs to another image"));
         }
+        if raw.sequence.get() >= SEQUENCE_END || raw.flush_sequence.get() >= SEQUENCE_END {
+            return Err(damaged(32, 16, "a sequence that no session can have reached"));
+        }
         if raw.sequence.get() & 1 != copy & 1 {
             return Err(damaged(32, 8, format!("session {} stands in copy {copy}", raw.sequence)));
         }
@@ -453,7 +460,8 @@ fn parse_page(page: u32, copy: u64, bytes: &[u8]) -> Result<Option<(u64, Vec<u32
         return Ok(None);
     }
     let sequence = raw.sequence.get();
-    if raw.index.get() != page || sequence & 1 != copy || sequence == 0 {
+    if sequence >= SEQUENCE_END || raw.index.get() != page || sequence & 1 != copy || sequence == 0
+    {
         let detail = format!(
             "generation page {} of sequence {sequence} stands in page {page}, copy {copy}",
             raw.index

@@ -81,6 +81,9 @@ fn check_file(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
         };
         Error::new(kind, error.to_string()).with_source(error)
     })?;
+    if !file.identity().is_ok_and(|identity| identity.is_regular()) {
+        return Err(Error::new(ErrorKind::NotZoned, "it is no regular file"));
+    }
     let disk = Disk::File(file);
     let mut report = CheckReport::default();
     match check_metadata(&disk, &mut report) {

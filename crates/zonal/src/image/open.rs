@@ -16,7 +16,7 @@ use crate::sys::clock::{BootId, boot_id};
 use crate::sys::file::Access;
 use crate::sys::words::SharedWords;
 use crate::zones::cells::{DEPTH_MAX, QUEUES_MAX, words_needed};
-use crate::zones::{Cells, Found, Keeping, SlotId, Zones};
+use crate::zones::{Cells, Found, InFlight, Keeping, SlotId, Zones};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -333,14 +333,25 @@ impl Parts {
             }
             (found.wp, found.generation) = (mark.end, mark.generation);
         }
-        for queue in 0..QUEUES_MAX {
-            for slot in 0..DEPTH_MAX {
-                let Some(range) = cells.published(SlotId { queue, slot }) else { continue };
-                let Some(found) = self.found.get(range.zone.index()) else { continue };
-                let extent = range.extent.below(found.wp);
-                if range.generation == found.generation && !extent.is_empty() {
-                    recovered.zero.push((range.zone, extent));
-                }
+        let published: Vec<_> = (0..QUEUES_MAX)
+            .flat_map(|queue| (0..DEPTH_MAX).map(move |slot| SlotId { queue, slot }))
+            .filter_map(|id| cells.published(id))
+            .collect();
+        let mut in_their_places = BTreeMap::new();
+        for InFlight { zone, .. } in published.iter().filter(|r| !r.proposed && !r.ended) {
+            *in_their_places.entry(*zone).or_insert(0_u32) += 1;
+        }
+        for range in &published {
+            let Some(found) = self.found.get(range.zone.index()) else { continue };
+            let extent = range.extent.below(found.wp);
+            if range.generation != found.generation || extent.is_empty() {
+                continue;
+            }
+            // A write that only asked for its place has it if the zone's word counts more than
+            // those that are known to have theirs.
+            let known = in_their_places.get(&range.zone).copied().unwrap_or(0);
+            if !range.proposed || cells.load(range.zone).in_flight() > known {
+                recovered.zero.push((range.zone, extent));
             }
         }
         recovered
@@ -463,7 +474,7 @@ impl Parts {
         let zones = Zones::new(geometry, cells, keeping, |zone| found[zone.index()]);
         for (zone, extents) in self.masks {
             for extent in extents {
-                zones.mask(zone, extent);
+                zones.mask_at_open(zone, extent.below(found[zone.index()].wp));
             }
         }
         let state = State { session: self.session, generations: self.generation_sequences };

@@ -273,6 +273,11 @@ pub(super) async fn settle(scene: Scene, settling: Settling) {
     }
     if let Err(error) = &zeroed {
         tracing::warn!("zone {zone}: a failed range cannot be zeroed, read-only now: {error}");
+        // That they must not be read has to be durable before anybody hears of the outcome.
+        scene.zones().hide(zone, &dead);
+        if let Err(error) = persist(&scene).await {
+            tracing::warn!("zone {zone}: that it is read-only is not durable: {error}");
+        }
     }
     settler.zeroed = zeroed.is_ok();
 }

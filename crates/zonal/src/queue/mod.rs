@@ -39,6 +39,9 @@ use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::units::{Extent, ZoneIndex};
 use zonal_core::zone::{Barrier, Pass, Placement, Verdict, Write, ZoneOp, ZoneState};
 
+/// Entries of a completion queue: as many as the kernel makes at most.
+const CQ_ENTRIES_MAX: u32 = 65536;
+
 /// How often the deadline of waiting requests is looked at.
 const DEADLINE_STEP: Duration = Duration::from_millis(50);
 
@@ -113,7 +116,7 @@ impl Queue {
         };
         let engine_options = EngineOptions {
             sq_entries: options.depth,
-            cq_entries: options.cq_entries.unwrap_or(2 * options.depth),
+            cq_entries: options.cq_entries.unwrap_or(2 * options.depth).min(CQ_ENTRIES_MAX),
             register_buffers: true,
         };
         let engine = drive.engine(&engine_options, arena.as_ref()).map_err(failed)?;
@@ -238,7 +241,7 @@ impl Queue {
             return Ok(false);
         }
         let Some(engine) = &mut self.engine else { return Ok(false) };
-        engine.prepare_to_poll().map_err(ring_error)
+        engine.prepare_to_poll().map_err(|error| ring_error(&self.drive.name, error))
     }
 
     /// A descriptor that polls readable when completions can be reaped, for loops that wait for
@@ -261,14 +264,21 @@ impl Queue {
     /// Hands to the kernel what was pushed, and waits for `want` of its completions.
     #[inline]
     fn enter_engine(&mut self, want: usize, timeout: Option<Duration>) -> Result<()> {
+        self.hand_over(want, timeout).map_err(|error| ring_error(&self.drive.name, error))
+    }
+
+    /// The one way into the kernel: before it the live file learns that the image changes now.
+    #[inline]
+    fn hand_over(&mut self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
         let Some(engine) = &mut self.engine else { return Ok(()) };
         if let Some(image) = self.drive.image()
             && (want > 0 || self.unsent > 0)
         {
             image.stamp(&self.drive.zones);
         }
+        engine.submit(want, timeout)?;
         self.unsent = 0;
-        engine.submit(want, timeout).map_err(ring_error)
+        Ok(())
     }
 
     /// Runs rules and tasks until there is nothing more to run.
@@ -355,24 +365,25 @@ impl Queue {
         self.reaped = reaped;
     }
 
-    fn push_io(&mut self, io: Io) {
-        let Some(engine) = &mut self.engine else { return };
-        // SAFETY: the buffer belongs to a slot or to the desk, which keep it until the engine
-        // has given the token back; `Queue::drop` waits for that too.
-        let mut pushed = unsafe { engine.push(io) };
-        while let Err(io) = pushed {
+    fn push_io(&mut self, mut io: Io) {
+        while let Some(engine) = &mut self.engine {
+            // SAFETY: the buffer belongs to a slot or to the desk, which keep it until the engine
+            // has given the token back; `Queue::drop` waits for that too.
+            match unsafe { engine.push(io) } {
+                Ok(()) => break,
+                Err(back) => io = back,
+            }
             // The submission ring is full: what it holds goes to the kernel first. An error of
             // the ring shows again at the next submit.
-            if engine.submit(0, None).is_err() {
+            self.unsent = self.unsent.max(1);
+            if self.hand_over(0, None).is_err() {
                 crate::sync::yield_now();
             }
-            // SAFETY: as above.
-            pushed = unsafe { engine.push(io) };
         }
         self.unsent += 1;
-        // Here too an error shows again at the next submit, which finds the batch in the ring.
-        if self.unsent >= self.batch && engine.submit(0, None).is_ok() {
-            self.unsent = 0;
+        if self.unsent >= self.batch {
+            // Here too an error shows again, with the batch still in the ring.
+            self.hand_over(0, None).unwrap_or_default();
         }
     }
 
@@ -912,13 +923,14 @@ impl Drop for Queue {
         loop {
             self.advance_rare();
             self.completed.clear();
-            let Some(engine) = &mut self.engine else { break };
-            if engine.in_flight() == 0 {
+            if self.engine.as_ref().is_none_or(|engine| engine.in_flight() == 0) {
                 break;
             }
-            if let Err(error) = engine.submit(1, None) {
-                // What the kernel still has may land at any time: the image stays locked.
+            if let Err(error) = self.hand_over(1, None) {
+                // What the kernel still has may land at any time, and what tasks had begun is
+                // not known: the image stays locked, and takes no more writes.
                 tracing::error!("{}: a queue's ring failed: {error}", self.drive.name);
+                self.drive.zones.latch("a queue's ring failed");
                 std::mem::forget(self.drive.clone());
                 break;
             }
@@ -929,8 +941,9 @@ impl Drop for Queue {
     }
 }
 
-fn ring_error(error: io::Error) -> Error {
-    Error::new(io_kind(&error), "the ring failed").during("submit").with_source(error)
+fn ring_error(drive: &str, error: io::Error) -> Error {
+    let text = "the kernel's ring failed; open another queue";
+    Error::new(io_kind(&error), text).on(drive).during("submit").with_source(error)
 }
 
 pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {

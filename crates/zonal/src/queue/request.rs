@@ -176,7 +176,7 @@ impl Flags {
     pub const REFUSED: Self = Self(1 << 0);
     /// The request had to wait at its zone's gate.
     pub const PARKED: Self = Self(1 << 1);
-    /// The write ended in a failing zone, well or not, and was held until the zone had settled.
+    /// The write ended well in a failing zone, and was held until the zone had settled.
     pub const HELD: Self = Self(1 << 2);
     /// What the request wrote is durable.
     pub const DURABLE: Self = Self(1 << 3);

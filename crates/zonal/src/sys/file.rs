@@ -18,7 +18,7 @@ pub(crate) enum Access {
     CreateNew,
 }
 
-/// Opens a file for direct I/O, or through the page cache where its file system refuses that;
+/// Opens a file, without waiting for the other end of a pipe, for direct I/O, or through the page cache where its file system refuses that;
 /// tells which (true: direct).
 ///
 /// # Errors
@@ -26,13 +26,13 @@ pub(crate) enum Access {
 pub(crate) fn open_direct(path: &Path, access: Access) -> io::Result<(File, bool)> {
     let mut options = OpenOptions::new();
     options.read(true).write(access != Access::ReadOnly).create_new(access == Access::CreateNew);
-    match options.custom_flags(libc::O_DIRECT).open(path) {
+    match options.custom_flags(libc::O_DIRECT | libc::O_NONBLOCK).open(path) {
         Ok(file) => Ok((file, true)),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             // Some file systems make the file before they refuse to open it like this.
             let made = access == Access::CreateNew && path.exists();
             options.create_new(access == Access::CreateNew && !made);
-            Ok((options.custom_flags(0).open(path)?, false))
+            Ok((options.custom_flags(libc::O_NONBLOCK).open(path)?, false))
         }
         Err(error) => Err(error),
     }

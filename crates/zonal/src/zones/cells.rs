@@ -56,6 +56,9 @@ fn slots_start(zones: u32) -> usize {
 /// below it.
 const ENDED: u32 = 1 << 31;
 
+/// In a published length: the write asks for this place, and may not get it.
+const PROPOSED: u32 = 1 << 30;
+
 /// A zone's generation and its highest acknowledged end, as one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
@@ -82,6 +85,8 @@ pub(crate) struct InFlight {
     pub(crate) extent: Extent,
     /// The write has left its zone's word; the range is unreadable until the zone has settled.
     pub(crate) ended: bool,
+    /// The write asked for this place; whether it got it, its zone's word knows.
+    pub(crate) proposed: bool,
 }
 
 /// The shared memory of a drive's zones.
@@ -152,10 +157,23 @@ impl Cells {
     /// Publishes a range, before its write is issued.
     #[inline]
     pub(crate) fn publish(&self, id: SlotId, zone: ZoneIndex, extent: Extent) {
+        self.set_range(id, zone, extent, 0);
+    }
+
+    /// Publishes the range that a write asks for, before it has taken the place. Without this a
+    /// process killed between the two would leave a hole below the write pointer that nobody
+    /// knows of.
+    #[inline]
+    pub(crate) fn propose(&self, id: SlotId, zone: ZoneIndex, extent: Extent) {
+        self.set_range(id, zone, extent, PROPOSED);
+    }
+
+    #[inline]
+    fn set_range(&self, id: SlotId, zone: ZoneIndex, extent: Extent, flags: u32) {
         let generation = self.mark(zone).generation;
         let (who, what) = self.slot_cells(id);
         who.store(u64::from(zone.0) << 32 | u64::from(generation.0), Ordering::Release);
-        let range = u64::from(extent.start.0) << 32 | u64::from(extent.length().0);
+        let range = u64::from(extent.start.0) << 32 | u64::from(extent.length().0 | flags);
         what.store(range, Ordering::Release);
     }
 
@@ -185,14 +203,14 @@ impl Cells {
             }
             let owner = who.load(Ordering::Acquire);
             if what.load(Ordering::Acquire) == range {
+                let (start, length) = ((range >> 32) as u32, range as u32);
+                let end = start.saturating_add(length & !(ENDED | PROPOSED));
                 return Some(InFlight {
                     zone: ZoneIndex((owner >> 32) as u32),
                     generation: Generation(owner as u32),
-                    extent: Extent::new(
-                        Blocks((range >> 32) as u32),
-                        Blocks(range as u32 & !ENDED),
-                    ),
-                    ended: range as u32 & ENDED != 0,
+                    extent: Extent { start: Blocks(start), end: Blocks(end) },
+                    ended: length & ENDED != 0,
+                    proposed: length & PROPOSED != 0,
                 });
             }
         }
@@ -222,6 +240,7 @@ impl Cells {
             for id in slots.clone() {
                 if let Some(range) = self.published(id)
                     && range.zone == zone
+                    && !range.proposed
                     && range.extent.start < word.wp()
                 {
                     seen += u32::from(!range.ended);

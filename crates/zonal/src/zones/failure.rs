@@ -81,6 +81,12 @@ impl Zones {
         Conclusion::Settle(settling)
     }
 
+    /// Keeps dead ranges of a failing zone from being read, and notes that the zone is to be
+    /// read-only.
+    pub(crate) fn hide(&self, zone: ZoneIndex, dead: &[Extent]) {
+        self.control().hide(self, zone, dead);
+    }
+
     /// Ends a zone's failing: its dead ranges have been `zeroed`, or the zone becomes read-only
     /// and they are kept from being read.
     pub(crate) fn settled(&self, settling: Settling, zeroed: bool) {
@@ -89,6 +95,15 @@ impl Zones {
 }
 
 impl Control {
+    fn hide(&mut self, zones: &Zones, zone: ZoneIndex, dead: &[Extent]) {
+        self.conditions.entry(zone).or_insert(ZoneState::ReadOnly);
+        for &extent in dead {
+            if self.masks.get(&zone).is_none_or(|masks| !masks.contains(&extent)) {
+                self.mask(zones, zone, extent);
+            }
+        }
+    }
+
     fn settled(&mut self, zones: &Zones, settling: Settling, zeroed: bool) {
         let Settling { zone, dead, settlement } = settling;
         let capacity = zones.capacity(zone);
@@ -100,8 +115,8 @@ impl Control {
             .map(|site| std::mem::take(&mut site.ended))
             .unwrap_or_default();
         // Before their ranges are cleared: a read must find either.
-        for &extent in dead.iter().filter(|_| !zeroed) {
-            self.mask(zones, zone, extent);
+        if !zeroed {
+            self.hide(zones, zone, &dead);
         }
         for ended in &ended {
             zones.cells.clear(ended.id);
@@ -109,8 +124,8 @@ impl Control {
         self.durability.clamp(zone, settlement.wp);
         let (old, new) = zones.change(zone, |word| word.settled(settlement.wp, capacity));
         self.resources.moved(zone, old.state(), new.state());
-        if !zeroed {
-            self.condemn(zones, zone, ZoneState::ReadOnly);
+        if let (false, Some(&condition)) = (zeroed, self.conditions.get(&zone)) {
+            self.condemn(zones, zone, condition);
         }
         for Ended { id, extent, failed } in ended {
             let verdict = settlement.verdict(extent, failed);

@@ -21,7 +21,7 @@ mod failure;
 mod flush;
 mod gate;
 
-pub(crate) use cells::{Cells, Mark, SlotId};
+pub(crate) use cells::{Cells, InFlight, Mark, SlotId};
 pub(crate) use failure::{Conclusion, Leaving, Settling};
 pub(crate) use flush::{Join, Pages, Role};
 pub(crate) use gate::{GateLock, drained};
@@ -115,6 +115,10 @@ pub(crate) struct Control {
     conditions: BTreeMap<ZoneIndex, ZoneState>,
     queues: Vec<QueueEntry>,
     latch: Option<String>,
+    /// Whether the session has ended in the image: nothing is written any more.
+    closed: bool,
+    /// Whether the queue that flushes for the close is still to come.
+    last_queue: bool,
 }
 
 /// What makes zones less than whole.
@@ -186,6 +190,8 @@ impl Zones {
                 conditions,
                 queues: Vec::new(),
                 latch: None,
+                closed: false,
+                last_queue: false,
             }),
         }
     }
@@ -229,6 +235,10 @@ impl Zones {
     /// Opens a queue's entry, for `depth` slots.
     pub(crate) fn enlist(&self, mailbox: Arc<Mailbox>, depth: u32) -> Result<u32> {
         let mut control = self.control();
+        if control.closed && !std::mem::take(&mut control.last_queue) {
+            let text = "the drive was closed; open it again";
+            return Err(Error::new(ErrorKind::DeviceReadOnly, text).during("open a queue"));
+        }
         let free = control.queues.iter().position(|entry| matches!(entry, QueueEntry::Free));
         let id = free.unwrap_or(control.queues.len());
         if id >= QUEUES_MAX as usize {
@@ -254,10 +264,25 @@ impl Zones {
         control.retire(self, queue, held);
     }
 
+    /// Ends the session for all handles, unless queues are open; one more queue may be opened, to
+    /// flush.
+    ///
+    /// # Errors
     /// How many queues are open.
-    pub(crate) fn queues_open(&self) -> usize {
-        let control = self.control();
-        control.queues.iter().filter(|entry| matches!(entry, QueueEntry::Open(_))).count()
+    pub(crate) fn begin_close(&self) -> Result<(), usize> {
+        let mut control = self.control();
+        let open = |entry: &&QueueEntry| matches!(entry, QueueEntry::Open(_));
+        let open = control.queues.iter().filter(open).count();
+        if open > 0 {
+            return Err(open);
+        }
+        (control.closed, control.last_queue) = (true, true);
+        Ok(())
+    }
+
+    /// The session goes on after all, since the flush failed.
+    pub(crate) fn cancel_close(&self) {
+        self.control().closed = false;
     }
 
     /// Every slot in which a range may be published.
@@ -327,16 +352,24 @@ impl Zones {
         let mut old = cell.load(Ordering::Acquire);
         loop {
             match ZoneWord::from_bits(old).enter(write, capacity, pass) {
-                Ok(entered) => match exchange(cell, old, entered.word) {
-                    Ok(()) => {
-                        let extent = Extent::new(entered.start, write.length);
-                        self.cells.publish(id, zone, extent);
-                        return Ok(entered);
+                Ok(entered) => {
+                    let extent = Extent::new(entered.start, write.length);
+                    self.cells.propose(id, zone, extent);
+                    match exchange(cell, old, entered.word) {
+                        Ok(()) => {
+                            self.cells.publish(id, zone, extent);
+                            return Ok(entered);
+                        }
+                        Err(now) => old = now,
                     }
-                    Err(now) => old = now,
-                },
-                Err(Barrier::Needs(_)) => return self.enter_opening(id, zone, write, pass),
-                Err(barrier) => return Err(barrier),
+                }
+                Err(barrier) => {
+                    self.cells.clear(id);
+                    return match barrier {
+                        Barrier::Needs(_) => self.enter_opening(id, zone, write, pass),
+                        Barrier::Wait(_) | Barrier::Refused(_) => Err(barrier),
+                    };
+                }
             }
         }
     }
@@ -350,31 +383,44 @@ impl Zones {
         write: Write,
         pass: Pass,
     ) -> Result<Entered, Barrier> {
+        let entered = self.try_opening(id, zone, write, pass);
+        if entered.is_err() {
+            self.cells.clear(id);
+        }
+        entered
+    }
+
+    fn try_opening(
+        &self,
+        id: SlotId,
+        zone: ZoneIndex,
+        write: Write,
+        pass: Pass,
+    ) -> Result<Entered, Barrier> {
         let capacity = self.capacity(zone);
         let mut control = self.control();
         loop {
             let old = self.cells.load(zone);
-            let place = match old.enter(write, capacity, pass) {
-                Ok(entered) => {
-                    if exchange(self.cells.word(zone), old.bits(), entered.word).is_ok() {
-                        self.cells.publish(id, zone, Extent::new(entered.start, write.length));
-                        return Ok(entered);
+            let (opened, entered) = match old.enter(write, capacity, pass) {
+                Ok(entered) => (old, entered),
+                Err(Barrier::Needs(place)) => {
+                    if self.durable && control.durability.is_reset_pending(zone) {
+                        return Err(Barrier::Needs(place));
                     }
-                    continue;
+                    self.make_room(&mut control, place).map_err(Barrier::Refused)?;
+                    let opened = old.with_state(ZoneState::ImplicitlyOpen);
+                    (opened, opened.enter(write, capacity, pass)?)
                 }
-                Err(Barrier::Needs(place)) => place,
                 Err(barrier) => return Err(barrier),
             };
-            if self.durable && control.durability.is_reset_pending(zone) {
-                return Err(Barrier::Needs(place));
-            }
-            self.make_room(&mut control, place).map_err(Barrier::Refused)?;
-            let opened = old.with_state(ZoneState::ImplicitlyOpen);
-            let entered = opened.enter(write, capacity, pass)?;
+            let extent = Extent::new(entered.start, write.length);
+            self.cells.propose(id, zone, extent);
             if exchange(self.cells.word(zone), old.bits(), entered.word).is_ok() {
-                control.resources.moved(zone, old.state(), opened.state());
-                control.durability.touch(zone);
-                self.cells.publish(id, zone, Extent::new(entered.start, write.length));
+                self.cells.publish(id, zone, extent);
+                if old.state() != opened.state() {
+                    control.resources.moved(zone, old.state(), opened.state());
+                    control.durability.touch(zone);
+                }
                 return Ok(entered);
             }
         }
@@ -503,7 +549,9 @@ impl Zones {
                 let Mark { generation, .. } = self.cells.mark(zone);
                 let generation = Generation(generation.0.wrapping_add(1));
                 self.cells.set_mark(zone, Mark { generation, end: Blocks::ZERO });
-                control.masks.remove(&zone);
+                if control.masks.remove(&zone).is_some() {
+                    control.durability.blemished();
+                }
                 if self.durable {
                     control.durability.reset(zone);
                 }
@@ -527,6 +575,10 @@ impl Zones {
     /// Writes in flight in it, or more such zones than the image can note.
     pub(crate) fn set_condition(&self, zone: ZoneIndex, condition: ZoneState) -> Result<()> {
         let mut control = self.control();
+        if control.closed {
+            let text = "the drive was closed; open it again";
+            return Err(Error::new(ErrorKind::DeviceReadOnly, text));
+        }
         let noted = &control.conditions;
         if self.durable && noted.len() >= MAX_CONDITIONS && !noted.contains_key(&zone) {
             let text = format!("{MAX_CONDITIONS} zones are read-only or offline, all it can note");
@@ -534,6 +586,9 @@ impl Zones {
         }
         loop {
             let old = self.cells.load(zone);
+            if old.state() == ZoneState::Offline {
+                return Err(Refusal::Offline.into());
+            }
             if old.in_flight() > 0 || old.is_failing() {
                 let text = "writes are in flight in it; wait for their completions first";
                 return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone.0));
@@ -546,9 +601,12 @@ impl Zones {
         }
     }
 
-    /// Keeps a range below the write pointer from being read.
-    pub(crate) fn mask(&self, zone: ZoneIndex, extent: Extent) {
-        self.control().mask(self, zone, extent);
+    /// Keeps a range below the write pointer from being read, which the image has noted already.
+    pub(crate) fn mask_at_open(&self, zone: ZoneIndex, extent: Extent) {
+        if !extent.is_empty() {
+            self.control().masks.entry(zone).or_default().push(extent);
+            self.masked.store(true, Ordering::Release);
+        }
     }
 
     /// Every mask and condition, for the image to keep.
@@ -597,8 +655,9 @@ impl Control {
     fn mask(&mut self, zones: &Zones, zone: ZoneIndex, extent: Extent) {
         let noted = || self.masks.values().map(Vec::len).sum::<usize>();
         if zones.durable && noted() >= MAX_DEAD_RANGES {
+            self.condemn(zones, zone, ZoneState::Offline);
             self.masks.remove(&zone);
-            return self.condemn(zones, zone, ZoneState::Offline);
+            return;
         }
         self.masks.entry(zone).or_default().push(extent);
         self.durability.blemished();
@@ -670,7 +729,7 @@ mod tests {
         let zones = Zones::new(geometry, cells, Keeping::Nothing, |_| found);
         let masks = u32::try_from(MAX_DEAD_RANGES).unwrap() + 1;
         for n in 0..masks {
-            zones.mask(ZoneIndex(0), Extent::new(Blocks(2 * n), Blocks(1)));
+            zones.mask_at_open(ZoneIndex(0), Extent::new(Blocks(2 * n), Blocks(1)));
         }
         assert_eq!(zones.cells.load(ZoneIndex(0)).state(), ZoneState::Closed);
         let mut hidden = Vec::new();
