@@ -34,23 +34,9 @@ unit! {
     /// How often a zone has been reset.
     Generation(u32)
 }
-unit! {
-    /// A length or an absolute position in bytes.
-    Bytes(u64)
-}
-
 impl Blocks {
     /// No block, or a zone's start.
     pub const ZERO: Self = Self(0);
-
-    /// The sum, if it fits.
-    #[must_use]
-    pub const fn checked_add(self, other: Self) -> Option<Self> {
-        match self.0.checked_add(other.0) {
-            Some(sum) => Some(Self(sum)),
-            None => None,
-        }
-    }
 }
 
 impl ZoneIndex {

@@ -79,8 +79,11 @@ impl Zones {
 impl Control {
     fn arrive(&mut self, zones: &Zones, zone: ZoneIndex, waiter: Waiter) {
         zones.change(zone, |word| word.shut());
-        self.sites.entry(zone).or_default().waiting.push_back(waiter);
-        self.advance(zones, zone);
+        let site = self.sites.entry(zone).or_default();
+        site.waiting.push_back(waiter);
+        if site.holder.is_none() {
+            self.advance(zones, zone);
+        }
     }
 
     fn leave(&mut self, zones: &Zones, zone: ZoneIndex, who: Who) {
