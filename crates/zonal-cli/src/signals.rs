@@ -1,14 +1,20 @@
-//! SIGINT and SIGTERM as a flag, for the commands that must drain and flush before they end.
+//! SIGINT, SIGTERM and SIGHUP as a flag, for the commands that must drain and flush before they
+//! end.
 //!
-//! The second signal ends the program at once.
+//! One that comes a second or more after the first ends the program at once. Sooner ones are the
+//! same wish: `timeout` signals a program, and then its process group.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
 };
 
@@ -20,13 +26,19 @@ impl Interrupt {
     /// Takes the signals over from now on.
     pub(crate) fn install() -> std::io::Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::new(AtomicBool::new(false));
-        for (number, value) in [(SIGINT, 2), (SIGTERM, 15)] {
-            // In this order: the first signal finds `seen` unset and passes.
-            flag::register_conditional_default(number, seen.clone())?;
-            flag::register(number, seen.clone())?;
+        let insist = Arc::new(AtomicBool::new(false));
+        for (number, value) in [(SIGINT, 2), (SIGTERM, 15), (SIGHUP, 1)] {
+            flag::register_conditional_default(number, insist.clone())?;
             flag::register_usize(number, signal.clone(), value)?;
         }
+        let came = signal.clone();
+        thread::spawn(move || {
+            while came.load(Ordering::Relaxed) == 0 {
+                thread::sleep(Duration::from_millis(200));
+            }
+            thread::sleep(Duration::from_secs(1));
+            insist.store(true, Ordering::Relaxed);
+        });
         Ok(Self(signal))
     }
 
@@ -34,6 +46,7 @@ impl Interrupt {
     pub(crate) fn signal(&self) -> Option<u8> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
+            1 => Some(1),
             2 => Some(2),
             _ => Some(15),
         }

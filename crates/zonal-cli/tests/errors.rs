@@ -186,3 +186,26 @@ fn an_image_not_closed_cleanly_and_without_its_live_file() {
     assert!(before == state(&place), "the image is as it was");
     place.ok("append disk data --drop-unflushed");
 }
+
+#[test]
+fn a_bench_that_cannot_be_made_erases_nothing() {
+    let place = Place::with_disk("--max-open-zones 1");
+    place.put("data", &noise(7, 1 << 20));
+    place.ok("append disk data");
+    fails(&place, "bench disk --rw append --bs 2M --reset -y", &["append limit"]);
+    fails(&place, "bench disk --rw write --numjobs 4 --reset -y", &["4 jobs"]);
+    fails(&place, "bench disk --rw read --reset -y", &["--reset"]);
+}
+
+#[test]
+fn an_image_has_one_live_file_by_whatever_link_it_is_opened() {
+    let place = Place::with_disk("");
+    std::os::unix::fs::symlink(place.path("disk"), place.path("link")).expect("a link");
+    let drive = zonal::open(&Target::Path(place.path("link")), &OpenOptions::default())
+        .expect("a fresh image");
+    assert!(place.path("disk.live").exists() && !place.path("link.live").exists());
+    let process = format!("process {}", std::process::id());
+    place.put("data", b"x");
+    fails(&place, "append disk data", &["in use", &process]);
+    drop(drive);
+}

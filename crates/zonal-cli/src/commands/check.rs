@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 use zonal::{CheckOptions, Finding, Severity};
@@ -21,7 +21,7 @@ pub(crate) struct CheckArgs {
     /// The image
     #[arg(value_name = "TARGET")]
     path: PathBuf,
-    /// Read the data too, not only what describes it
+    /// Read the data too, to see that all of it can be read; it has no checksums
     #[arg(long)]
     deep: bool,
 }
@@ -51,6 +51,11 @@ const fn word(severity: Severity) -> &'static str {
 
 /// Runs `check`. Errors found are a negative answer; warnings are not.
 pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
+    ensure!(
+        !args.path.to_string_lossy().starts_with("mem:"),
+        "{}: a drive in memory has no image to check; name a file",
+        args.path.display()
+    );
     let report = zonal::check(&args.path, &CheckOptions { deep: args.deep })?;
     let count =
         |severity| report.findings.iter().filter(|found| found.severity == severity).count();

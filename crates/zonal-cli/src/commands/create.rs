@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use zonal::{CreateOptions, Geometry, Preallocate};
@@ -108,6 +108,11 @@ impl CreateArgs {
 
 /// Runs `create`.
 pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
+    ensure!(
+        !args.path.to_string_lossy().starts_with("mem:"),
+        "{}: a drive in memory needs no create; name it where it is used",
+        args.path.display()
+    );
     let geometry = args.geometry()?;
     let bar = ui.progress(Some(geometry.size));
     let mut progress = |done, total| bar.set(done, total);

@@ -140,7 +140,7 @@ pub(crate) fn run(verb: Verb, args: &ManageArgs, ui: &Ui) -> Result<Outcome> {
 pub(crate) fn run_erasing(verb: Verb, args: &ErasingArgs, ui: &Ui) -> Result<Outcome> {
     if !args.yes && !ui.can_ask() {
         bail!(
-            "{}: {} erases, and nobody is there to be asked; say --yes to do it",
+            "{}: {} cannot be undone, and nobody is there to be asked; say --yes to do it",
             args.manage.target.target,
             verb.word()
         );

@@ -134,7 +134,8 @@ fn remove_old(path: &Path) -> Result<()> {
         Err(error) => return Err(create_error(error)),
         Ok(old) => old,
     };
-    let live = live::path_of(path);
+    let real = std::fs::canonicalize(path).map_err(|error| metadata_error("the path", error))?;
+    let live = live::path_of(&real);
     let free = old.try_lock();
     if !free.map_err(|error| metadata_error("the lock", error))? {
         let text = "another process has it open; end that process, or choose another name";

@@ -50,7 +50,9 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     if !identity.is_regular() {
         return Err(not_a_file(&identity));
     }
-    let live_path = live::path_of(path);
+    // By whatever name the image is opened, its live file is one.
+    let path = std::fs::canonicalize(path).map_err(|error| metadata_error("the path", error))?;
+    let live_path = live::path_of(&path);
     let locked = !options.read_only && lock_image(&file, &live_path)?;
     let parts = read_image(Disk::File(file.clone()))?;
     let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
@@ -297,7 +299,9 @@ impl Parts {
         if !power_cut && !options.drop_unflushed {
             let text = format!(
                 "its last session was cut off and {doubt}, so what was not flushed cannot be \
-                 found; open it with --drop-unflushed to go on from the last flush, or read-only"
+                 found; if the image was moved or linked, put its .live file beside it under the \
+                 same name, else open it with --drop-unflushed to go on from the last flush, or \
+                 read-only"
             );
             return Err(Error::new(ErrorKind::Unclean, text));
         }

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use task::{Desk, Tasks};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::units::{Extent, ZoneIndex};
-use zonal_core::zone::{Barrier, Pass, Placement, Verdict, Write, ZoneOp, ZoneState};
+use zonal_core::zone::{Barrier, Pass, Placement, Refusal, Verdict, Write, ZoneOp, ZoneState};
 
 /// Entries of a completion queue: as many as the kernel makes at most.
 const CQ_ENTRIES_MAX: u32 = 65536;
@@ -521,8 +521,14 @@ impl Queue {
             (Barrier::Refused(refusal), _) => {
                 let length = slot.length();
                 let offset = slot.offset;
-                let error = Error::from(refusal).in_zone(zone.0).at(offset, length);
-                self.refuse(number, error);
+                let error = match refusal {
+                    Refusal::NotAtWritePointer { wp } => {
+                        let wp = self.drive.zones.offset_of(zone, wp);
+                        Error::new(refusal.kind(), format!("the zone's write pointer is {wp}"))
+                    }
+                    refusal => refusal.into(),
+                };
+                self.refuse(number, error.in_zone(zone.0).at(offset, length));
             }
             (Barrier::Wait(_) | Barrier::Needs(_), Pass::None) => {
                 slot.stage = Stage::Parked;

@@ -155,6 +155,10 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     if let Some(Failure { record, error }) = failed {
         return Err(error.context(format!("record {record} is the first that was not written")));
     }
+    if ended.is_err() {
+        let records = plural(usize::try_from(records)?, "record");
+        ui.say(format_args!("stopped with {records} acknowledged; --resume INDEX goes on"));
+    }
     let outcome = ended?;
     settled?;
     closed?;

@@ -162,6 +162,10 @@ impl Work {
             args.rw.writes() || !args.verify || args.target.is_none(),
             "--verify compares with what this run wrote; use it with --rw append or write"
         );
+        ensure!(
+            args.rw.writes() || !args.reset,
+            "--reset erases what there is to read; use it with --rw append or write"
+        );
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             rw: args.rw,
@@ -193,6 +197,12 @@ impl Work {
             "--bs {}: not a multiple of {name}'s block size, {}",
             format_size(record),
             format_size(block)
+        );
+        let widest = limits.max_open_zones.unwrap_or(u32::MAX);
+        ensure!(
+            self.rw != Rw::Write || self.jobs <= widest,
+            "{name}: plain writes need a zone for each of the {} jobs, and only {widest} can be open",
+            self.jobs
         );
         ensure!(
             self.rw != Rw::Append || record <= limits.append_bytes_max,
@@ -232,6 +242,8 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
     let access = if reads_only { Access::Read } else { Access::from(&args.access) };
     let device = args::open(&target, access, ui)?;
     if args.reset {
+        // Nothing is erased for a run that cannot be made.
+        work.hold_against(&device)?;
         reset(args, &device, ui)?;
     }
     let outcome = bench(&work, &device, temporary.is_some(), &interrupt, ui);
