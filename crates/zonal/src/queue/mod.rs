@@ -53,7 +53,8 @@ pub struct QueueOptions {
     /// Size in bytes of each of its registered buffers, of which there are `depth`; zero for
     /// none.
     pub buffer_bytes: usize,
-    /// How long a request may wait for other queues before it fails as stalled; `None` waits.
+    /// How long a request may wait for other queues before it fails as stalled; `None` waits. Looked
+    /// at while [`Queue::submit_and_wait`] waits; durable writes wait for their flush regardless.
     pub deadline: Option<Duration>,
     /// Entries of the kernel's completion queue; `None` for twice the depth. Fewer than are in
     /// flight make the kernel keep some back, and lose none.

@@ -8,7 +8,8 @@
 //!
 //! For an image all of it is the live file, mapped, so that it outlives a killed process.
 //!
-//! A write's range is published before the write is issued, and before the write leaves the
+//! A write's range is proposed before the write takes its place, so that a kill in between leaves no
+//! hole unknown; published before the write is issued; and before the write leaves the
 //! zone's word it is cleared, or, in a failing zone, marked as *ended*, to be cleared when the
 //! zone has settled. So every published range that has not ended is counted in its zone's word,
 //! and who has counted as many as the word has writes in flight has seen them all
