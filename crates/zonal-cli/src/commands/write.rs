@@ -59,11 +59,14 @@ pub(crate) fn run(args: &WriteArgs, ui: &Ui) -> Result<Outcome> {
     let written = writer.copy(&mut input, &mut progress);
     // What was written before an error stays, so it is made durable all the same.
     let drained = writer.drain();
-    transfer::flush(&mut writer.queue)?;
+    let flushed = if drained.is_ok() { transfer::flush(&mut writer.queue) } else { Ok(()) };
     let length = written.and_then(|length| drained.map(|()| length));
     drop(writer);
-    device.close()?;
+    let closed = device.close();
+    // The cause before what follows from it.
     let length = length?;
+    flushed?;
+    closed?;
     if ui.json {
         print_json(io::stdout().lock(), &Written { offset: args.offset.0, length })?;
     } else {

@@ -35,7 +35,8 @@ pub struct CreateOptions<'a> {
     pub geometry: Geometry,
     /// What is done for the data's space.
     pub preallocate: Preallocate,
-    /// Replace an existing file.
+    /// Replace an existing file. It is removed first, so it is gone even if making the new one
+    /// fails.
     pub force: bool,
     /// Called with the bytes done and all bytes, for long work.
     pub progress: Option<&'a mut dyn FnMut(u64, u64)>,

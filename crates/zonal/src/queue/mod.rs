@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use task::{Desk, Tasks};
 use zonal_core::error::{Error, ErrorKind, Result};
-use zonal_core::units::{Extent, ZoneIndex};
+use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{Barrier, Pass, Placement, Refusal, Verdict, Write, ZoneOp, ZoneState};
 
 /// Entries of a completion queue: as many as the kernel makes at most.
@@ -476,15 +476,23 @@ impl Queue {
         let slot = self.slots.get(number);
         let (zone, state) = (slot.zone, zones.cells().load(slot.zone).state());
         let capacity = zones.geometry.capacity_blocks(zone);
+        let left = Blocks(capacity.0.saturating_sub(extent.start.0));
         let refusal = match state {
-            _ if zones.is_latched() => Some(zones.latched_error()),
-            ZoneState::ReadOnly => Some(Error::new(ErrorKind::ZoneReadOnly, "")),
-            ZoneState::Offline => Some(Error::new(ErrorKind::ZoneOffline, "")),
-            _ if extent.end > capacity => Some(Error::new(ErrorKind::BeyondCapacity, "")),
-            _ => None,
+            ZoneState::ReadOnly => Some(Refusal::ReadOnly),
+            ZoneState::Offline => Some(Refusal::Offline),
+            ZoneState::NotWp
+            | ZoneState::Empty
+            | ZoneState::ImplicitlyOpen
+            | ZoneState::ExplicitlyOpen
+            | ZoneState::Closed
+            | ZoneState::Full => {
+                (extent.length() > left).then_some(Refusal::BeyondCapacity { left })
+            }
         };
-        if let Some(error) = refusal {
-            return self.refuse(number, error.in_zone(zone.0));
+        let latched = zones.is_latched().then(|| zones.latched_error());
+        if let Some(error) = latched.or_else(|| refusal.map(Error::from)) {
+            let error = error.in_zone(zone.0).at(slot.offset, slot.length());
+            return self.refuse(number, error);
         }
         slot.extent = extent;
         slot.stage = Stage::Conventional;
@@ -889,8 +897,11 @@ impl Queue {
                 }
                 Stage::Cold { task, begun } if !begun.get() => {
                     let task = *task;
-                    let zone = self.drive.zones.waited_for().unwrap_or(zone);
-                    let error = self.stalled_in(zone);
+                    let flushed = match slot.name {
+                        "flush" => self.drive.zones.waited_for(),
+                        _ => None,
+                    };
+                    let error = self.stalled_in(flushed.unwrap_or(zone));
                     self.tasks.cancel(task);
                     self.waiting -= 1;
                     self.refuse(number, error);
