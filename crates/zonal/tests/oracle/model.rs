@@ -548,7 +548,13 @@ impl Model {
     /// Makes a zone read-only or offline.
     pub(crate) fn wear(&mut self, at: usize, state: ZoneState) -> Result<(), ErrorKind> {
         let zone = &mut self.zones[at];
-        if zone.conventional || !zone.flights.is_empty() || zone.failing {
+        if zone.conventional {
+            return Err(InvalidInput);
+        }
+        if zone.state == Offline {
+            return Err(ZoneOffline);
+        }
+        if !zone.flights.is_empty() || zone.failing {
             return Err(InvalidInput);
         }
         zone.state = state;
