@@ -480,6 +480,8 @@ impl Model {
                     self.latched = true;
                     for zone in &mut self.zones {
                         zone.doubtful |= zone.failing.is_some();
+                        // That it is read-only is durable before anybody hears of it.
+                        zone.life_mut().condemned |= zone.doubtful;
                     }
                 }
             }
@@ -520,6 +522,8 @@ impl Model {
             End::Well | End::Failed => None,
         };
         zone.doubtful |= end == End::Failed && zone.failing.is_some();
+        // That it is read-only is durable before anybody hears of it.
+        zone.life_mut().condemned |= zone.doubtful;
     }
 
     /// No write of the table is pending any more.
