@@ -96,13 +96,21 @@ pub(crate) fn create(path: &Path, expected: &Expected<'_>) -> io::Result<Cells> 
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
+    begin(&file, expected).inspect_err(|_| {
+        // What cannot be used is not left behind; that it cannot be used is what is reported.
+        let _ = remove(path);
+    })
+}
+
+/// Fills in a new live file: space for all of it, then the head.
+fn begin(file: &File, expected: &Expected<'_>) -> io::Result<Cells> {
     let words = HEAD_WORDS + words_needed(expected.zones);
     let length = words as u64 * 8;
-    match file::allocate(&file, 0, length) {
+    match file::allocate(file, 0, length) {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(length)?,
         result => result?,
     }
-    let map = SharedWords::mapped(mmap::SharedWords::new(&file, words)?);
+    let map = SharedWords::mapped(mmap::SharedWords::new(file, words)?);
     let cells = Cells::new(map, HEAD_WORDS, expected.zones);
     let store = |index: usize, value: u64| cells.head(index).store(value, Ordering::Release);
     store(word::ZONES, u64::from(expected.zones));
