@@ -46,6 +46,9 @@ fn main() -> ExitCode {
         Err(error) => return explain(&error),
     };
     log(cli.verbose);
+    if let Err(error) = signals::outlive_file_limit() {
+        let _ = writeln!(io::stderr(), "zonal: a limit on files will end the program: {error}");
+    }
     let ui = Ui { json: cli.json, quiet: cli.quiet };
     match cli.command.run(&ui) {
         Ok(outcome) => outcome.into(),

@@ -3,6 +3,8 @@
 //!
 //! One that comes a second or more after the first ends the program at once. Sooner ones are the
 //! same wish: `timeout` signals a program, and then its process group.
+//!
+//! And SIGXFSZ, which must not end it: the write over the limit fails, and says so.
 
 use std::{
     sync::{
@@ -14,9 +16,15 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
     flag,
 };
+
+/// From now on a write over the process's limit on files fails with EFBIG, and is handled like
+/// other failures, instead of ending the program without a word.
+pub(crate) fn outlive_file_limit() -> std::io::Result<()> {
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(|_| ())
+}
 
 /// Whether the user has asked to stop.
 #[derive(Clone, Debug)]
