@@ -76,7 +76,11 @@ fn a_plain_qcow2_is_no_zoned_drive() {
 fn a_zone_out_of_range() {
     let place = Place::with_disk("");
     place.put("data", b"x");
-    fails(&place, "append disk data --zones 99", &["99", "8 zones", "0..8"]);
+    fails(
+        &place,
+        "append disk data --zones 99",
+        &["zonal: disk: zone range 99", "8 zones", "0..8"],
+    );
     fails(&place, "reset disk --zone 8 --yes", &["8", "8 zones"]);
 }
 
@@ -242,6 +246,26 @@ fn a_limit_on_files_is_an_error_and_not_the_end_of_the_program() {
     limited(64, "create new --size 64M --zone-size 8M").says(&["new: create: ", "ulimit -f"]);
     limited(64, "append disk data").says(&["disk: open: ", "disk.live", "ulimit -f"]);
     assert!(!place.path("new").exists() && state(&place) == before && before.1.is_none());
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_no_full_disk() {
+    let place = Place::new();
+    for words in ["info mem:size=200T", "bench mem:size=200T"] {
+        let run = place.run(words).exits(2).says(&["zonal: mem:size=200T: open: ", "smaller size"]);
+        assert!(!run.talk.contains("disk"), "{}", run.talk);
+    }
+}
+
+#[test]
+fn an_input_that_cannot_be_read_is_named() {
+    let place = Place::with_disk("");
+    fs::create_dir(place.path("folder")).expect("a folder");
+    for name in ["absent", "folder"] {
+        fails(&place, &format!("append disk {name}"), &[name]);
+        fails(&place, &format!("write disk {name} --offset 0"), &[name]);
+        fails(&place, &format!("cat disk --index {name}"), &[name]);
+    }
 }
 
 #[test]
