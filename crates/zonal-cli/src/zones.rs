@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use zonal::{Device, ZoneInfo, ZoneKind, ZoneState};
 
 use crate::args::ZoneRange;
@@ -64,7 +64,7 @@ pub(crate) fn room(zone: &ZoneInfo) -> u64 {
 pub(crate) fn numbers(device: &Device, range: Option<&ZoneRange>) -> Result<Range<u32>> {
     let zones = device.geometry().zones();
     match range {
-        Some(range) => range.resolve(zones),
+        Some(range) => range.resolve(zones).with_context(|| device.name().to_owned()),
         None => Ok(0..zones),
     }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Place, noise};
+use common::{Place, Run, noise};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -76,7 +76,11 @@ fn a_plain_qcow2_is_no_zoned_drive() {
 fn a_zone_out_of_range() {
     let place = Place::with_disk("");
     place.put("data", b"x");
-    fails(&place, "append disk data --zones 99", &["99", "8 zones", "0..8"]);
+    fails(
+        &place,
+        "append disk data --zones 99",
+        &["zonal: disk: zone range 99", "8 zones", "0..8"],
+    );
     fails(&place, "reset disk --zone 8 --yes", &["8", "8 zones"]);
 }
 
@@ -208,4 +212,71 @@ fn an_image_has_one_live_file_by_whatever_link_it_is_opened() {
     place.put("data", b"x");
     fails(&place, "append disk data", &["in use", &process]);
     drop(drive);
+}
+
+#[test]
+fn a_limit_on_files_is_an_error_and_not_the_end_of_the_program() {
+    let place = Place::with_disk("");
+    let data = noise(9, 6 << 20);
+    place.put("data", &data);
+    let limited = |kib: u64, words: &str| {
+        let script = format!("ulimit -f {kib} && exec {} {words}", env!("CARGO_BIN_EXE_zonal"));
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &script]).current_dir(place.path("."));
+        Run::of(words, bash.output().expect("bash runs")).exits(2)
+    };
+    // The data is at the image's end: two zones of eight are below the limit.
+    let length = fs::metadata(place.path("disk")).expect("the image").len();
+    let run = limited((length - (48 << 20)) / 1024, "append disk data --record 256K --json");
+    let run = run.says(&["disk: append: ", "zone ", "File too large", "ulimit -f"]);
+    let lines = run.lines();
+    assert!(!lines.is_empty(), "two zones took theirs");
+    let missing = (0..24).find(|n: &u64| lines.iter().all(|line| line["record"] != *n));
+    let named = format!("record {} is the first that was not written", missing.expect("one"));
+    let run = run.says(&[&named]);
+    assert_eq!(place.json("info disk")["session"], "closed cleanly");
+    // What the index lacks is all that is to do.
+    place.put("index", &run.out);
+    let rest = place.ok("append disk data --record 256K --json --resume index").out;
+    place.put("whole", &[run.out, rest].concat());
+    assert!(place.ok("cat disk --index whole").out == data);
+
+    // Too little for an image, or for a live file: nothing is left behind.
+    let before = state(&place);
+    limited(64, "create new --size 64M --zone-size 8M").says(&["new: create: ", "ulimit -f"]);
+    limited(64, "append disk data").says(&["disk: open: ", "disk.live", "ulimit -f"]);
+    assert!(!place.path("new").exists() && state(&place) == before && before.1.is_none());
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_no_full_disk() {
+    let place = Place::new();
+    for words in ["info mem:size=200T", "bench mem:size=200T"] {
+        let run = place.run(words).exits(2).says(&["zonal: mem:size=200T: open: ", "smaller size"]);
+        assert!(!run.talk.contains("disk"), "{}", run.talk);
+    }
+}
+
+#[test]
+fn an_input_that_cannot_be_read_is_named() {
+    let place = Place::with_disk("");
+    fs::create_dir(place.path("folder")).expect("a folder");
+    for name in ["absent", "folder"] {
+        fails(&place, &format!("append disk {name}"), &[name]);
+        fails(&place, &format!("write disk {name} --offset 0"), &[name]);
+        fails(&place, &format!("cat disk --index {name}"), &[name]);
+    }
+}
+
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let place = Place::new();
+    let made = Command::new("mkfifo").arg(place.path("pipe")).status();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("SKIP: no pipe can be made");
+        return;
+    }
+    for words in ["info pipe", "check pipe", "flush pipe"] {
+        place.run(words).exits(2).says(&["pipe: ", "not a zoned drive"]);
+    }
 }

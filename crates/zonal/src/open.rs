@@ -54,7 +54,8 @@ pub fn open(target: &Target, options: &OpenOptions) -> Result<Device> {
 }
 
 fn open_memory(geometry: &Geometry, options: &OpenOptions) -> Result<Device> {
-    let named = |error: Error| error.on("mem:").during("open");
+    let name = Target::Memory(geometry.clone()).to_string();
+    let named = |error: Error| error.on(name.as_str()).during("open");
     geometry.validate().map_err(named)?;
     let memory = Memory::new(geometry.size).map_err(|error| {
         let text = format!("{} bytes of memory cannot be had; take a smaller size", geometry.size);
@@ -65,7 +66,7 @@ fn open_memory(geometry: &Geometry, options: &OpenOptions) -> Result<Device> {
     let empty = Found { wp: Blocks::ZERO, generation: Generation(0), condition: None };
     let zones = Zones::new(geometry.clone(), cells, Keeping::Nothing, |_| empty);
     Ok(Device::new(Drive {
-        name: "mem:".to_owned(),
+        name,
         zones: Arc::new(zones),
         read_only: options.read_only,
         medium: Medium::Memory(memory),

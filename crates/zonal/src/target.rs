@@ -47,9 +47,16 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
-            Self::Memory(geometry) => write!(f, "mem:size={}", geometry.size),
+            Self::Memory(geometry) => write!(f, "mem:size={}", short(geometry.size)),
         }
     }
+}
+
+/// A size in the largest unit that divides it, as [`size`] reads it back.
+fn short(bytes: u64) -> String {
+    let units = ["", "K", "M", "G", "T", "P"];
+    let power = usize::try_from(bytes.trailing_zeros() / 10).unwrap_or(0).min(units.len() - 1);
+    if bytes == 0 { "0".to_owned() } else { format!("{}{}", bytes >> (10 * power), units[power]) }
 }
 
 fn memory(words: &str) -> Result<Geometry> {
@@ -140,6 +147,14 @@ mod tests {
         for text in ["", "K", "1X", "-1", "99999999999999999999", "20000000T"] {
             assert!(size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_memory_drive_is_called_by_a_size_that_reads_back() {
+        for name in ["mem:size=1000K", "mem:size=1G", "mem:size=1025G", "mem:size=200T"] {
+            assert_eq!(Target::parse(name).unwrap().to_string(), name);
+        }
+        assert_eq!((short(0), short(4097)), ("0".to_owned(), "4097".to_owned()));
     }
 
     #[test]

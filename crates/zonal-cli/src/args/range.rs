@@ -21,7 +21,7 @@ impl ZoneRange {
         let end = self.end.unwrap_or_else(|| u64::from(zones));
         ensure!(
             end <= u64::from(zones) && self.start < zones,
-            "zone range {}: the drive has {zones} zones, 0..{zones}",
+            "zone range {}: the drive has {zones} zones; name some of 0..{zones}",
             self.text
         );
         // Bounded by `zones` just above.

@@ -50,8 +50,9 @@ pub(crate) fn run(args: &WriteArgs, ui: &Ui) -> Result<Outcome> {
         (Box::new(io::stdin().lock()), None)
     } else {
         let file = File::open(&args.file).with_context(|| args.file.display().to_string())?;
-        let length = file.metadata()?.len();
-        (Box::new(file), Some(length))
+        let meta = file.metadata()?;
+        ensure!(!meta.is_dir(), "{}: it is a folder; name a file", args.file.display());
+        (Box::new(file), Some(meta.len()))
     };
     let device = args.target.open(Access::from(&args.access), ui)?;
     let mut progress = ui.progress(length);

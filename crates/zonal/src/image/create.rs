@@ -164,7 +164,7 @@ fn create_error(error: io::Error) -> Error {
             (ErrorKind::NotFound, "its folder does not exist; make the folder first".to_owned())
         }
         io::ErrorKind::IsADirectory => (ErrorKind::InvalidInput, "it is a folder".to_owned()),
-        _ => (crate::queue::io_kind(&error), error.to_string()),
+        _ => (crate::queue::io_kind(&error), crate::queue::io_text(&error)),
     };
     Error::new(kind, text).with_source(error)
 }

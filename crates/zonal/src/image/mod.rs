@@ -193,5 +193,6 @@ fn metadata_error(what: &str, error: io::Error) -> Error {
     } else {
         crate::queue::io_kind(&error)
     };
-    Error::new(kind, format!("{what} of the image: {error}")).with_source(error)
+    let text = format!("{what} of the image: {}", crate::queue::io_text(&error));
+    Error::new(kind, text).with_source(error)
 }

@@ -11,6 +11,7 @@ use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::live::{self, Doubt, Expected};
 use crate::open::OpenOptions;
+use crate::queue::io_text;
 use crate::sync::Mutex;
 use crate::sys::clock::{BootId, boot_id};
 use crate::sys::file::Access;
@@ -80,7 +81,8 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
         ..expected
     };
     let cells = live::create(&live_path, &expected).map_err(|error| {
-        let text = format!("its live file {} cannot be made: {error}", live_path.display());
+        let text =
+            format!("its live file {} cannot be made: {}", live_path.display(), io_text(&error));
         Error::new(crate::queue::io_kind(&error), text).with_source(error)
     })?;
     parts.declare_open()?;
@@ -550,7 +552,7 @@ fn open_error(error: io::Error, path: &Path) -> Error {
         io::ErrorKind::PermissionDenied => {
             (ErrorKind::Io, "permission denied; see who may write the file".to_owned())
         }
-        _ => (crate::queue::io_kind(&error), error.to_string()),
+        _ => (crate::queue::io_kind(&error), io_text(&error)),
     };
     let described = matches!(kind, ErrorKind::NotFound | ErrorKind::NotZoned);
     let opened = Error::new(kind, text);

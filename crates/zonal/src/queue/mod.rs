@@ -971,3 +971,16 @@ pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
         _ => ErrorKind::Io,
     }
 }
+
+/// What the system says and, where that can be known, what to do next.
+pub(crate) fn io_text(error: &io::Error) -> String {
+    let next = match error.raw_os_error() {
+        Some(libc::ENOSPC) => "free some of it",
+        Some(libc::EDQUOT) => "free some of what your quota counts",
+        Some(libc::EFBIG) => {
+            "raise this process's limit on files (ulimit -f), or use a file system with larger ones"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}; {next}")
+}

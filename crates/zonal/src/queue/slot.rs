@@ -107,7 +107,7 @@ impl Slot {
     pub(super) fn io_error(&mut self) -> Error {
         let error = self.error.take().unwrap_or_else(|| io::ErrorKind::Other.into());
         let kind = super::io_kind(&error);
-        let text = error.to_string();
+        let text = super::io_text(&error);
         Error::new(kind, text)
             .in_zone(self.zone.0)
             .at(self.offset, self.length())

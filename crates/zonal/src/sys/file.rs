@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FallocateFlags, StatxFlags, StatxTimestamp, fallocate, statx};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, StatxTimestamp};
+use rustix::fs::{fallocate, fcntl_getfl, fcntl_setfl, statx};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +19,8 @@ pub(crate) enum Access {
     CreateNew,
 }
 
-/// Opens a file, without waiting for the other end of a pipe, for direct I/O, or through the page cache where its file system refuses that;
-/// tells which (true: direct).
+/// Opens a file, without waiting for the other end of a pipe, for direct I/O, or through the page
+/// cache where its file system refuses that; tells which (true: direct).
 ///
 /// # Errors
 /// Those of `open(2)`.
@@ -27,15 +28,24 @@ pub(crate) fn open_direct(path: &Path, access: Access) -> io::Result<(File, bool
     let mut options = OpenOptions::new();
     options.read(true).write(access != Access::ReadOnly).create_new(access == Access::CreateNew);
     match options.custom_flags(libc::O_DIRECT | libc::O_NONBLOCK).open(path) {
-        Ok(file) => Ok((file, true)),
+        Ok(file) => Ok((waiting(file)?, true)),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             // Some file systems make the file before they refuse to open it like this.
             let made = access == Access::CreateNew && path.exists();
             options.create_new(access == Access::CreateNew && !made);
-            Ok((options.custom_flags(libc::O_NONBLOCK).open(path)?, false))
+            Ok((waiting(options.custom_flags(libc::O_NONBLOCK).open(path)?)?, false))
         }
         Err(error) => Err(error),
     }
+}
+
+/// The file without `O_NONBLOCK`, which is for its opening alone: with it a ring fails with `EAGAIN`
+/// what it would otherwise give to a worker: older kernels always, later ones where the file system
+/// knows no `IOCB_NOWAIT`.
+fn waiting(file: File) -> io::Result<File> {
+    let flags = fcntl_getfl(&file)?;
+    fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 /// Which file it is, and when it was last changed.
@@ -142,6 +152,18 @@ mod tests {
         assert_eq!(identity(&file).unwrap(), identity(&same).unwrap());
         assert_ne!(identity(&file).unwrap().inode, identity(&other).unwrap().inode);
         assert!(identity(&file).unwrap().is_regular());
+    }
+
+    #[test]
+    fn an_open_file_makes_a_ring_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        for access in [Access::CreateNew, Access::ReadWrite, Access::ReadOnly] {
+            let (file, direct) = open_direct(&path, access).unwrap();
+            let flags = fcntl_getfl(&file).unwrap();
+            assert!(!flags.contains(OFlags::NONBLOCK), "{access:?}");
+            assert_eq!(flags.contains(OFlags::DIRECT), direct, "{access:?}");
+        }
     }
 
     #[test]
