@@ -47,15 +47,11 @@ impl Resources {
     }
 
     /// Whether `place` can be had: as it is, or by closing the zone returned, the longest open
-    /// one that was opened implicitly and satisfies `closable`.
+    /// one that was opened implicitly.
     ///
     /// # Errors
     /// Which limit stands in the way.
-    pub fn find(
-        &self,
-        place: Place,
-        mut closable: impl FnMut(ZoneIndex) -> bool,
-    ) -> Result<Option<ZoneIndex>, Refusal> {
+    pub fn find(&self, place: Place) -> Result<Option<ZoneIndex>, Refusal> {
         if place == Place::OpenAndActive && reached(self.limits.max_active, self.active) {
             return Err(Refusal::TooManyActive);
         }
@@ -66,8 +62,7 @@ impl Resources {
         if self.limits.max_open.is_some_and(|max| self.open > max) {
             return Err(Refusal::TooManyOpen);
         }
-        let victim = self.implicit.iter().copied().find(|&zone| closable(zone));
-        victim.map(Some).ok_or(Refusal::TooManyOpen)
+        self.implicit.front().copied().map(Some).ok_or(Refusal::TooManyOpen)
     }
 
     /// Follows a zone from one state to another.
@@ -104,24 +99,23 @@ mod tests {
         let mut resources = limited(2, 4);
         resources.moved(ZoneIndex(7), Empty, ImplicitlyOpen);
         resources.moved(ZoneIndex(3), Empty, ImplicitlyOpen);
-        assert_eq!(resources.find(Place::OpenAndActive, |_| true), Ok(Some(ZoneIndex(7))));
-        assert_eq!(resources.find(Place::OpenAndActive, |z| z.0 != 7), Ok(Some(ZoneIndex(3))));
+        assert_eq!(resources.find(Place::OpenAndActive), Ok(Some(ZoneIndex(7))));
     }
 
     #[test]
     fn explicitly_open_zones_are_never_victims() {
         let mut resources = limited(1, 4);
         resources.moved(ZoneIndex(0), Empty, ExplicitlyOpen);
-        assert_eq!(resources.find(Place::Open, |_| true), Err(Refusal::TooManyOpen));
+        assert_eq!(resources.find(Place::Open), Err(Refusal::TooManyOpen));
     }
 
     #[test]
     fn an_implicit_close_makes_no_room_among_active_zones() {
         let mut resources = limited(1, 1);
         resources.moved(ZoneIndex(0), Empty, ImplicitlyOpen);
-        assert_eq!(resources.find(Place::OpenAndActive, |_| true), Err(Refusal::TooManyActive));
+        assert_eq!(resources.find(Place::OpenAndActive), Err(Refusal::TooManyActive));
         resources.moved(ZoneIndex(0), ImplicitlyOpen, Full);
-        assert_eq!(resources.find(Place::OpenAndActive, |_| true), Ok(None));
+        assert_eq!(resources.find(Place::OpenAndActive), Ok(None));
     }
 
     #[test]
@@ -130,7 +124,7 @@ mod tests {
         resources.moved(ZoneIndex(0), Empty, Closed);
         resources.moved(ZoneIndex(1), Empty, Closed);
         assert_eq!(resources.active(), 2);
-        assert_eq!(resources.find(Place::OpenAndActive, |_| true), Err(Refusal::TooManyActive));
-        assert_eq!(resources.find(Place::Open, |_| true), Ok(None));
+        assert_eq!(resources.find(Place::OpenAndActive), Err(Refusal::TooManyActive));
+        assert_eq!(resources.find(Place::Open), Ok(None));
     }
 }

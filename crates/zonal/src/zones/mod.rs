@@ -428,7 +428,7 @@ impl Zones {
 
     /// Sees to it that `place` is free, by an implicit close if need be.
     fn make_room(&self, control: &mut Control, place: Place) -> Result<(), Refusal> {
-        if let Some(victim) = control.resources.find(place, |_| true)? {
+        if let Some(victim) = control.resources.find(place)? {
             let (old, new) = self.change(victim, |word| {
                 word.after(ZoneOp::Close, self.capacity(victim)).unwrap_or(word)
             });
