@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test")]
 
-use zonal::sim::{self, FaultPlan, SimDisk, SimImage, SimMode};
+use zonal::sim::{self, FaultPlan, IoKind, Outcome, SimDisk, SimImage, SimMode};
 use zonal::{
     Buffer, Completion, ErrorKind, Flags, Geometry, OpenOptions, Queue, QueueOptions, Request,
     ZoneState,
@@ -95,4 +95,36 @@ fn a_write_is_called_durable_only_if_it_is() {
         failed += u32::from(completion.result.is_err());
     }
     assert!(failed > 0, "no sync failed under the write");
+}
+
+#[test]
+fn a_long_ordered_append_has_its_zone_to_itself_until_it_has_ended() {
+    let geometry = Geometry { max_append: 4096, ..geometry(2) };
+    let disk = SimDisk::new(&image(&geometry).0, SimMode::Manual);
+    let drive = sim::open(&disk, &OpenOptions::default()).unwrap();
+    let mut first = drive.queue(&QueueOptions::default()).unwrap();
+    let mut other = drive.queue(&QueueOptions::default()).unwrap();
+    first.push(Request::append_ordered(0, Buffer::from_slice(&[1; 8192])).fua()).unwrap();
+    first.submit().unwrap();
+    assert_eq!(disk.pending().len(), 1, "it went on at once");
+    // Both would be allowed behind a plain write.
+    other.push(Request::write_at(8192, Buffer::from_slice(&[2; 4096])).tag(1)).unwrap();
+    other.push(Request::open(0).tag(2)).unwrap();
+    other.submit().unwrap();
+    assert_eq!(disk.pending().len(), 1, "nothing enters beside it");
+    assert!(other.next_completion().is_none());
+    disk.complete(disk.pending()[0].id, Outcome::Ok);
+    first.submit().unwrap();
+    other.submit().unwrap();
+    let behind = disk.pending().into_iter().find(|io| io.kind == IoKind::Write);
+    assert!(behind.is_some_and(|io| io.len == 4096), "its own flush keeps nobody waiting");
+    while let Some(io) = disk.pending().first() {
+        disk.complete(io.id, Outcome::Ok);
+        first.submit().unwrap();
+        other.submit().unwrap();
+    }
+    let ended = first.next_completion().unwrap();
+    assert!(ended.result.is_ok() && !ended.flags.contains(Flags::PARKED));
+    let behind: Vec<_> = std::iter::from_fn(|| other.next_completion()).collect();
+    assert!(behind.len() == 2 && behind.iter().all(|ended| ended.result.is_ok()), "{behind:?}");
 }

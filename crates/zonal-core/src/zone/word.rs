@@ -64,7 +64,8 @@ impl Epoch {
 pub enum Placement {
     /// At the zone's end, wherever that is; with any number of other appends in flight.
     Append,
-    /// At the zone's end, as plain writes, with nothing else in flight.
+    /// At the zone's end, as plain writes, with nothing else in flight: its owner holds the gate
+    /// from before it enters until it has ended.
     Alone,
     /// At this block, which must be the zone's end.
     At(Blocks),
@@ -113,7 +114,7 @@ pub enum Barrier {
 /// What a write has to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The gate is shut.
+    /// The gate is shut, or has to be.
     Gate,
     /// The zone has to settle after a failure.
     Failing,
@@ -218,6 +219,9 @@ impl ZoneWord {
             if pass == Pass::None {
                 return Err(Barrier::Wait(Obstacle::Gate));
             }
+        }
+        if write.placement == Placement::Alone && pass == Pass::None {
+            return Err(Barrier::Wait(Obstacle::Gate));
         }
         let place = admits_write(self.state()).map_err(Barrier::Refused)?;
         let start = self.wp();

@@ -541,15 +541,19 @@ impl Queue {
             }
             (Barrier::Wait(_) | Barrier::Needs(_), Pass::None) => {
                 slot.stage = Stage::Parked;
-                slot.flags.insert(Flags::PARKED);
                 slot.since = self.deadline.map(|_| Instant::now());
                 self.waiting += 1;
-                self.drive.zones.park(zone, self.id, number);
+                if self.drive.zones.park(zone, self.id, number) {
+                    self.look_again(number);
+                } else {
+                    self.waits(number);
+                }
             }
             // Its turn comes again when its zone has drained or settled.
-            (Barrier::Wait(_), Pass::Gate) => {}
+            (Barrier::Wait(_), Pass::Gate) => self.waits(number),
             // A reset has to be durable first; after that it is this slot's turn again.
             (Barrier::Needs(_), Pass::Gate) => {
+                self.waits(number);
                 let mailbox = self.mailbox.clone();
                 self.spawn(|scene| {
                     Box::pin(async move {
@@ -564,18 +568,48 @@ impl Queue {
         }
     }
 
+    /// Notes that a parked request did not go on at once.
+    fn waits(&mut self, number: u32) {
+        let slot = self.slots.get(number);
+        if !slot.flags.contains(Flags::PARKED) {
+            slot.flags.insert(Flags::PARKED);
+            Counts::add(&self.drive.zones.counts.parked);
+        }
+    }
+
     /// The parked request in `number` may look again, if it is still there and first.
     fn turn(&mut self, number: u32) {
         let slot = self.slots.get(number);
+        if slot.stage == Stage::Parked && self.drive.zones.holds(slot.zone, self.id, number) {
+            self.look_again(number);
+        }
+    }
+
+    /// Brings the parked request in `number`, which holds its zone's gate, before the rules. A
+    /// write that has its zone to itself departs in [`Queue::release_gate`], the others here.
+    fn look_again(&mut self, number: u32) {
+        let slot = self.slots.get(number);
         let zone = slot.zone;
-        if slot.stage != Stage::Parked || !self.drive.zones.holds(zone, self.id, number) {
+        let keeps = slot.write.is_some_and(|write| write.placement == Placement::Alone);
+        slot.keeps_gate = keeps;
+        self.enter(number, Pass::Gate);
+        let slot = self.slots.get(number);
+        if slot.stage == Stage::Parked {
+            slot.keeps_gate = false;
             return;
         }
-        self.enter(number, Pass::Gate);
-        if self.slots.get(number).stage != Stage::Parked {
-            self.waiting -= 1;
+        self.waiting -= 1;
+        if !keeps {
             self.drive.zones.depart(zone);
         }
+    }
+
+    /// Lets others into the zone that a write has had to itself.
+    #[cold]
+    fn release_gate(&mut self, number: u32) {
+        let slot = self.slots.get(number);
+        slot.keeps_gate = false;
+        self.drive.zones.depart(slot.zone);
     }
 
     fn start_read(&mut self, number: u32, offset: u64, into: Buffer) {
@@ -810,6 +844,10 @@ impl Queue {
     #[cold]
     fn make_durable(&mut self, number: u32) {
         let slot = self.slots.get(number);
+        if slot.keeps_gate {
+            self.release_gate(number);
+        }
+        let slot = self.slots.get(number);
         slot.stage = Stage::Syncing;
         self.waiting += 1;
         let desk = self.desk.clone();
@@ -869,7 +907,10 @@ impl Queue {
 
     #[inline]
     fn complete(&mut self, number: u32, result: Result<u32>) {
-        let Slot { tag, flags, offset, name, .. } = *self.slots.get(number);
+        let Slot { tag, flags, offset, name, keeps_gate, .. } = *self.slots.get(number);
+        if keeps_gate {
+            self.release_gate(number);
+        }
         let buffer = self.slots.get(number).buffer.take();
         self.slots.free(number);
         let result = match result {

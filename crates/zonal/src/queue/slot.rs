@@ -52,6 +52,8 @@ pub(super) struct Slot {
     pub(super) fua: bool,
     pub(super) flags: Flags,
     pub(super) stage: Stage,
+    /// A write that has its zone to itself: the gate stays shut until it has ended.
+    pub(super) keeps_gate: bool,
     pub(super) zone: ZoneIndex,
     pub(super) write: Option<Write>,
     pub(super) extent: Extent,
@@ -73,6 +75,7 @@ impl Slot {
             fua: false,
             flags: Flags::default(),
             stage: Stage::Free,
+            keeps_gate: false,
             zone: ZoneIndex(0),
             write: None,
             extent: Extent { start: Blocks::ZERO, end: Blocks::ZERO },

@@ -2,7 +2,9 @@
 //!
 //! Whoever cannot go on shuts the zone's gate and queues at its *site*. The first in the queue
 //! *holds* the gate: it may look again and again until it can go on, then departs, and the next
-//! has its turn. The gate opens when nobody is left, so nobody overtakes those who wait.
+//! has its turn. Who wants the zone to itself goes through the gate even when it could go on, and
+//! departs only when it has ended. The gate opens when nobody is left, so nobody overtakes those
+//! who wait.
 
 use super::{Control, Zones};
 use crate::mailbox::Message;
@@ -48,13 +50,13 @@ pub(crate) struct Site {
 }
 
 impl Zones {
-    /// Parks a request at a zone's gate. Its queue gets [`Message::Turn`] when it is first.
-    pub(crate) fn park(&self, zone: ZoneIndex, queue: u32, slot: u32) {
-        super::Counts::add(&self.counts.parked);
-        self.control().arrive(self, zone, Waiter::Request { queue, slot });
+    /// Parks a request at a zone's gate. True: it is first, and holds the gate. Otherwise, and
+    /// whenever it may look again, its queue gets [`Message::Turn`].
+    pub(crate) fn park(&self, zone: ZoneIndex, queue: u32, slot: u32) -> bool {
+        self.control().arrive(self, zone, Waiter::Request { queue, slot })
     }
 
-    /// A parked request that holds the gate has gone on.
+    /// The request that holds a zone's gate has gone on, or has ended.
     pub(crate) fn depart(&self, zone: ZoneIndex) {
         let mut control = self.control();
         if let Some(site) = control.sites.get_mut(&zone) {
@@ -77,13 +79,17 @@ impl Zones {
 }
 
 impl Control {
-    fn arrive(&mut self, zones: &Zones, zone: ZoneIndex, waiter: Waiter) {
+    /// Shuts a zone's gate. True: the waiter is the first at it.
+    fn arrive(&mut self, zones: &Zones, zone: ZoneIndex, waiter: Waiter) -> bool {
         zones.change(zone, |word| word.shut());
         let site = self.sites.entry(zone).or_default();
-        site.waiting.push_back(waiter);
-        if site.holder.is_none() {
-            self.advance(zones, zone);
+        let first = site.holder.is_none() && site.waiting.is_empty();
+        if first {
+            site.holder = Some(waiter);
+        } else {
+            site.waiting.push_back(waiter);
         }
+        first
     }
 
     fn leave(&mut self, zones: &Zones, zone: ZoneIndex, who: Who) {

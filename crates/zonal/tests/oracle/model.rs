@@ -70,6 +70,8 @@ pub(crate) struct Flight {
     pub(crate) start: u64,
     pub(crate) blocks: u64,
     pub(crate) plain: bool,
+    /// It has the zone to itself.
+    pub(crate) alone: bool,
     /// Bytes the disk has done so far.
     pub(crate) moved_bytes: u64,
 }
@@ -364,6 +366,9 @@ impl Model {
     }
 
     fn attempt(&mut self, at: usize, ask: &Ask) -> Went {
+        if self.zones[at].flights.iter().any(|flight| flight.alone) {
+            return Went::Waits;
+        }
         match ask.call {
             Call::Write { start, blocks, alone } => self.write(at, ask, start, blocks, alone),
             Call::Op(op) => self.operate(at, ask, op),
@@ -408,11 +413,13 @@ impl Model {
             self.zones[at].opened_at = self.clock;
         }
         let zone = &mut self.zones[at];
-        let flight = Flight { ask: ask.clone(), start: zone.wp, blocks, plain, moved_bytes: 0 };
+        let tag = ask.tag;
+        let (ask, start) = (ask.clone(), zone.wp);
+        let flight = Flight { ask, start, blocks, plain, alone, moved_bytes: 0 };
         zone.wp += blocks;
         zone.flights.push(flight);
         if self.memory {
-            self.write_ended(ask.tag, None);
+            self.write_ended(tag, None);
         }
         Went::On
     }
@@ -522,7 +529,8 @@ impl Model {
             return self.refuse(ask.tag, BeyondCapacity, ask.offset_bytes, false);
         }
         let tag = ask.tag;
-        self.loose.push(Flight { ask, start, blocks, plain: true, moved_bytes: 0 });
+        let flight = Flight { ask, start, blocks, plain: true, alone: false, moved_bytes: 0 };
+        self.loose.push(flight);
         if self.memory {
             self.write_ended(tag, None);
         }

@@ -194,6 +194,13 @@ struct Asked {
     late: bool,
 }
 
+impl Asked {
+    /// Too long for an append, it takes the zone.
+    fn is_alone(&self) -> bool {
+        matches!(self.ask, Ask::Ordered(_, length) if length > APPEND_MAX)
+    }
+}
+
 /// What a request of the drive to the disk is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -407,6 +414,13 @@ impl Model {
     fn enter(&mut self, zone: usize, start: u32, length: u32, tag: u8) -> Checked {
         let asked = self.asked.iter().find(|asked| asked.tag == tag);
         let at = asked.filter(|asked| matches!(asked.ask, Ask::WriteAt(..))).map(|a| a.at);
+        let alone = |tag: u8| self.asked.iter().any(|asked| asked.tag == tag && asked.is_alone());
+        let beside =
+            |entry: &&Entry| entry.fate == Fate::InFlight && (alone(entry.tag) || alone(tag));
+        if let Some(other) = self.zones[zone].life().entries.iter().find(beside) {
+            let what = format!("records {} and {tag} in zone {zone}", other.tag);
+            return violation("a long ordered append has its zone to itself", what);
+        }
         self.open_implicitly(zone);
         let zone = &mut self.zones[zone];
         ensure!(zone.failing.is_none(), "nothing enters a failing zone", "record {tag}");
