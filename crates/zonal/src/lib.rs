@@ -65,3 +65,8 @@ pub use zonal_core::format::Geometry;
 pub use zonal_core::units::ZoneIndex;
 pub use zonal_core::zone::ZoneState;
 pub use zones::cells::{DEPTH_MAX, QUEUES_MAX};
+
+/// What the guides show of the library compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guides/from-libzbd.md")]
+mod guides {}
