@@ -8,9 +8,21 @@ pub use crate::engine::sim::{
 use crate::device::Device;
 use crate::engine::Disk;
 use crate::open::OpenOptions;
+use crate::queue::Queue;
+use std::hash::Hasher;
 use zonal_core::error::Result;
 use zonal_core::format::Geometry;
 use zonal_core::format::layout::Layout;
+
+/// Hashes all that a drive, and one queue to it, know that decides what they do next, as far as it
+/// is plain data: places, states, what is in flight or waits, and what is durable or about to be.
+/// With [`SimDisk::hash_state`] it tells an explorer that it has been here before, whatever the way.
+///
+/// A task that takes several steps (a flush, a reset, a failed zone that settles) is in it with what
+/// it works for and what it waits for.
+pub fn hash_state(queue: &Queue, hasher: &mut impl Hasher) {
+    queue.hash_state(hasher);
+}
 
 /// Makes an image of an empty drive on a simulated disk, durably.
 ///

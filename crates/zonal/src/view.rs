@@ -11,7 +11,7 @@ use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
 use zonal_core::zone::ZoneState;
 
 /// A sequential zone under a read, in the life it was read in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Life {
     pub(crate) zone: ZoneIndex,
     pub(crate) generation: Generation,
@@ -20,7 +20,7 @@ pub(crate) struct Life {
 }
 
 /// A read's snapshot. Reused from read to read, so that it allocates nothing.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Hash)]
 pub(crate) struct View {
     lives: Vec<Life>,
     conventional: Vec<Range<usize>>,

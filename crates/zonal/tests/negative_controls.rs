@@ -31,7 +31,6 @@ fn every_broken_rule_is_found() {
             faults: 1,
             runs: 1500,
             walks: 100,
-            cuts: 16,
             all_orders: false,
             until: Some(begun + PATIENCE),
         };

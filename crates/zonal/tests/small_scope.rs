@@ -4,41 +4,41 @@
 mod support;
 
 use std::time::Instant;
-use support::explore::{Bounds, explore};
+use support::explore::{Bounds, Totals, explore};
 use support::scenario::{self, Ask, Faults, Past, Scenario};
 
-#[test]
-fn a_small_drive_keeps_the_contract_in_every_order_failure_and_power_cut() {
-    let long = std::env::var_os("ZONAL_LONG").is_some();
-    let scenarios = scenario::all(long);
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    let runs = number("ZONAL_RUNS").unwrap_or(if long { u64::MAX } else { 2500 });
-    let cuts = number("ZONAL_CUTS").unwrap_or(if long { 256 } else { 16 });
-    let bounds = Bounds {
-        faults: 1,
-        runs,
-        walks: 200,
-        cuts: usize::try_from(cuts).expect("a small number"),
-        all_orders: long,
-        until: None,
-    };
+/// Explores to the last case, and says how much that was.
+fn exhaust(what: &str, scenarios: &[Scenario], faults: u32, all_orders: bool) -> Totals {
+    let bounds = Bounds { faults, runs: u64::MAX, walks: 0, all_orders, until: None };
     let begun = Instant::now();
-    let (totals, failure) = explore(&scenarios, bounds);
+    let (totals, failure) = explore(scenarios, bounds);
+    let Totals { scenarios, exhausted, runs, states, cuts, told_apart, images } = totals;
     println!(
-        "small scope: {} cases, {} power cuts at {} moments of {} scenarios ({} of them \
-         to the last case), {} images opened, at most {} cuts a moment, {:.1} s",
-        totals.runs,
-        totals.cuts,
-        totals.moments,
-        totals.scenarios,
-        totals.exhausted,
-        totals.images,
-        bounds.cuts,
+        "{what}: {runs} cases, {states} states, {cuts} power cuts ({told_apart} cases of a zone, \
+         {images} images opened), {exhausted} of {scenarios} scenarios to the last case, {:.1} s",
         begun.elapsed().as_secs_f64()
     );
     if let Some(failure) = failure {
         panic!("{failure}");
     }
+    assert_eq!(exhausted, scenarios, "not every case was followed");
+    totals
+}
+
+#[test]
+fn a_small_drive_keeps_the_contract_in_every_order_failure_and_power_cut() {
+    let scenarios = scenario::all(std::env::var_os("ZONAL_LONG").is_some());
+    let totals = exhaust("small scope", &scenarios, 1, false);
+    assert_eq!(totals.scenarios, scenarios.len() as u64);
+}
+
+#[test]
+fn runs_that_come_to_the_same_state_go_on_alike() {
+    let scenarios = scenario::tiny();
+    let merged = exhaust("merged", &scenarios, 1, false);
+    let all = exhaust("in all orders", &scenarios, 1, true);
+    assert!(all.runs > merged.runs);
+    assert_eq!((all.states, all.cuts), (merged.states, merged.cuts));
 }
 
 #[test]
@@ -46,11 +46,5 @@ fn a_zone_is_punched_once_however_many_wait_for_it() {
     let asks = vec![Ask::Append(0, 1), Ask::Append(0, 1), Ask::Flush];
     let scenario =
         Scenario { past: Past::Reset, asks, max_open: 0, discard: true, faults: Faults::Whole };
-    let bounds =
-        Bounds { faults: 0, runs: u64::MAX, walks: 0, cuts: 16, all_orders: false, until: None };
-    let (totals, failure) = explore(&[scenario], bounds);
-    println!("punching: {} cases, {} power cuts", totals.runs, totals.cuts);
-    if let Some(failure) = failure {
-        panic!("{failure}");
-    }
+    exhaust("punching", &[scenario], 0, false);
 }

@@ -46,6 +46,11 @@ impl Resources {
         self.active
     }
 
+    /// The implicitly open zones in the order in which they were opened, as far as it is kept.
+    pub fn open_order(&self) -> impl Iterator<Item = ZoneIndex> {
+        self.implicit.iter().copied()
+    }
+
     /// Whether `place` can be had: as it is, or by closing the zone returned, the longest open
     /// one that was opened implicitly.
     ///

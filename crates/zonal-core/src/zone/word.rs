@@ -192,6 +192,12 @@ impl ZoneWord {
         if self.0 & EPOCH == 0 { Epoch::Even } else { Epoch::Odd }
     }
 
+    /// Whether what is in flight are plain writes.
+    #[must_use]
+    pub const fn in_flight_is_plain(self) -> bool {
+        self.in_flight() > 0 && self.0 & PLAIN != 0
+    }
+
     /// How many writes of that epoch are in flight.
     #[must_use]
     #[allow(clippy::cast_possible_truncation)] // masked to 12 bits

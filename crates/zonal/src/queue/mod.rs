@@ -29,6 +29,7 @@ use request::{Call, Completion, Flags, Full, Request};
 use slot::{Slot, Slots, Stage};
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -251,6 +252,22 @@ impl Queue {
     #[must_use]
     pub fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
         self.engine.as_ref().and_then(Engine::as_raw_fd)
+    }
+
+    /// Hashes what it and its drive's zones know, for [`crate::sim::hash_state`].
+    pub(crate) fn hash_state(&self, hasher: &mut impl Hasher) {
+        let zones = &self.drive.zones;
+        self.slots.hash_state(|zone| zones.cells().load(zone).epoch(), hasher);
+        let tag = |id: SlotId| if id.queue == self.id { self.slots.tag(id.slot) } else { u64::MAX };
+        zones.hash_state(tag, hasher);
+        // A task is what it works for, and what it waits for; several may work for a zone that
+        // settles, or is made durable.
+        let mut tasks: Vec<_> = self.tasks.iter().collect();
+        tasks.sort_unstable_by_key(|(slot, _)| self.slots.tag(*slot));
+        for (slot, waker) in tasks {
+            (self.slots.tag(slot), self.desk.wait_of(waker)).hash(hasher);
+            zones.hash_wait(waker, hasher);
+        }
     }
 
     /// Everything that can be done without waiting.
@@ -555,7 +572,7 @@ impl Queue {
             (Barrier::Needs(_), Pass::Gate) => {
                 self.waits(number);
                 let mailbox = self.mailbox.clone();
-                self.spawn(|scene| {
+                self.spawn(number, |scene| {
                     Box::pin(async move {
                         // A failure latches the drive, which refuses the write at its turn.
                         if let Err(error) = cold::settle_reset(&scene, zone).await {
@@ -678,25 +695,27 @@ impl Queue {
         self.waiting += 1;
         let scene = Scene { drive: self.drive.clone(), desk: desk.clone(), begun: for_task };
         let operation = operation(scene);
-        let task = self.add_task(Box::pin(async move {
+        let operation = async move {
             let result = operation.await;
             desk.finish(number, result);
-        }));
+        };
+        let task = self.tasks.add(&self.mailbox, number, Box::pin(operation));
         if let Stage::Cold { task: number, .. } = &mut self.slots.get(number).stage {
             *number = task;
         }
         self.tasks.poll(task);
     }
 
-    fn spawn(&mut self, task: impl FnOnce(Scene) -> std::pin::Pin<Box<dyn Future<Output = ()>>>) {
+    /// Starts a task that works for a slot.
+    fn spawn(
+        &mut self,
+        slot: u32,
+        task: impl FnOnce(Scene) -> std::pin::Pin<Box<dyn Future<Output = ()>>>,
+    ) {
         let scene =
             Scene { drive: self.drive.clone(), desk: self.desk.clone(), begun: Rc::default() };
-        let number = self.add_task(task(scene));
+        let number = self.tasks.add(&self.mailbox, slot, task(scene));
         self.tasks.poll(number);
-    }
-
-    fn add_task(&mut self, task: std::pin::Pin<Box<dyn Future<Output = ()>>>) -> u32 {
-        self.tasks.add(&self.mailbox, task)
     }
 
     /// Hands a slot's write or read, or the rest of it, to the medium.
@@ -790,7 +809,7 @@ impl Queue {
             Conclusion::Held => self.hold(number),
             Conclusion::Settle(settling) => {
                 self.hold(number);
-                self.spawn(|scene| Box::pin(cold::settle(scene, settling)));
+                self.spawn(number, |scene| Box::pin(cold::settle(scene, settling)));
             }
         }
     }
@@ -851,7 +870,7 @@ impl Queue {
         slot.stage = Stage::Syncing;
         self.waiting += 1;
         let desk = self.desk.clone();
-        self.spawn(|scene| {
+        self.spawn(number, |scene| {
             Box::pin(async move {
                 let result = cold::flush(scene).await;
                 desk.finish(number, result);

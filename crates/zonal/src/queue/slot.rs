@@ -5,6 +5,7 @@ use crate::buffer::Buffer;
 use crate::view::View;
 use crate::zones::{Leaving, SlotId};
 use std::cell::Cell;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -155,6 +156,35 @@ impl Slots {
         slot.buffer = None;
         slot.since = None;
         self.free.push(number);
+    }
+
+    /// The tag of the request in a slot.
+    pub(super) fn tag(&self, number: u32) -> u64 {
+        self.slots[number as usize].tag
+    }
+
+    /// Hashes its requests, for [`super::Queue::hash_state`]; which slots they are in does not
+    /// count. Of epochs counts whether it is the zone's `present` one.
+    pub(super) fn hash_state(
+        &self,
+        present: impl Fn(ZoneIndex) -> Epoch,
+        hasher: &mut impl Hasher,
+    ) {
+        let mut used: Vec<_> = self.slots.iter().filter(|slot| slot.stage != Stage::Free).collect();
+        used.sort_unstable_by_key(|slot| slot.tag);
+        for slot in used {
+            (slot.tag, std::mem::discriminant(&slot.stage), slot.flags, slot.keeps_gate)
+                .hash(hasher);
+            (slot.zone, slot.offset, slot.transferred, slot.error.is_some()).hash(hasher);
+            match &slot.stage {
+                Stage::InFlight | Stage::Held => {
+                    (slot.extent, slot.epoch == present(slot.zone)).hash(hasher);
+                }
+                Stage::Reading => slot.view.hash(hasher),
+                Stage::Cold { begun, .. } => begun.get().hash(hasher),
+                Stage::Free | Stage::Parked | Stage::Conventional | Stage::Syncing => {}
+            }
+        }
     }
 
     /// The slots whose requests are parked.

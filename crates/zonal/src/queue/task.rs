@@ -36,6 +36,8 @@ struct DeskInner {
 }
 
 struct Job {
+    kind: IoKind,
+    offset: u64,
     buffer: Option<Buffer>,
     result: Option<io::Result<u32>>,
     waker: Option<Waker>,
@@ -54,7 +56,7 @@ impl Desk {
         let mut inner = self.inner.borrow_mut();
         let token = TASK_IO | inner.next;
         inner.next += 1;
-        let mut job = Job { buffer, result: None, waker: None, abandoned: false };
+        let mut job = Job { kind, offset, buffer, result: None, waker: None, abandoned: false };
         let ptr = job.buffer.as_mut().map_or(std::ptr::null_mut(), |buffer| buffer.as_mut_ptr());
         let len = usize::try_from(length).unwrap_or(usize::MAX);
         inner.outbox.push_back(Io { kind, offset, ptr, len, fixed: false, token });
@@ -79,6 +81,16 @@ impl Desk {
         if let Some(waker) = job.waker.take() {
             waker.wake();
         }
+    }
+
+    /// What a task with this waker waits for: which of the I/O of that kind, by order of submission,
+    /// and where.
+    pub(crate) fn wait_of(&self, waker: &Waker) -> Option<(IoKind, u64, usize)> {
+        let jobs = &self.inner.borrow().jobs;
+        let own = |job: &Job| job.waker.as_ref().is_some_and(|waiting| waiting.will_wake(waker));
+        let (token, job) = jobs.iter().find(|(_, job)| own(job))?;
+        let before = jobs.iter().filter(|(other, j)| *other < token && j.kind == job.kind);
+        Some((job.kind, job.offset, before.count()))
     }
 
     /// The operation in `slot` has ended.
@@ -134,7 +146,8 @@ type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A queue's tasks.
 pub(crate) struct Tasks {
-    tasks: Vec<Option<(Task, Waker)>>,
+    /// For which slot, the task, and what wakes it.
+    tasks: Vec<Option<(u32, Task, Waker)>>,
     live: usize,
 }
 
@@ -147,8 +160,13 @@ impl Tasks {
         self.live == 0
     }
 
-    /// Adds a task; its number is for [`Tasks::poll`].
-    pub(crate) fn add(&mut self, mailbox: &Arc<Mailbox>, task: Task) -> u32 {
+    /// What there is: for which slot, and what wakes it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Waker)> {
+        self.tasks.iter().flatten().map(|(slot, _, waker)| (*slot, waker))
+    }
+
+    /// Adds a task that works for a slot; its number is for [`Tasks::poll`].
+    pub(crate) fn add(&mut self, mailbox: &Arc<Mailbox>, slot: u32, task: Task) -> u32 {
         let free = self.tasks.iter().position(Option::is_none);
         let index = free.unwrap_or(self.tasks.len());
         if free.is_none() {
@@ -156,7 +174,7 @@ impl Tasks {
         }
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let waker = Arc::new(TaskWaker { mailbox: mailbox.clone(), task: number }).into();
-        self.tasks[index] = Some((task, waker));
+        self.tasks[index] = Some((slot, task, waker));
         self.live += 1;
         number
     }
@@ -164,7 +182,7 @@ impl Tasks {
     /// Polls a task, if it is still there.
     pub(crate) fn poll(&mut self, number: u32) {
         let Some(place) = self.tasks.get_mut(number as usize) else { return };
-        let Some((task, waker)) = place else { return };
+        let Some((_, task, waker)) = place else { return };
         if task.as_mut().poll(&mut Context::from_waker(waker)).is_ready() {
             *place = None;
             self.live -= 1;

@@ -27,6 +27,13 @@ pub(super) struct Ended {
     failed: bool,
 }
 
+impl Ended {
+    /// What it is to [`Zones::hash_state`]: whose it is, where, and how it ended.
+    pub(super) fn what(&self, tag: &impl Fn(SlotId) -> u64) -> (u64, Extent, bool) {
+        (tag(self.id), self.extent, self.failed)
+    }
+}
+
 /// What became of a write that has ended.
 #[derive(Debug)]
 pub(crate) enum Conclusion {

@@ -13,6 +13,7 @@
 
 use super::Zones;
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::task::{Poll, Waker};
 use zonal_core::broken::{Rule, is_broken};
@@ -26,6 +27,8 @@ pub(super) struct Group {
     joined: u64,
     done: u64,
     led: bool,
+    /// Up to this ticket the round under way serves.
+    served: u64,
     waiting: Vec<(u64, Waker)>,
 }
 
@@ -75,7 +78,7 @@ pub(crate) enum Join {
 }
 
 /// A zone in a flush round.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Note {
     zone: ZoneIndex,
     generation: Generation,
@@ -108,6 +111,8 @@ pub(super) struct Durability {
     punch_waiters: Vec<Waker>,
     discards: bool,
     notes: Vec<Note>,
+    /// They are the round's second ones; for [`Durability::hash_state`].
+    noted_again: bool,
     table_pages: BTreeSet<usize>,
     generation_pages: BTreeSet<usize>,
     blemished: bool,
@@ -128,6 +133,7 @@ impl Durability {
             punch_waiters: Vec::new(),
             discards,
             notes: Vec::new(),
+            noted_again: false,
             table_pages: BTreeSet::new(),
             generation_pages: BTreeSet::new(),
             blemished: false,
@@ -202,6 +208,30 @@ impl Durability {
         }
     }
 
+    /// Hashes it for [`Zones::hash_state`](super::Zones::hash_state).
+    pub(super) fn hash_state(&self, hasher: &mut impl Hasher) {
+        (&self.shadow, &self.durable, &self.dirty).hash(hasher);
+        (&self.to_discard, &self.punching, self.punch_waiters.len()).hash(hasher);
+        (&self.notes, !self.notes.is_empty() && self.noted_again).hash(hasher);
+        (&self.table_pages, &self.generation_pages, self.blemished).hash(hasher);
+        for group in [&self.flush, &self.persist] {
+            let served = if group.led { group.served } else { group.done };
+            let count = |ticket: u64| ticket.saturating_sub(group.done);
+            (group.led, count(group.joined), count(served)).hash(hasher);
+        }
+    }
+
+    /// What a task with this waker waits for here.
+    pub(super) fn wait_of(&self, waker: &Waker) -> [Option<u64>; 4] {
+        let in_group = |group: &Group| {
+            let own = group.waiting.iter().find(|(_, waiting)| waiting.will_wake(waker));
+            own.map(|(ticket, _)| ticket.saturating_sub(group.done))
+        };
+        let leads = self.leader.as_ref().is_some_and(|leader| leader.will_wake(waker));
+        let punches = self.punch_waiters.iter().any(|waiter| waiter.will_wake(waker));
+        [in_group(&self.flush), in_group(&self.persist), leads.then_some(0), punches.then_some(0)]
+    }
+
     fn page(&self, page: usize, per_page: usize) -> Range<usize> {
         let first = page * per_page;
         first..self.shadow.len().min(first + per_page)
@@ -228,6 +258,7 @@ impl Zones {
     pub(crate) fn note(&self) -> u64 {
         let mut control = self.control();
         let durability = &mut control.durability;
+        durability.noted_again = !durability.notes.is_empty();
         durability.notes.clear();
         for &zone in &durability.dirty {
             let generation = self.cells.mark(zone).generation;
@@ -235,7 +266,8 @@ impl Zones {
             self.take_note(&mut note);
             durability.notes.push(note);
         }
-        durability.flush.joined
+        durability.flush.served = durability.flush.joined;
+        durability.flush.served
     }
 
     /// Takes down a zone's pointer, and starts its next epoch so that the writes below it can be
@@ -322,8 +354,9 @@ impl Zones {
     pub(crate) fn build_pages(&self) -> Pages {
         let mut control = self.control();
         let durability = &mut control.durability;
+        durability.persist.served = durability.persist.joined;
         let mut pages = Pages {
-            covered: durability.persist.joined,
+            covered: durability.persist.served,
             blemished: std::mem::take(&mut durability.blemished),
             ..Pages::default()
         };

@@ -6,11 +6,12 @@
 //! departs only when it has ended. The gate opens when nobody is left, so nobody overtakes those
 //! who wait.
 
-use super::{Control, Zones};
+use super::{Control, SlotId, Zones};
 use crate::mailbox::Message;
 use crate::sync::Arc;
 use std::collections::VecDeque;
 use std::future::Future;
+use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use zonal_core::units::ZoneIndex;
@@ -47,6 +48,31 @@ pub(crate) struct Site {
     waiting: VecDeque<Waiter>,
     /// Writes that ended since the zone began to fail.
     pub(super) ended: Vec<super::failure::Ended>,
+}
+
+impl Site {
+    /// Where a task with this waker stands in it; 0 is its holder.
+    pub(super) fn wait_of(&self, waker: &Waker) -> Option<usize> {
+        let own = |waiter: &Waiter| match waiter {
+            Waiter::Task { waker: waiting, .. } => waiting.will_wake(waker),
+            Waiter::Request { .. } => false,
+        };
+        let holds = self.holder.as_ref().is_some_and(own);
+        if holds { Some(0) } else { self.waiting.iter().position(own).map(|place| place + 1) }
+    }
+
+    /// Hashes it for [`Zones::hash_state`].
+    pub(super) fn hash_state(&self, tag: &impl Fn(SlotId) -> u64, hasher: &mut impl Hasher) {
+        // Tasks are told apart by their order alone.
+        let tag = |waiter: &Waiter| match *waiter {
+            Waiter::Request { queue, slot } => Some(tag(SlotId { queue, slot })),
+            Waiter::Task { .. } => None,
+        };
+        self.holder.as_ref().map(tag).hash(hasher);
+        for waiter in &self.waiting {
+            tag(waiter).hash(hasher);
+        }
+    }
 }
 
 impl Zones {

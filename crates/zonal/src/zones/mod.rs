@@ -32,6 +32,8 @@ use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use cells::QUEUES_MAX;
 use flush::Durability;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
+use std::task::Waker;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
 use zonal_core::format::zonal::{MAX_CONDITIONS, MAX_DEAD_RANGES};
@@ -311,6 +313,38 @@ impl Zones {
             .collect();
         owners.dedup();
         owners
+    }
+
+    /// Hashes all that decides what the zones do next. Requests are named by the `tag` of their
+    /// slot, and of epochs counts only which is the present one.
+    pub(crate) fn hash_state(&self, tag: impl Fn(SlotId) -> u64, hasher: &mut impl Hasher) {
+        let control = self.control();
+        for zone in (0..self.count).map(ZoneIndex) {
+            let word = self.cells.load(zone);
+            let in_flight = [word.epoch(), word.epoch().other()].map(|e| word.in_flight_of(e));
+            (word.wp(), word.state(), word.is_failing(), word.is_shut()).hash(hasher);
+            (in_flight, word.in_flight_is_plain(), self.cells.mark(zone).bits()).hash(hasher);
+            let site = control.sites.get(&zone);
+            let mut ended: Vec<_> =
+                site.iter().flat_map(|site| &site.ended).map(|e| e.what(&tag)).collect();
+            ended.sort_unstable_by_key(|&(tag, ..)| tag);
+            (site.is_some(), ended).hash(hasher);
+            if let Some(site) = site {
+                site.hash_state(&tag, hasher);
+            }
+        }
+        control.durability.hash_state(hasher);
+        (&control.masks, &control.conditions, control.latch.is_some()).hash(hasher);
+        control.resources.open_order().for_each(|zone| zone.hash(hasher));
+    }
+
+    /// Hashes what a task with this waker waits for at the zones, for [`Zones::hash_state`].
+    pub(crate) fn hash_wait(&self, waker: &Waker, hasher: &mut impl Hasher) {
+        let control = self.control();
+        control.durability.wait_of(waker).hash(hasher);
+        for zone in (0..self.count).map(ZoneIndex) {
+            control.sites.get(&zone).and_then(|site| site.wait_of(waker)).hash(hasher);
+        }
     }
 
     /// Whether a sync has failed.

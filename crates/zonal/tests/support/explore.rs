@@ -1,11 +1,11 @@
 //! Every way through a scenario, depth first: each run starts anew and repeats the steps of the
 //! one before it up to where they part.
 
-use super::model::{Checked, Violation};
+use super::model::{Checked, Violation, ensure};
 use super::reopen::Images;
-use super::run::{Origins, Run, Step};
+use super::run::{Cuts, Origins, Run, Step};
 use super::scenario::Scenario;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -17,12 +17,12 @@ use std::time::Instant;
 pub(crate) struct Bounds {
     /// Failures in one run; one more where a failure is made good.
     pub(crate) faults: u32,
-    /// Runs of one scenario; what is left then is only sampled, by `walks` at random.
+    /// Runs of one scenario; a scenario with more is not exhausted.
     pub(crate) runs: u64,
+    /// Then so many more, at random.
     pub(crate) walks: u64,
-    /// Power cuts tried at one moment.
-    pub(crate) cuts: usize,
-    /// Whether a run is followed to its end that has come to where another has been.
+    /// Whether a run is followed to its end that has come to a state in which another has been: to
+    /// see that such runs go on alike.
     pub(crate) all_orders: bool,
     /// Give up after this.
     pub(crate) until: Option<Instant>,
@@ -36,11 +36,13 @@ pub(crate) struct Totals {
     pub(crate) exhausted: u64,
     /// Runs, each one order with its failures.
     pub(crate) runs: u64,
-    /// Moments at which the drive was looked at.
-    pub(crate) moments: u64,
-    /// Power cuts, each opened again and checked.
+    /// States that differ, in each of which the drive was looked at.
+    pub(crate) states: u64,
+    /// Power cuts: every subset of what was not durable, in each of these states.
     pub(crate) cuts: u64,
-    /// Images that were opened for it; the same image is opened once.
+    /// What they leave of one zone, each opened again and checked by itself.
+    pub(crate) told_apart: u64,
+    /// Images that were opened for it; the same metadata is opened once.
     pub(crate) images: u64,
 }
 
@@ -49,8 +51,9 @@ impl Totals {
         self.scenarios += other.scenarios;
         self.exhausted += other.exhausted;
         self.runs += other.runs;
-        self.moments += other.moments;
+        self.states += other.states;
         self.cuts += other.cuts;
+        self.told_apart += other.told_apart;
         self.images += other.images;
     }
 }
@@ -92,14 +95,16 @@ pub(crate) fn explore(scenarios: &[Scenario], bounds: Bounds) -> (Totals, Option
             let (images, totals) = (&mut images, &mut own);
             let (seen, steps) = (HashSet::new(), Vec::new());
             let origins = &origins;
-            let mut explorer = Explorer { scenario, bounds, origins, images, totals, seen, steps };
+            let leads = HashMap::new();
+            let mut explorer =
+                Explorer { scenario, bounds, origins, images, totals, seen, leads, steps };
             if let Err(found) = explorer.all() {
                 stop.store(true, Ordering::Relaxed);
                 failure.lock().expect("nobody panics with it").get_or_insert(found);
             }
             own.scenarios += 1;
         }
-        own.images = images.len() as u64;
+        own.images = images.opened();
         totals.lock().expect("nobody panics with it").add(own);
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -127,6 +132,9 @@ enum Way<'a> {
     Walk(u64),
 }
 
+/// A state and a step from it; of steps that are the same the number.
+type Edge = (u128, u128, usize);
+
 /// One scenario's exploration.
 struct Explorer<'a> {
     scenario: &'a Scenario,
@@ -135,6 +143,8 @@ struct Explorer<'a> {
     images: &'a mut Images,
     totals: &'a mut Totals,
     seen: HashSet<u128>,
+    /// Where each step from each state led, in all orders.
+    leads: HashMap<Edge, u128>,
     /// The steps of this run.
     steps: Vec<Step>,
 }
@@ -175,25 +185,43 @@ impl Explorer<'_> {
         })
     }
 
+    /// A step from a state leads to one state, however that state was come to: else two states
+    /// that differ were taken for the same.
+    fn leads_there(&mut self, before: Option<Edge>, now: u128) -> Checked {
+        let Some(before) = before else { return Ok(()) };
+        let known = *self.leads.entry(before).or_insert(now);
+        ensure!(known == now, "the explorer tells states apart", "after {:?}", self.steps);
+        Ok(())
+    }
+
     fn follow(&mut self, mut way: Way<'_>) -> Checked {
         let mut run = Run::new(self.scenario, self.origins)?;
         let known = match &way {
             Way::Path(path) => path.len(),
             Way::Walk(_) => 0,
         };
+        let mut before = None;
         for depth in 0.. {
-            let new = depth >= known && self.seen.insert(run.fingerprint());
-            if new || depth >= known && self.bounds.all_orders {
-                self.totals.moments += 1;
-                self.totals.cuts += run.check(self.images, self.bounds.cuts)?;
-            } else if depth >= known && matches!(way, Way::Path(_)) {
-                return Ok(());
+            let key = (depth >= known || self.bounds.all_orders).then(|| run.fingerprint());
+            if let Some(key) = key {
+                self.leads_there(before, key)?;
+                if self.seen.insert(key) {
+                    self.totals.states += 1;
+                    let Cuts { all, told_apart } = run.check(self.images, key)?;
+                    self.totals.cuts += all;
+                    self.totals.told_apart += told_apart;
+                } else if !self.bounds.all_orders && matches!(way, Way::Path(_)) {
+                    return Ok(());
+                }
             }
             let steps = run.steps(self.bounds.faults);
             if steps.is_empty() {
                 return run.model.everything_is_done();
             }
             let step = steps[way.choose(depth, steps.len())];
+            let same = steps.iter().take_while(|other| **other != step);
+            let nth = same.filter(|other| other.what() == step.what()).count();
+            before = key.filter(|_| self.bounds.all_orders).map(|key| (key, step.what(), nth));
             self.steps.push(step);
             run.step(step)?;
         }

@@ -5,6 +5,7 @@
 
 use super::scenario::{Ask, Scenario};
 use super::{APPEND_MAX, CAPACITY, Held, ZONE, ZONES};
+use std::hash::{Hash, Hasher};
 use zonal::{ErrorKind, Flags, ZoneState};
 
 /// A rule of the contract that does not hold.
@@ -101,7 +102,6 @@ pub(crate) struct Zone {
     /// L of the contract, while the zone is failing.
     failing: Option<u32>,
     state: ZoneState,
-    opened: u32,
     /// While it settles: a failed write's range could not be zeroed, or maybe not.
     doubtful: bool,
     /// A zeroing that the disk cannot do, and that is done by writing.
@@ -116,7 +116,6 @@ impl Zone {
             acked_end: 0,
             failing: None,
             state: ZoneState::Empty,
-            opened: 0,
             doubtful: false,
             zeroed_by_writing: None,
         }
@@ -182,7 +181,7 @@ struct Snapshot {
     zones: Vec<(u32, bool, Vec<u8>)>,
 }
 
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug)]
 struct Asked {
     tag: u8,
     ask: Ask,
@@ -201,8 +200,18 @@ impl Asked {
     }
 }
 
+impl Hash for Asked {
+    /// What is over has nothing more to say.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (self.tag, &self.standing).hash(hasher);
+        if self.standing != Standing::Done {
+            (self.at, &self.snapshot, self.late).hash(hasher);
+        }
+    }
+}
+
 /// What a request of the drive to the disk is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     /// A record's blocks.
     Data {
@@ -221,7 +230,7 @@ pub(crate) enum Purpose {
 }
 
 /// How a request of the drive to the disk ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum End {
     Well,
     /// After so many blocks.
@@ -251,7 +260,8 @@ pub(crate) struct Model {
     table_failed: bool,
     faulted: bool,
     max_open: usize,
-    openings: u32,
+    /// Zones in the order in which they were opened last, where that makes a difference.
+    opened: Vec<usize>,
 }
 
 impl Model {
@@ -263,7 +273,7 @@ impl Model {
             table_failed: false,
             faulted: false,
             max_open: scenario.max_open as usize,
-            openings: 0,
+            opened: Vec::new(),
         }
     }
 
@@ -451,16 +461,15 @@ impl Model {
         if !matches!(self.zones[zone].state, ZoneState::Empty | ZoneState::Closed) {
             return;
         }
-        let open = |zone: &&mut Zone| zone.state == ZoneState::ImplicitlyOpen;
-        let count = self.zones.iter_mut().filter(open).count();
-        if self.max_open > 0 && count >= self.max_open {
-            let victim = self.zones.iter_mut().filter(open).min_by_key(|zone| zone.opened);
-            let victim = victim.expect("one is open");
-            victim.state = if victim.wp > 0 { ZoneState::Closed } else { ZoneState::Empty };
+        if self.max_open > 0 {
+            self.opened.retain(|&of| self.zones[of].state == ZoneState::ImplicitlyOpen);
+            if self.opened.len() >= self.max_open {
+                let victim = &mut self.zones[self.opened.remove(0)];
+                victim.state = if victim.wp > 0 { ZoneState::Closed } else { ZoneState::Empty };
+            }
+            self.opened.push(zone);
         }
-        self.openings += 1;
         self.zones[zone].state = ZoneState::ImplicitlyOpen;
-        self.zones[zone].opened = self.openings;
     }
 
     /// The drive zeroes a range of a zone.
@@ -482,12 +491,11 @@ impl Model {
         Ok(Purpose::Zeros { zone, start, length })
     }
 
-    /// What the drive asked of the disk has ended. Says whether a write was acknowledged whose
-    /// durability the drive goes on to see to.
-    pub(crate) fn ended(&mut self, purpose: Purpose, end: End) -> bool {
+    /// What the drive asked of the disk has ended.
+    pub(crate) fn ended(&mut self, purpose: Purpose, end: End) {
         self.faulted |= matches!(end, End::Failed | End::Short(_));
         match purpose {
-            Purpose::Data { zone, tag } => return self.data_ended(zone, tag, end),
+            Purpose::Data { zone, tag } => self.data_ended(zone, tag, end),
             Purpose::Zeros { zone, start, length } => self.zeros_ended(zone, start, length, end),
             Purpose::Sync => {
                 if end == End::Failed {
@@ -502,18 +510,16 @@ impl Model {
             Purpose::Table => self.table_failed |= end != End::Well,
             Purpose::Read => {}
         }
-        false
     }
 
-    fn data_ended(&mut self, zone: usize, tag: u8, end: End) -> bool {
-        let fua = self.asked.iter().any(|a| a.tag == tag && matches!(a.ask, Ask::Fua(..)));
+    fn data_ended(&mut self, zone: usize, tag: u8, end: End) {
         let zone = &mut self.zones[zone];
         let failing = zone.failing.is_some();
-        let Some(entry) = zone.entry(tag) else { return false };
+        let Some(entry) = zone.entry(tag) else { return };
         match end {
             End::Short(blocks) => {
                 entry.done += blocks;
-                return false;
+                return;
             }
             End::Well => entry.fate = if failing { Fate::Held } else { Fate::Acked },
             End::Failed | End::Unsupported => entry.fate = Fate::Failed,
@@ -525,7 +531,6 @@ impl Model {
             Fate::Held | Fate::InFlight | Fate::Lost | Fate::Dead => {}
         }
         zone.fill();
-        fua
     }
 
     fn zeros_ended(&mut self, zone: usize, start: u32, length: u32, end: End) {

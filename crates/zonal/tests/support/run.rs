@@ -1,13 +1,13 @@
 //! One run of a scenario: the drive, the model beside it, and one step after another.
 
 use super::model::{Checked, End, Model, Purpose, Seen, ensure, violation};
-use super::reopen::{Fingerprint, Images, read_all, zones_of};
+use super::reopen::{Fingerprint, Images, Unstable, read_all, reopen, zones_of};
 use super::scenario::{Ask, Faults, Past, Scenario};
-use super::{BLOCK, ZONE, ZONES, record};
+use super::{BLOCK, Held, ZONE, ZONES, record};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use zonal::sim::{IoKind, Outcome, PendingIo, SimDisk, SimImage, SimMode};
+use zonal::sim::{self, IoKind, Outcome, PendingIo, SimDisk, SimImage, SimMode};
 use zonal::{Buffer, Completion, Device, OpenOptions, Queue, QueueOptions, Request};
 
 /// Tags of records of the past begin here.
@@ -117,6 +117,21 @@ pub(crate) enum Step {
     End(PendingIo, Purpose, Outcome),
 }
 
+impl Step {
+    /// What it is, whatever number its I/O has in this run.
+    pub(crate) fn what(&self) -> u128 {
+        let mut hasher = Fingerprint::new();
+        match self {
+            Self::Submit(ask) => ask.hash(&mut hasher),
+            Self::End(io, purpose, outcome) => {
+                (io.kind, io.offset, io.len, purpose).hash(&mut hasher);
+                format!("{outcome:?}").hash(&mut hasher);
+            }
+        }
+        hasher.whole()
+    }
+}
+
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -142,8 +157,9 @@ pub(crate) struct Run<'a> {
     next_tag: u8,
     purposes: HashMap<u64, Purpose>,
     faults: u32,
-    /// What was rare in it, in order; see [`Run::fingerprint`].
-    rare: u128,
+    /// What operations have completed since a write of the table began: what it goes on to write
+    /// was decided before them.
+    amid_table: Vec<u8>,
 }
 
 impl Drop for Run<'_> {
@@ -175,7 +191,7 @@ impl<'a> Run<'a> {
             next_tag: PAST_TAGS,
             purposes: HashMap::new(),
             faults: 0,
-            rare: 0,
+            amid_table: Vec::new(),
         };
         run.live_the_past()?;
         run.next_tag = 1;
@@ -271,7 +287,7 @@ impl<'a> Run<'a> {
         if let Some(queue) = &mut self.queue {
             queue.push(request.tag(u64::from(tag))).expect("fewer than the depth");
         }
-        self.follow(ask == Ask::Flush, ask.is_cold().then_some(IoKind::Read))
+        self.follow()
     }
 
     fn end(&mut self, io: PendingIo, purpose: Purpose, outcome: Outcome) -> Checked {
@@ -282,19 +298,17 @@ impl<'a> Run<'a> {
             Outcome::Fail(libc::EOPNOTSUPP) => End::Unsupported,
             Outcome::Fail(_) | Outcome::FailAfterPartial(_) => End::Failed,
         };
-        let goes_on = self.model.ended(purpose, end);
+        self.model.ended(purpose, end);
         self.purposes.remove(&io.id);
         if !self.purposes.values().any(|purpose| *purpose == Purpose::Table) {
             self.model.table_is_quiet();
         }
         assert!(self.disk.complete(io.id, outcome), "it was pending");
-        let rare = !matches!(purpose, Purpose::Data { .. } | Purpose::Read);
-        self.follow(goes_on, rare.then_some(io.kind))
+        self.follow()
     }
 
-    /// Lets the drive go on, and the model with it. `notes`: the drive may have noted what was
-    /// there, for a flush. `rare`: something else that is followed in its order.
-    fn follow(&mut self, mut notes: bool, rare: Option<IoKind>) -> Checked {
+    /// Lets the drive go on after a step, and the model with it.
+    fn follow(&mut self) -> Checked {
         let queue = self.queue.as_mut().expect("there until the run is dropped");
         queue.submit().expect("the simulator has no ring to fail");
         let completions: Vec<Completion> = std::iter::from_fn(|| queue.next_completion()).collect();
@@ -316,20 +330,19 @@ impl<'a> Run<'a> {
                     self.completed(completion)?;
                 }
                 let purpose = self.issued(io, &done)?;
-                notes |= purpose == Purpose::Sync;
                 self.purposes.insert(io.id, purpose);
             }
         }
         for completion in refused {
             self.completed(completion)?;
         }
-        if notes {
-            self.rare = self.fingerprint();
-        } else if rare.is_some() || completions.iter().any(|end| end.buffer.is_none()) {
-            let mut hasher = Fingerprint::new();
-            (self.rare, rare, &done).hash(&mut hasher);
-            self.rare = hasher.whole();
+        let writes_table = self.purposes.values().any(|purpose| *purpose == Purpose::Table);
+        if !writes_table {
+            self.amid_table.clear();
+        } else if operation.is_some() {
+            self.amid_table.extend(done);
         }
+        self.model.reported(&zones_of(&self.device), self.device.zones_in_use())?;
         self.model.nothing_is_late()
     }
 
@@ -374,48 +387,83 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The same for two runs that are the same in everything that can be seen: what completed
-    /// and how, what the disk holds, may hold after a cut, and has pending. What cannot be seen
-    /// (what a flush has noted, what is known to be durable) follows from the rare steps in their
-    /// order, and from what was there when a flush began or its sync was issued.
+    /// The same for two runs that are the same in everything that decides what can happen to them
+    /// and what is right: what the drive and the disk know, what the model knows, and, while the
+    /// drive is about to do something that takes several steps, what can have told it how to go on.
     pub(crate) fn fingerprint(&self) -> u128 {
         let mut hasher = Fingerprint::new();
-        self.rare.hash(&mut hasher);
-        (self.next_ask, self.faults).hash(&mut hasher);
+        (self.next_ask, self.faults, &self.amid_table).hash(&mut hasher);
         self.model.hash(&mut hasher);
-        let mut pending: Vec<_> =
-            self.disk.pending().iter().map(|io| (io.kind, io.offset, io.len)).collect();
-        pending.sort_unstable_by_key(|&(kind, offset, len)| (offset, len, kind as u8));
-        pending.hash(&mut hasher);
-        self.disk.unstable_contents().hash(&mut hasher);
-        self.disk.image().hash(&mut hasher);
-        self.disk.if_cut(&mut |_| 0).hash(&mut hasher);
-        self.disk.if_cut(&mut |count| count - 1).hash(&mut hasher);
+        self.disk.hash_state(&mut hasher);
+        let queue = self.queue.as_ref().expect("there until the run is dropped");
+        sim::hash_state(queue, &mut hasher);
         hasher.whole()
     }
 
     // ---- checks -----------------------------------------------------------------------------
 
-    /// Checks what can be seen of the drive now, and after every power cut now. Returns the
-    /// number of cuts.
-    pub(crate) fn check(&mut self, images: &mut Images, cuts_max: usize) -> Checked<u64> {
-        self.model.reported(&zones_of(&self.device), self.device.zones_in_use())?;
+    /// Checks what can be seen of the drive now, and after every power cut now. `key` names this
+    /// state.
+    ///
+    /// A cut chooses a content for each unstable sector: of the metadata, of the first zone, of the
+    /// second. What a drive that is opened again says of its zones, and which blocks it shows,
+    /// follows from the metadata alone ([`Images::reopen`] makes sure of it); what it then shows in
+    /// a zone, from the zone's own sectors. So every choice of metadata with every choice of one
+    /// zone's sectors, for each zone, is every cut: one is wrong if and only if one of its zones is.
+    pub(crate) fn check(&mut self, images: &mut Images, key: u128) -> Checked<Cuts> {
         let reader = self.reader.as_mut().expect("there until the run is dropped");
         self.model.shows(&read_all(&self.disk, reader))?;
-        let mut cuts = 0;
-        for choice in choices(&self.disk.unstable_contents(), cuts_max) {
-            let mut next = choice.iter();
-            let image = self.disk.if_cut(&mut |_| *next.next().expect("one for each sector"));
-            let reopened = images.reopen(&image)?;
-            for (zone, &found) in reopened.zones.iter().enumerate() {
-                let blocks = &reopened.held[zone * ZONE as usize..][..ZONE as usize];
-                self.model.survived(zone, found, blocks)?;
+        let unstable = Unstable::of(&self.disk, self.data_offset);
+        let found = images.reopen_all(&unstable, &self.disk)?;
+        let mut told_apart = 0;
+        for zone in 0..ZONES {
+            let mut seen = Vec::new();
+            for reopened in &found {
+                let own = reopened.of(zone);
+                if seen.contains(&own) {
+                    continue;
+                }
+                seen.push(own);
+                let ((state, wp), shown) = own;
+                let blocks = unstable.blocks_of(zone, shown);
+                for choice in all_choices(&blocks) {
+                    self.model.survived(zone, (state, wp), &choice)?;
+                    told_apart += 1;
+                }
             }
-            cuts += 1;
         }
-        Ok(cuts)
+        if key.is_multiple_of(CONFIRMED_EACH) {
+            self.confirm(images, &unstable)?;
+        }
+        Ok(Cuts { all: unstable.cuts(), told_apart })
+    }
+
+    /// Opens what the newest cut leaves as a whole, and compares.
+    fn confirm(&self, images: &mut Images, unstable: &Unstable) -> Checked {
+        let image = self.disk.if_cut(&mut |count| count - 1);
+        let reopened = images.reopen(unstable.newest_metadata(), &image, self.data_offset)?;
+        let whole = reopen(&image)?;
+        for zone in 0..ZONES {
+            let ((state, wp), shown) = reopened.of(zone);
+            let blocks = unstable.blocks_of(zone, shown);
+            let newest: Vec<Held> = blocks.iter().map(|held| held[held.len() - 1]).collect();
+            let from = zone * ZONE as usize;
+            let same = whole.zones[zone] == (state, wp)
+                && whole.held[from..from + ZONE as usize] == newest;
+            ensure!(same, "what a drive shows after a cut follows from its parts", "zone {zone}");
+        }
+        Ok(())
     }
 }
+
+/// How many power cuts were checked at a moment, and how many cases of one zone that made.
+pub(crate) struct Cuts {
+    pub(crate) all: u64,
+    pub(crate) told_apart: u64,
+}
+
+/// One of so many moments is also checked by opening a whole image.
+const CONFIRMED_EACH: u128 = 16;
 
 fn tag_of(completion: &Completion) -> u8 {
     u8::try_from(completion.tag).unwrap_or(0)
@@ -444,54 +492,15 @@ fn faults_of(io: PendingIo, purpose: Purpose, faults: Faults) -> Vec<Outcome> {
     }
 }
 
-/// Which contents a power cut leaves: all combinations if there are not more than `most`; else
-/// the oldest, the newest, all that differ from one of these in one sector, and some at random.
-fn choices(contents: &[usize], most: usize) -> Vec<Vec<usize>> {
-    let all = contents.iter().try_fold(1usize, |all, count| all.checked_mul(*count));
-    if let Some(all) = all.filter(|all| *all <= most) {
-        return (0..all).map(|number| digits(number, contents)).collect();
-    }
-    let oldest = vec![0; contents.len()];
-    let newest: Vec<_> = contents.iter().map(|count| count - 1).collect();
-    let mut choices = vec![oldest.clone(), newest.clone()];
-    for (sector, count) in contents.iter().enumerate() {
-        for content in 0..*count {
-            for extreme in [&oldest, &newest] {
-                let mut choice = extreme.clone();
-                choice[sector] = content;
-                choices.push(choice);
-            }
-        }
-    }
-    let mut random = 0x1234_5678_9ABC_DEF0_u64;
-    while choices.len() < most {
-        choices.push(
-            contents
-                .iter()
-                .map(|&count| {
-                    random = mix(random, 1);
-                    usize::try_from(random >> 33).unwrap_or(0) % count
-                })
-                .collect(),
-        );
-    }
-    choices.sort_unstable();
-    choices.dedup();
-    choices
-}
-
-fn digits(mut number: usize, contents: &[usize]) -> Vec<usize> {
-    contents
-        .iter()
-        .map(|count| {
-            let digit = number % count;
-            number /= count;
-            digit
-        })
-        .collect()
-}
-
-fn mix(a: u64, b: u64) -> u64 {
-    let mixed = (a.rotate_left(25) ^ b).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    mixed ^ mixed >> 29
+/// Every combination of one content for each block.
+fn all_choices(blocks: &[Vec<Held>]) -> impl Iterator<Item = Vec<Held>> {
+    let all: usize = blocks.iter().map(Vec::len).product();
+    (0..all).map(move |mut number| {
+        let digit = |held: &Vec<Held>| {
+            let digit = number % held.len();
+            number /= held.len();
+            held[digit]
+        };
+        blocks.iter().map(digit).collect()
+    })
 }

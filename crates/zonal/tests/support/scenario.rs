@@ -19,11 +19,6 @@ pub(crate) enum Ask {
 }
 
 impl Ask {
-    /// Whether it may see to what is durable, or work on a whole zone.
-    pub(crate) fn is_cold(self) -> bool {
-        self.write().is_none()
-    }
-
     /// Zone and length of a write.
     pub(crate) fn write(self) -> Option<(usize, u32)> {
         match self {
@@ -111,41 +106,48 @@ const MIXES: [[Ask; 4]; 8] = [
 /// What is inserted between the writes.
 const INSERTED: [Ask; 5] = [Ask::Flush, Ask::Reset(0), Ask::Finish(0), Ask::Read, Ask::Close(0)];
 
-/// Every mix, with each insertion at each place, and with none. The pasts, the ways to fail, the
-/// open limit and discarding are spread over them, unless there is time for more.
+/// The whole set: every mix of four writes, by itself on every past, and with each insertion at each
+/// of the five places. The past goes round with mix, insertion and place, so that every two of
+/// these meet every past, and every insertion at every place does so too; the open limit and
+/// discarding go round as well. `long`: each of them on every past.
 pub(crate) fn all(long: bool) -> Vec<Scenario> {
     let mut scenarios = Vec::new();
+    let mut add = |past, asks| {
+        let nth = scenarios.len() + scenarios.len() / 4;
+        let (max_open, discard) = [(0, false), (1, false), (0, true), (1, true)][nth % 4];
+        scenarios.push(Scenario { past, asks, max_open, discard, faults: Faults::Every });
+    };
     for (number, mix) in MIXES.iter().enumerate() {
         for past in Past::ALL {
-            scenarios.push(variant(past, mix.to_vec(), scenarios.len(), long));
+            add(past, mix.to_vec());
         }
-        // A durable write is a flush of its own: one write fewer beside what is inserted.
-        let durable = mix.iter().any(|ask| matches!(ask, Ask::Fua(..)));
-        let mix = if durable && !long { &mix[..3] } else { &mix[..] };
-        for inserted in INSERTED {
-            if inserted == Ask::Close(0) && !long {
-                continue;
-            }
+        for (kind, inserted) in INSERTED.into_iter().enumerate() {
             for place in 0..=mix.len() {
                 let mut asks = mix.to_vec();
                 asks.insert(place, inserted);
-                let nth = scenarios.len() + number;
-                for past in Past::ALL {
-                    if long || past == Past::ALL[nth % Past::ALL.len()] {
-                        scenarios.push(variant(past, asks.clone(), nth, long));
-                    }
-                }
+                let turn = (number + kind + place) % Past::ALL.len();
+                let pasts = if long { &Past::ALL[..] } else { &Past::ALL[turn..=turn] };
+                pasts.iter().for_each(|past| add(*past, asks.clone()));
             }
         }
     }
     scenarios
 }
 
-fn variant(past: Past, asks: Vec<Ask>, nth: usize, long: bool) -> Scenario {
-    let faults = if long {
-        Faults::Every
-    } else {
-        [Faults::Whole, Faults::Partial, Faults::Short][nth / 5 % 3]
-    };
-    Scenario { past, asks, max_open: u32::from(nth % 4 == 1), discard: nth % 4 == 3, faults }
+/// Two writes and something inserted, on every past: few enough to follow each order by itself.
+pub(crate) fn tiny() -> Vec<Scenario> {
+    let writes = [
+        [Ask::Append(0, 2), Ask::Append(1, 1)],
+        [Ask::WriteAt(0, 1), Ask::Fua(0, 2)],
+        [Ask::Append(0, 1), Ask::Ordered(0, 3)],
+    ];
+    let mut scenarios = Vec::new();
+    for [first, second] in writes {
+        for (inserted, past) in INSERTED.into_iter().zip(Past::ALL) {
+            let (max_open, discard) = [(0, false), (1, false), (0, true)][scenarios.len() % 3];
+            let asks = vec![first, inserted, second];
+            scenarios.push(Scenario { past, asks, max_open, discard, faults: Faults::Every });
+        }
+    }
+    scenarios
 }

@@ -6,6 +6,7 @@
 //! contents; a sector itself is never torn.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 // Plain data: nothing here is a point where a model checker should switch threads.
 use std::sync::Arc;
 
@@ -66,6 +67,27 @@ impl SimImage {
         read_sectors(self.length, self.sector_bytes, offset, bytes, |sector| {
             self.sectors.get(&sector)
         })
+    }
+
+    /// The sectors that hold something else than zeros, in their order: where each begins, in bytes,
+    /// and what it holds.
+    pub fn sectors(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let size = self.sector_bytes as u64;
+        self.sectors.iter().map(move |(&sector, bytes)| (sector * size, &bytes[..]))
+    }
+
+    /// Replaces whole sectors, from `offset` on.
+    ///
+    /// # Panics
+    /// `offset` is not a sector's, or `bytes` are not whole sectors inside the image.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let size = self.sector_bytes as u64;
+        let end = offset.checked_add(bytes.len() as u64);
+        let whole = offset.is_multiple_of(size) && bytes.len().is_multiple_of(self.sector_bytes);
+        assert!(whole && end.is_some_and(|end| end <= self.length), "not whole sectors of it");
+        for (sector, piece) in (offset / size..).zip(bytes.chunks(self.sector_bytes)) {
+            self.put(sector, content(piece.to_vec()));
+        }
     }
 
     /// Its length in bytes.
@@ -322,6 +344,20 @@ impl Medium {
         image
     }
 
+    /// Hashes what its sectors hold and may hold, as far as it matters from now on. Of its place in
+    /// the order of completion a version keeps only which of `barriers` (those of the syncs that
+    /// are pending) cover it.
+    pub(super) fn hash_state(&self, barriers: &[u64], hasher: &mut impl Hasher) {
+        self.length.hash(hasher);
+        for (at, sector) in &self.sectors {
+            (at, &sector.durable).hash(hasher);
+            for Version { sequence, content, lost } in &sector.cached {
+                let covering = barriers.iter().filter(|barrier| sequence < barrier).count();
+                (covering, content, lost).hash(hasher);
+            }
+        }
+    }
+
     fn next(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence - 1
@@ -368,6 +404,11 @@ impl Medium {
 }
 
 impl Fate {
+    /// Which sector.
+    pub(super) fn sector(&self) -> u64 {
+        self.sector
+    }
+
     /// How many contents are possible.
     pub(super) fn options(&self) -> usize {
         self.contents.len()

@@ -15,6 +15,7 @@ mod medium;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -201,6 +202,15 @@ impl SimDisk {
         fates.iter().map(medium::Fate::options).collect()
     }
 
+    /// Where each of these sectors begins, in bytes, in the same order.
+    #[must_use]
+    pub fn unstable_offsets(&self) -> Vec<u64> {
+        let state = self.state();
+        let size = state.medium.sector_bytes() as u64;
+        let fates = state.medium.fates(&state.unfinished());
+        fates.iter().map(|fate| fate.sector() * size).collect()
+    }
+
     /// Cuts the power; gives what is left.
     ///
     /// Each sector that was written since it was last made durable, or is being written, keeps
@@ -236,6 +246,21 @@ impl SimDisk {
     #[must_use]
     pub fn image(&self) -> SimImage {
         self.state().medium.image()
+    }
+
+    /// Hashes all that decides what this disk does from now on: what its sectors hold, and may
+    /// hold after a cut, and what is pending. Two disks are the same in it that differ only in the
+    /// order in which they came to that.
+    pub fn hash_state(&self, hasher: &mut impl Hasher) {
+        let state = self.state();
+        let syncs = state.pending.iter().filter(|op| op.kind == IoKind::SyncData);
+        let barriers: Vec<u64> = syncs.map(|op| op.barrier).collect();
+        state.medium.hash_state(&barriers, hasher);
+        let mut pending: Vec<&Op> = state.pending.iter().collect();
+        pending.sort_by_key(|op| (op.kind as u8, op.offset, op.length));
+        for Op { kind, offset, length, data, .. } in pending {
+            (*kind as u8, offset, length, data).hash(hasher);
+        }
     }
 
     /// How many requests have ended so far.
