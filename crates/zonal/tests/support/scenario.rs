@@ -108,8 +108,8 @@ const INSERTED: [Ask; 5] = [Ask::Flush, Ask::Reset(0), Ask::Finish(0), Ask::Read
 
 /// The whole set: every mix of four writes, by itself on every past, and with each insertion at each
 /// of the five places. The past goes round with mix, insertion and place, so that every two of
-/// these meet every past, and every insertion at every place does so too; the open limit and
-/// discarding go round as well. `long`: each of them on every past.
+/// these together meet every past; the open limit and discarding go round as well. `long`: each of
+/// them on every past.
 pub(crate) fn all(long: bool) -> Vec<Scenario> {
     let mut scenarios = Vec::new();
     let mut add = |past, asks| {
