@@ -98,7 +98,7 @@ const MIXES: [[Ask; 4]; 8] = [
     [Ask::Append(0, 1), Ask::Ordered(0, 2), Ask::Append(0, 1), Ask::Ordered(0, 1)],
     [Ask::WriteAt(0, 2), Ask::WriteAt(0, 1), Ask::Append(0, 2), Ask::Append(1, 1)],
     [Ask::Append(0, 2), Ask::Fua(0, 1), Ask::Append(0, 1), Ask::Append(1, 1)],
-    [Ask::Ordered(0, 3), Ask::Append(0, 1), Ask::Append(0, 1), Ask::Append(1, 1)],
+    [Ask::Ordered(0, 3), Ask::WriteAt(0, 1), Ask::Append(0, 1), Ask::Append(1, 1)],
     [Ask::Append(1, 1), Ask::WriteAt(0, 2), Ask::WriteAt(0, 2), Ask::WriteAt(0, 1)],
     [Ask::Append(0, 1), Ask::Append(1, 2), Ask::Fua(0, 2), Ask::Append(0, 2)],
 ];
