@@ -94,7 +94,7 @@ pub struct Limits {
     pub max_open_zones: Option<u32>,
     /// Zones active at a time; `None` is no limit.
     pub max_active_zones: Option<u32>,
-    /// What moves the bytes: `io_uring`, `memory` or `sim`.
+    /// What moves the bytes: `io_uring`, `threads`, `memory` or `sim`.
     pub engine: &'static str,
     /// Whether the page cache is passed by.
     pub direct_io: bool,
@@ -161,7 +161,7 @@ impl Device {
         let limit = |limit: u32| (limit > 0).then_some(limit);
         let (engine, direct_io) = match &self.0.medium {
             Medium::Memory(_) => ("memory", false),
-            Medium::Image(image) => image.engine_name(),
+            Medium::Image(image) => image.disk().engine_name(),
         };
         Limits {
             append_bytes_max: u64::from(geometry.max_append),

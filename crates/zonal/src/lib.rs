@@ -48,6 +48,7 @@ mod zones;
 
 pub use buffer::Buffer;
 pub use device::{Device, Info, Limits, Metrics, ZoneInfo, ZoneKind};
+pub use engine::EngineChoice;
 pub use image::{
     CheckOptions, CheckReport, CreateOptions, Finding, Preallocate, Severity, check, create,
 };

@@ -68,13 +68,6 @@ impl Image {
         self.extension.map(|extension| extension.image_id)
     }
 
-    pub(crate) fn engine_name(&self) -> (&'static str, bool) {
-        match &self.disk {
-            Disk::File(file) => ("io_uring", file.is_direct()),
-            Disk::Sim(_) => ("sim", true),
-        }
-    }
-
     /// Before writes are submitted: tells the live file that the image changes now.
     #[inline]
     pub(crate) fn stamp(&self, zones: &Zones) {

@@ -55,7 +55,7 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     let path = std::fs::canonicalize(path).map_err(|error| metadata_error("the path", error))?;
     let live_path = live::path_of(&path);
     let locked = !options.read_only && lock_image(&file, &live_path)?;
-    let parts = read_image(Disk::File(file.clone()))?;
+    let parts = read_image(Disk::File(options.driven(file.clone())?))?;
     let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
     let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
     let expected = Expected {

@@ -13,6 +13,7 @@ pub(crate) mod memory;
 pub(crate) mod mmap;
 pub(crate) mod region;
 pub(crate) mod slots;
+pub(crate) mod thread;
 pub(crate) mod words;
 
 /// What memory, lengths and offsets of direct I/O are aligned to, in bytes.
