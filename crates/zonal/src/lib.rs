@@ -33,6 +33,7 @@
 mod buffer;
 mod device;
 mod engine;
+mod file_zone;
 mod image;
 mod live;
 mod mailbox;

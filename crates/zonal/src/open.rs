@@ -73,6 +73,7 @@ pub fn open(target: &Target, options: &OpenOptions) -> Result<Device> {
     match target {
         Target::Path(path) => crate::image::open(path, options),
         Target::Memory(geometry) => open_memory(geometry, options),
+        Target::File(path) => crate::file_zone::open(path, &target.to_string(), options),
     }
 }
 

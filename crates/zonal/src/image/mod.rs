@@ -13,7 +13,7 @@ mod open;
 pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
 pub(crate) use create::write_layout;
 pub use create::{CreateOptions, Preallocate, create};
-pub(crate) use open::{open, open_disk};
+pub(crate) use open::{not_a_file, open, open_disk, take_lock};
 
 use crate::buffer::Buffer;
 use crate::engine::Disk;
