@@ -2,7 +2,8 @@
 //!
 //! A zoned drive writes each zone from start to end. Its natural write is the *append*: many in
 //! flight at once, each completion saying where its record landed. This crate gives it to
-//! programs, on drives in memory and in qcow2 images, with the rules of real ZNS and SMR drives.
+//! programs, on drives in memory and in qcow2 images, with the rules of real ZNS and SMR drives,
+//! and on ordinary files.
 //!
 //! ```
 //! use zonal::{OpenOptions, QueueOptions, Request, Target};

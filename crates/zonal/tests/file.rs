@@ -7,6 +7,7 @@ mod engines;
 
 use engines::over_each_engine;
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -232,6 +233,25 @@ fn a_file_is_open_for_writing_once_and_read_beside() {
     assert_eq!(read(&mut queue(&reader), 0, BLOCK), [3; BLOCK as usize]);
     drive.close().unwrap();
     scene.open().close().unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_emptied_is_read_only_after_a_reset_and_shows_nothing_old() {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let memory = memfd_create("log", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::io::write(&memory, &[7; BLOCK as usize]).unwrap();
+    fcntl_add_seals(&memory, SealFlags::SHRINK).unwrap();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
+    let drive = zonal::open(&Target::File(path), &OpenOptions::default()).unwrap();
+    let mut queue = queue(&drive);
+    assert_eq!(read(&mut queue, 0, BLOCK), [7; BLOCK as usize]);
+    let completion = run(&mut queue, Request::reset(0));
+    assert!(!completion.flags.contains(Flags::REFUSED), "it did something");
+    let error = completion.result.unwrap_err();
+    assert!(error.to_string().contains("cutting the file at byte 0"), "{error}");
+    assert_eq!(drive.report(..).unwrap()[0].state, ZoneState::ReadOnly);
+    assert_eq!(read(&mut queue, 0, BLOCK), [0; BLOCK as usize]);
+    assert_eq!(append(&mut queue, 1, BLOCK).unwrap_err().kind(), ErrorKind::ZoneReadOnly);
 }
 
 /// A file of `length` bytes on a simulated disk, where `faults` happen.
