@@ -36,12 +36,13 @@ impl OpenOptions {
     /// A kernel that does not give what was asked for.
     pub(crate) fn driven(&self, file: FileDisk) -> Result<FileDisk> {
         let engine = self.engine.resolve().map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::Unsupported => ErrorKind::Unsupported,
-                _ => crate::queue::io_kind(&error),
+            let (kind, next) = match error.kind() {
+                io::ErrorKind::Unsupported => {
+                    (ErrorKind::Unsupported, "; choose the threads engine, which does without")
+                }
+                _ => (crate::queue::io_kind(&error), ""),
             };
-            let text = format!("{error}; the threads engine does without");
-            Error::new(kind, text).with_source(error)
+            Error::new(kind, format!("{error}{next}")).with_source(error)
         })?;
         Ok(file.with_engine(engine))
     }

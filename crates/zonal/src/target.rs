@@ -29,6 +29,7 @@ impl Target {
     /// let target = Target::parse("mem:size=1G,zone-size=64M,max-open-zones=8")?;
     /// let Target::Memory(geometry) = target else { panic!("not a path") };
     /// assert_eq!(geometry.zones(), 16);
+    /// assert_eq!(Target::parse("file:log")?, Target::File("log".into()));
     /// # Ok::<(), zonal::Error>(())
     /// ```
     pub fn parse(name: &str) -> Result<Self> {

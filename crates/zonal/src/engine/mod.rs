@@ -60,6 +60,20 @@ pub(crate) struct Io {
 }
 
 /// What moves the bytes of an image or file. A drive in memory needs nothing for it.
+///
+/// ```
+/// use zonal::{EngineChoice, OpenOptions, Target};
+///
+/// # let folder = std::env::temp_dir().join(format!("zonal-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// # let path = folder.join("log");
+/// std::fs::write(&path, b"")?;
+/// let options = OpenOptions { engine: EngineChoice::Threads, ..OpenOptions::default() };
+/// let drive = zonal::open(&Target::File(path), &options)?;
+/// assert_eq!(drive.limits().engine, "threads");
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EngineChoice {
     /// io_uring; threads where the kernel has none, one older than Linux 5.13, or forbids it.
@@ -78,21 +92,17 @@ impl EngineChoice {
     /// `Unsupported`: the kernel gives no ring, and nothing else will do. Others are the kernel's,
     /// and no reason to take threads instead: they would be met again.
     pub(crate) fn resolve(self) -> io::Result<EngineKind> {
-        match (self, self.wants_ring().then(uring::probe)) {
-            (_, None) => Ok(EngineKind::Threads),
-            (_, Some(Ok(()))) => Ok(EngineKind::IoUring),
-            (Self::Auto, Some(Err(error))) if error.kind() == io::ErrorKind::Unsupported => {
-                tracing::debug!(%error, "threads instead of io_uring");
-                Ok(EngineKind::Threads)
-            }
-            (_, Some(Err(error))) => Err(error),
-        }
-    }
-
-    const fn wants_ring(self) -> bool {
         match self {
-            Self::Auto | Self::IoUring => true,
-            Self::Threads => false,
+            Self::Threads => Ok(EngineKind::Threads),
+            Self::IoUring => uring::probe().map(|()| EngineKind::IoUring),
+            Self::Auto => match uring::probe() {
+                Ok(()) => Ok(EngineKind::IoUring),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    tracing::debug!(%error, "threads instead of io_uring");
+                    Ok(EngineKind::Threads)
+                }
+                Err(error) => Err(error),
+            },
         }
     }
 }
