@@ -220,7 +220,8 @@ impl Queue {
         self.drive.report(zones)
     }
 
-    /// System calls made so far by this queue's ring.
+    /// System calls made so far by this queue's engine: over io_uring one or more for a batch, over
+    /// threads one for each record and two for each sleep.
     #[must_use]
     pub fn system_calls(&self) -> u64 {
         self.engine.as_ref().map_or(0, Engine::syscalls)
