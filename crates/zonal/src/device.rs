@@ -2,6 +2,7 @@
 
 use crate::buffer::Arena;
 use crate::engine::{Disk, Engine, EngineOptions, IoKind};
+use crate::file_zone::FileZone;
 use crate::image::Image;
 use crate::memory::Memory;
 use crate::queue::request::{Completion, Request};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
-use zonal_core::zone::ZoneState;
+use zonal_core::zone::{Refusal, ZoneOp, ZoneState};
 
 /// Longest single write or read, in bytes: what one request of the kernel moves.
 const TRANSFER_MAX: u64 = 1 << 30;
@@ -42,6 +43,7 @@ pub(crate) struct Drive {
 pub(crate) enum Medium {
     Memory(Memory),
     Image(Image),
+    File(FileZone),
 }
 
 /// What there was to say when the drive was opened.
@@ -94,10 +96,12 @@ pub struct Limits {
     pub max_open_zones: Option<u32>,
     /// Zones active at a time; `None` is no limit.
     pub max_active_zones: Option<u32>,
-    /// What moves the bytes: `io_uring`, `memory` or `sim`.
+    /// What moves the bytes: `io_uring`, `threads`, `memory` or `sim`.
     pub engine: &'static str,
     /// Whether the page cache is passed by.
     pub direct_io: bool,
+    /// Whether zones can be finished. A zone that is an ordinary file cannot.
+    pub finish: bool,
 }
 
 /// What is known of a drive, for people.
@@ -105,7 +109,7 @@ pub struct Limits {
 pub struct Info {
     /// As its user named it.
     pub target: String,
-    /// `memory` or `image`.
+    /// `memory`, `image` or `file`.
     pub kind: &'static str,
     /// The image's own number.
     pub image_id: Option<[u8; 16]>,
@@ -161,7 +165,8 @@ impl Device {
         let limit = |limit: u32| (limit > 0).then_some(limit);
         let (engine, direct_io) = match &self.0.medium {
             Medium::Memory(_) => ("memory", false),
-            Medium::Image(image) => image.engine_name(),
+            Medium::Image(image) => image.disk().engine_name(),
+            Medium::File(file) => file.disk().engine_name(),
         };
         Limits {
             append_bytes_max: u64::from(geometry.max_append),
@@ -171,6 +176,7 @@ impl Device {
             max_active_zones: limit(geometry.max_active_zones),
             engine,
             direct_io,
+            finish: self.0.supports(ZoneOp::Finish).is_ok(),
         }
     }
 
@@ -190,6 +196,7 @@ impl Device {
         let (kind, image_id) = match &self.0.medium {
             Medium::Memory(_) => ("memory", None),
             Medium::Image(image) => ("image", image.id()),
+            Medium::File(_) => ("file", None),
         };
         Info { target: self.0.name.clone(), kind, image_id, session, recovered, warnings }
     }
@@ -267,7 +274,7 @@ impl Device {
             return Err(error);
         }
         match &self.0.medium {
-            Medium::Memory(_) => Ok(()),
+            Medium::Memory(_) | Medium::File(_) => Ok(()),
             Medium::Image(image) => image.close(&self.0.zones).map_err(|e| e.on(self.name())),
         }
     }
@@ -309,7 +316,27 @@ impl Drive {
     pub(crate) fn image(&self) -> Option<&Image> {
         match &self.medium {
             Medium::Image(image) => Some(image),
+            Medium::Memory(_) | Medium::File(_) => None,
+        }
+    }
+
+    /// What the drive's bytes are on; none for one in memory.
+    #[inline]
+    pub(crate) fn disk(&self) -> Option<&Disk> {
+        match &self.medium {
             Medium::Memory(_) => None,
+            Medium::Image(image) => Some(image.disk()),
+            Medium::File(file) => Some(file.disk()),
+        }
+    }
+
+    /// Where on the disk a byte of the drive is; nowhere for one in memory.
+    #[inline]
+    pub(crate) fn host_offset(&self, offset: u64) -> Option<u64> {
+        match &self.medium {
+            Medium::Memory(_) => None,
+            Medium::Image(image) => Some(image.host_offset(offset)),
+            Medium::File(_) => Some(offset),
         }
     }
 
@@ -319,8 +346,7 @@ impl Drive {
         options: &EngineOptions,
         arena: Option<&Arena>,
     ) -> io::Result<Option<Engine>> {
-        let disk: Option<&Disk> = self.image().map(Image::disk);
-        disk.map(|disk| disk.engine(options, arena)).transpose()
+        self.disk().map(|disk| disk.engine(options, arena)).transpose()
     }
 
     /// The zone of that number.
@@ -331,6 +357,37 @@ impl Drive {
         }
         let text = format!("the drive has {zones} zones, 0 to {}", zones - 1);
         Err(Error::new(ErrorKind::OutOfRange, text).in_zone(zone))
+    }
+
+    /// Whether the drive can do `op` to a zone at all.
+    pub(crate) fn supports(&self, op: ZoneOp) -> Result<()> {
+        match (&self.medium, op) {
+            (Medium::File(_), ZoneOp::Finish) => {
+                let text = "a file has no end to be filled up to; make it read-only to keep it \
+                            from growing";
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+            (_, ZoneOp::Finish | ZoneOp::Open | ZoneOp::Close | ZoneOp::Reset) => Ok(()),
+        }
+    }
+
+    /// The error of a write that its zone's rules refuse.
+    pub(crate) fn refused(&self, zone: ZoneIndex, refusal: Refusal) -> Error {
+        let limit = match &self.medium {
+            Medium::File(file) => file.limit(),
+            Medium::Memory(_) | Medium::Image(_) => None,
+        };
+        let text = match (refusal, limit) {
+            (Refusal::NotAtWritePointer { wp }, _) => {
+                format!("the zone's write pointer is {}", self.zones.offset_of(zone, wp))
+            }
+            (Refusal::Full | Refusal::BeyondCapacity { .. }, Some(limit)) => format!(
+                "this process's limit on files ends it at {limit}; raise it (ulimit -f), and open \
+                 it again"
+            ),
+            (refusal, _) => return refusal.into(),
+        };
+        Error::new(refusal.kind(), text)
     }
 
     /// Whether the drive takes writes at all.
@@ -402,7 +459,11 @@ impl Drive {
             let text = format!("the drive ends at {size}");
             return Err(Error::new(ErrorKind::OutOfRange, text));
         }
-        view.take(&self.zones, offset, length)
+        view.take(&self.zones, offset, length)?;
+        if let Medium::File(file) = &self.medium {
+            view.hide(offset, length, &file.gap());
+        }
+        Ok(())
     }
 
     /// Does a slot's write or read, on a drive in memory. Returns its length.
@@ -429,10 +490,34 @@ impl Drive {
         }
     }
 
-    /// Waits until no read copies from a zone that was just reset, on a drive in memory.
-    pub(crate) fn await_readers(&self, zone: ZoneIndex) {
-        if let Medium::Memory(memory) = &self.medium {
-            memory.await_readers(zone);
+    /// Ends what is left of the earlier life of a zone that was just reset and takes no data yet:
+    /// reads that copy from it, on a drive in memory; the bytes, in a file.
+    ///
+    /// # Errors
+    /// A file that cannot be emptied. The zone is read-only then: what it holds is of a life that
+    /// is over, and must not be taken for new data.
+    pub(crate) fn end_life(&self, zone: ZoneIndex) -> Result<()> {
+        match &self.medium {
+            Medium::Memory(memory) => memory.await_readers(zone),
+            Medium::Image(_) => {}
+            Medium::File(file) => {
+                if let Err(error) = file.empty() {
+                    self.zones.set_condition(zone, ZoneState::ReadOnly)?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what failed writes left behind a settling zone's write pointer, in a file.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn cut(&self, zone: ZoneIndex, wp: Blocks) -> Result<()> {
+        match &self.medium {
+            Medium::File(file) => file.cut(self.zones.offset_of(zone, wp)),
+            Medium::Memory(_) | Medium::Image(_) => Ok(()),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A zoned drive writes each zone from start to end. Its natural write is the *append*: many in
 //! flight at once, each completion saying where its record landed. This crate gives it to
-//! programs, on drives in memory and in qcow2 images, with the rules of real ZNS and SMR drives.
+//! programs, on drives in memory and in qcow2 images, with the rules of real ZNS and SMR drives,
+//! and on ordinary files.
 //!
 //! ```
 //! use zonal::{OpenOptions, QueueOptions, Request, Target};
@@ -33,6 +34,7 @@
 mod buffer;
 mod device;
 mod engine;
+mod file_zone;
 mod image;
 mod live;
 mod mailbox;
@@ -48,6 +50,7 @@ mod zones;
 
 pub use buffer::Buffer;
 pub use device::{Device, Info, Limits, Metrics, ZoneInfo, ZoneKind};
+pub use engine::EngineChoice;
 pub use image::{
     CheckOptions, CheckReport, CreateOptions, Finding, Preallocate, Severity, check, create,
 };

@@ -1,11 +1,14 @@
 //! The one way in: a target is named, probed once, and opened.
 
 use crate::device::{Device, Drive, Medium, OpenNotes};
+use crate::engine::EngineChoice;
+use crate::engine::file::FileDisk;
 use crate::memory::Memory;
 use crate::sys::words::SharedWords;
 use crate::target::Target;
 use crate::zones::cells::words_needed;
 use crate::zones::{Cells, Found, Keeping, Zones};
+use std::io;
 use std::sync::Arc;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
@@ -22,6 +25,27 @@ pub struct OpenOptions {
     /// Give the space of zones that were reset back to the file system. Writes to never-written
     /// blocks are slower than to blocks written before.
     pub discard: bool,
+    /// What moves the bytes of an image or file.
+    pub engine: EngineChoice,
+}
+
+impl OpenOptions {
+    /// A file's handle with the engine asked for.
+    ///
+    /// # Errors
+    /// A kernel that does not give what was asked for.
+    pub(crate) fn driven(&self, file: FileDisk) -> Result<FileDisk> {
+        let engine = self.engine.resolve().map_err(|error| {
+            let (kind, next) = match error.kind() {
+                io::ErrorKind::Unsupported => {
+                    (ErrorKind::Unsupported, "; choose the threads engine, which does without")
+                }
+                _ => (crate::queue::io_kind(&error), ""),
+            };
+            Error::new(kind, format!("{error}{next}")).with_source(error)
+        })?;
+        Ok(file.with_engine(engine))
+    }
 }
 
 /// Opens a drive.
@@ -50,6 +74,7 @@ pub fn open(target: &Target, options: &OpenOptions) -> Result<Device> {
     match target {
         Target::Path(path) => crate::image::open(path, options),
         Target::Memory(geometry) => open_memory(geometry, options),
+        Target::File(path) => crate::file_zone::open(path, &target.to_string(), options),
     }
 }
 

@@ -33,6 +33,14 @@ pub fn create(disk: &SimDisk, geometry: &Geometry) -> Result<()> {
     crate::image::write_layout(&Disk::Sim(disk.clone()), &layout, |_| Ok(()))
 }
 
+/// Opens a simulated disk as an ordinary file that is one zone.
+///
+/// # Errors
+/// As [`open`](crate::open).
+pub fn open_file(disk: &SimDisk, options: &OpenOptions) -> Result<Device> {
+    crate::file_zone::open_disk(Disk::Sim(disk.clone()), "file:sim", options, None)
+}
+
 /// Opens the image on a simulated disk, as after a power cut: only its table counts.
 ///
 /// # Errors

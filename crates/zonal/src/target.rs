@@ -1,4 +1,4 @@
-//! What a drive is called: a path, or `mem:` with the drive's shape.
+//! What a drive is called: a path, `file:` and a path, or `mem:` with the drive's shape.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,10 +12,13 @@ pub enum Target {
     Path(PathBuf),
     /// A drive in memory, of this shape.
     Memory(Geometry),
+    /// An ordinary file as one zone that grows.
+    File(PathBuf),
 }
 
 impl Target {
-    /// Takes a name apart: `mem:size=8G,zone-size=64M,…` with the words of `create`, else a path.
+    /// Takes a name apart: `mem:size=8G,zone-size=64M,…` with the words of `create`, `file:PATH`
+    /// for an ordinary file as one zone that grows, else a path.
     ///
     /// # Errors
     /// An unknown word or a number out of range, which the error names.
@@ -26,15 +29,18 @@ impl Target {
     /// let target = Target::parse("mem:size=1G,zone-size=64M,max-open-zones=8")?;
     /// let Target::Memory(geometry) = target else { panic!("not a path") };
     /// assert_eq!(geometry.zones(), 16);
+    /// assert_eq!(Target::parse("file:log")?, Target::File("log".into()));
     /// # Ok::<(), zonal::Error>(())
     /// ```
     pub fn parse(name: &str) -> Result<Self> {
         if let Some(words) = name.strip_prefix("mem:") {
             return memory(words).map(Self::Memory).map_err(|error| error.on(name));
         }
-        if name.starts_with("file:") {
-            let text = "an ordinary file as one growing zone is planned, and not there yet";
-            return Err(Error::new(ErrorKind::Unsupported, text).on(name));
+        if let Some(path) = name.strip_prefix("file:") {
+            if path.is_empty() {
+                return Err(invalid("it names no file; write file:PATH".to_owned()).on(name));
+            }
+            return Ok(Self::File(PathBuf::from(path)));
         }
         if name.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, "the target is empty; name a file"));
@@ -48,6 +54,7 @@ impl fmt::Display for Target {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
             Self::Memory(geometry) => write!(f, "mem:size={}", short(geometry.size)),
+            Self::File(path) => write!(f, "file:{}", path.display()),
         }
     }
 }

@@ -66,6 +66,29 @@ impl View {
         Ok(())
     }
 
+    /// Adds what reads as zeros to the snapshot of a read of `length` bytes at `offset`.
+    pub(crate) fn hide(&mut self, offset: u64, length: u64, bytes: &Range<u64>) {
+        let inside = |at: u64| near(at.clamp(offset, offset + length) - offset);
+        let mask = inside(bytes.start)..inside(bytes.end);
+        if !mask.is_empty() {
+            self.masks.push(mask);
+            self.masks.sort_unstable_by_key(|mask| mask.start);
+        }
+    }
+
+    /// Whether nothing from byte `at` of the read on has to come from the disk, which may end
+    /// there.
+    pub(crate) fn is_blank_from(&self, zones: &Zones, at: usize, length: u64) -> bool {
+        let hidden = self
+            .masks
+            .iter()
+            .fold(at, |at, mask| if mask.start <= at { at.max(mask.end) } else { at });
+        let mut lives = self.lives.iter().filter(|life| life.bytes.end > at);
+        hidden as u64 >= length
+            || self.conventional.is_empty()
+                && lives.all(|life| zones.cells().mark(life.zone).generation != life.generation)
+    }
+
     /// Adds a zone, of which `bytes` of the read begin at `from` bytes into the zone.
     fn take_zone(
         &mut self,

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test")]
 
+mod engines;
+
+use engines::over_each_engine;
 use zonal::{
-    CreateOptions, Device, ErrorKind, Geometry, OpenOptions, Preallocate, Queue, QueueOptions,
-    Request, Target, ZoneState,
+    CreateOptions, Device, EngineChoice, ErrorKind, Geometry, OpenOptions, Preallocate, Queue,
+    QueueOptions, Request, Target, ZoneState,
 };
 
 fn geometry() -> Geometry {
@@ -83,8 +86,11 @@ fn a_memory_drive_does_what_it_says() {
     drive.close().unwrap();
 }
 
-#[test]
-fn an_image_does_what_it_says_and_keeps_it() {
+over_each_engine! {
+    an_image_does_what_it_says_and_keeps_it,
+}
+
+fn an_image_does_what_it_says_and_keeps_it(engine: EngineChoice) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = folder.path().join("disk.qcow2");
     let options = CreateOptions {
@@ -95,11 +101,12 @@ fn an_image_does_what_it_says_and_keeps_it() {
     };
     zonal::create(&path, options).unwrap();
     let target = Target::Path(path.clone());
-    let drive = zonal::open(&target, &OpenOptions::default()).unwrap();
+    let options = OpenOptions { engine, ..OpenOptions::default() };
+    let drive = zonal::open(&target, &options).unwrap();
     exercise(&drive);
     drive.close().unwrap();
 
-    let drive = zonal::open(&target, &OpenOptions::default()).unwrap();
+    let drive = zonal::open(&target, &options).unwrap();
     let report = drive.report(..).unwrap();
     assert_eq!(report[0].state, ZoneState::Closed);
     assert_eq!(report[0].write_pointer, Some(4096));

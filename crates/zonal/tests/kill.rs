@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use zonal::{
-    CheckOptions, CreateOptions, Device, Geometry, OpenOptions, Preallocate, Queue, QueueOptions,
-    Request, Target, ZoneState,
+    CheckOptions, CreateOptions, Device, EngineChoice, Geometry, OpenOptions, Preallocate, Queue,
+    QueueOptions, Request, Target, ZoneState,
 };
 
 const BLOCK: usize = 4096;
@@ -22,6 +22,7 @@ const ZONES: u32 = 8;
 const ZONE_BYTES: u64 = 1 << 20;
 const CHILD: &str = "ZONAL_KILL_CHILD";
 const LIVES: &str = "ZONAL_KILL_LIVES";
+const THREADS: &str = "ZONAL_KILL_OVER_THREADS";
 
 /// How often the writer is killed; `ZONAL_KILLS` says otherwise.
 const KILLS: u64 = 200;
@@ -83,7 +84,9 @@ fn writer() {
     let Ok(path) = std::env::var(CHILD) else { return };
     let lives = std::env::var(LIVES).unwrap();
     let mut lives: Vec<u64> = lives.split(',').map(|life| life.parse().unwrap()).collect();
-    let options = OpenOptions::default();
+    let threads = std::env::var_os(THREADS).is_some();
+    let engine = if threads { EngineChoice::Threads } else { EngineChoice::Auto };
+    let options = OpenOptions { engine, ..OpenOptions::default() };
     let drive = zonal::open(&Target::Path(path.into()), &options).unwrap();
     let mut queue = drive.queue(&QueueOptions { depth: 32, ..QueueOptions::default() }).unwrap();
     let mut random = Random(u64::from(std::process::id()) << 20 | 1);
@@ -166,9 +169,10 @@ struct Said {
     finished: bool,
 }
 
-fn listen(path: &Path, said: &mut [Said], kill_after: Duration) {
+fn listen(path: &Path, said: &mut [Said], threads: bool, kill_after: Duration) {
     let lives: Vec<_> = said.iter().map(|zone| zone.life.to_string()).collect();
     let mut child = Command::new(std::env::current_exe().unwrap())
+        .envs(threads.then_some((THREADS, "1")))
         .args(["writer", "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, path)
         .env(LIVES, lives.join(","))
@@ -311,7 +315,8 @@ fn a_killed_writer_loses_nothing_it_said_and_shows_nothing_older() {
     let mut said = vec![Said::default(); ZONES as usize];
     let (mut recoveries, mut found) = (0, 0);
     for n in 0..kills {
-        listen(&path, &mut said, Duration::from_millis(15 + random.next(90)));
+        // Over both engines in turn: what one left, the other finds.
+        listen(&path, &mut said, n % 2 == 1, Duration::from_millis(15 + random.next(90)));
         // Sometimes only a reader looks, and the next writer finds what this one left.
         let read_only = n % 3 == 1;
         let options = OpenOptions { read_only, ..OpenOptions::default() };

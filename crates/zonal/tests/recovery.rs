@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
+mod engines;
+
+use engines::over_each_engine;
 use std::fs::{self, File, OpenOptions as FileOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use zonal::{
-    CreateOptions, Device, ErrorKind, Geometry, OpenOptions, Preallocate, Queue, QueueOptions,
-    Request, Target, ZoneState,
+    CreateOptions, Device, EngineChoice, ErrorKind, Geometry, OpenOptions, Preallocate, Queue,
+    QueueOptions, Request, Target, ZoneState,
 };
 
 const BLOCK: usize = 4096;
@@ -19,14 +22,33 @@ const CELLS: u64 = 4096;
 const CELL_STRIDE: u64 = 128;
 const ZONES: u64 = 4;
 
+over_each_engine! {
+    what_was_acknowledged_is_there_after_a_session_that_was_cut_off,
+    a_session_may_be_found_long_after_it_was_cut_off,
+    a_reader_sees_the_same_and_changes_nothing,
+    a_record_that_was_in_flight_below_another_reads_as_zeros,
+    a_record_whose_place_was_taken_just_before_a_kill_leaves_no_hole,
+    nothing_is_written_after_a_close_through_another_handle,
+    a_live_file_that_is_gone_leaves_only_the_flushed,
+    a_live_file_that_others_can_write_is_not_believed,
+    a_live_file_behind_a_link_is_not_believed,
+    a_live_file_of_another_length_session_or_boot_is_not_believed,
+    a_copy_of_an_image_does_not_believe_the_live_file_of_the_original,
+    an_image_that_was_modified_since_does_not_believe_its_live_file,
+    an_older_state_put_back_in_place_does_not_believe_the_newer_live_file,
+    an_image_is_open_for_writing_once,
+}
+
 struct Scene {
     folder: tempfile::TempDir,
+    engine: EngineChoice,
 }
 
 impl Scene {
     /// An image with one record flushed and another acknowledged in zone 0, not closed.
-    fn cut_off() -> Self {
-        let scene = Self { folder: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() };
+    fn cut_off(engine: EngineChoice) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let scene = Self { folder, engine };
         let geometry = Geometry {
             zone_size: 1 << 20,
             zone_capacity: 1 << 20,
@@ -53,6 +75,7 @@ impl Scene {
     }
 
     fn open(&self, options: OpenOptions) -> zonal::Result<Device> {
+        let options = OpenOptions { engine: self.engine, ..options };
         zonal::open(&Target::Path(self.image()), &options)
     }
 
@@ -107,9 +130,8 @@ fn set_modified(path: &Path, time: SystemTime) {
     File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
 }
 
-#[test]
-fn what_was_acknowledged_is_there_after_a_session_that_was_cut_off() {
-    let scene = Scene::cut_off();
+fn what_was_acknowledged_is_there_after_a_session_that_was_cut_off(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     let drive = scene.open(OpenOptions::default()).unwrap();
     assert!(drive.info().recovered.is_some());
     assert_eq!(records(&drive, 4), [1, 2, 3, 0]);
@@ -118,17 +140,15 @@ fn what_was_acknowledged_is_there_after_a_session_that_was_cut_off() {
     assert!(!scene.live().exists());
 }
 
-#[test]
-fn a_session_may_be_found_long_after_it_was_cut_off() {
-    let scene = Scene::cut_off();
+fn a_session_may_be_found_long_after_it_was_cut_off(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     std::thread::sleep(Duration::from_millis(1500));
     let drive = scene.open(OpenOptions::default()).unwrap();
     assert_eq!(records(&drive, 4), [1, 2, 3, 0]);
 }
 
-#[test]
-fn a_reader_sees_the_same_and_changes_nothing() {
-    let scene = Scene::cut_off();
+fn a_reader_sees_the_same_and_changes_nothing(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     let before = (fs::read(scene.image()).unwrap(), fs::read(scene.live()).unwrap());
     let drive = scene.open(OpenOptions { read_only: true, ..Default::default() }).unwrap();
     assert_eq!(records(&drive, 4), [1, 2, 3, 0]);
@@ -137,9 +157,8 @@ fn a_reader_sees_the_same_and_changes_nothing() {
     assert!(before == after);
 }
 
-#[test]
-fn a_record_that_was_in_flight_below_another_reads_as_zeros() {
-    let scene = Scene::cut_off();
+fn a_record_that_was_in_flight_below_another_reads_as_zeros(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     let slots = CELLS + ZONES * CELL_STRIDE;
     poke(&scene.live(), slots + 8, 1 << 32 | 1); // queue 0, slot 0: block 1, one block
     poke(&scene.live(), slots, 0); // zone 0, generation 0
@@ -154,10 +173,9 @@ fn a_record_that_was_in_flight_below_another_reads_as_zeros() {
 
 /// A write is killed between asking for its place and knowing that it has it: its range is
 /// proposed, and the zone's word tells whether it counts.
-#[test]
-fn a_record_whose_place_was_taken_just_before_a_kill_leaves_no_hole() {
+fn a_record_whose_place_was_taken_just_before_a_kill_leaves_no_hole(engine: EngineChoice) {
     for (taken, expected) in [(true, [1, 0, 3, 0]), (false, [1, 2, 3, 0])] {
-        let scene = Scene::cut_off();
+        let scene = Scene::cut_off(engine);
         let slots = CELLS + ZONES * CELL_STRIDE;
         poke(&scene.live(), slots + 8, 1 << 32 | 1 << 30 | 1); // proposed: block 1, one block
         poke(&scene.live(), slots, 0); // zone 0, generation 0
@@ -171,9 +189,8 @@ fn a_record_whose_place_was_taken_just_before_a_kill_leaves_no_hole() {
     }
 }
 
-#[test]
-fn nothing_is_written_after_a_close_through_another_handle() {
-    let scene = Scene::cut_off();
+fn nothing_is_written_after_a_close_through_another_handle(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     let drive = scene.open(OpenOptions::default()).unwrap();
     let other = drive.clone();
     let queue = other.queue(&QueueOptions::default()).unwrap();
@@ -184,61 +201,54 @@ fn nothing_is_written_after_a_close_through_another_handle() {
     assert_eq!(error.kind(), ErrorKind::DeviceReadOnly);
 }
 
-#[test]
-fn a_live_file_that_is_gone_leaves_only_the_flushed() {
-    let scene = Scene::cut_off();
+fn a_live_file_that_is_gone_leaves_only_the_flushed(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     fs::remove_file(scene.live()).unwrap();
     scene.assert_unclean("no live file");
 }
 
-#[test]
-fn a_live_file_that_others_can_write_is_not_believed() {
-    let scene = Scene::cut_off();
+fn a_live_file_that_others_can_write_is_not_believed(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     fs::set_permissions(scene.live(), fs::Permissions::from_mode(0o666)).unwrap();
     scene.assert_unclean("can be written by others");
 }
 
-#[test]
-fn a_live_file_behind_a_link_is_not_believed() {
-    let scene = Scene::cut_off();
+fn a_live_file_behind_a_link_is_not_believed(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     let elsewhere = scene.folder.path().join("elsewhere");
     fs::rename(scene.live(), &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, scene.live()).unwrap();
     scene.assert_unclean("cannot be opened");
 }
 
-#[test]
-fn a_live_file_of_another_length_session_or_boot_is_not_believed() {
+fn a_live_file_of_another_length_session_or_boot_is_not_believed(engine: EngineChoice) {
     for (word, says) in [(2, "another session"), (4, "booted since"), (1, "other zones")] {
-        let scene = Scene::cut_off();
+        let scene = Scene::cut_off(engine);
         poke(&scene.live(), word * 8, 77);
         scene.assert_unclean(says);
     }
-    let scene = Scene::cut_off();
+    let scene = Scene::cut_off(engine);
     let file = FileOptions::new().write(true).open(scene.live()).unwrap();
     file.set_len(8192).unwrap();
     scene.assert_unclean("another length");
 }
 
-#[test]
-fn a_copy_of_an_image_does_not_believe_the_live_file_of_the_original() {
-    let scene = Scene::cut_off();
+fn a_copy_of_an_image_does_not_believe_the_live_file_of_the_original(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     let copy = scene.folder.path().join("copy");
     fs::copy(scene.image(), &copy).unwrap();
     fs::rename(&copy, scene.image()).unwrap();
     scene.assert_unclean("another file");
 }
 
-#[test]
-fn an_image_that_was_modified_since_does_not_believe_its_live_file() {
-    let scene = Scene::cut_off();
+fn an_image_that_was_modified_since_does_not_believe_its_live_file(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     set_modified(&scene.image(), SystemTime::now() + Duration::from_secs(10));
     scene.assert_unclean("modified");
 }
 
-#[test]
-fn an_older_state_put_back_in_place_does_not_believe_the_newer_live_file() {
-    let scene = Scene::cut_off();
+fn an_older_state_put_back_in_place_does_not_believe_the_newer_live_file(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     let drive = scene.open(OpenOptions::default()).unwrap();
     let older = fs::read(scene.image()).unwrap();
     let mut queue = drive.queue(&QueueOptions::default()).unwrap();
@@ -255,9 +265,8 @@ fn an_older_state_put_back_in_place_does_not_believe_the_newer_live_file() {
     assert!(error.to_string().contains("older or newer"), "{error}");
 }
 
-#[test]
-fn an_image_is_open_for_writing_once() {
-    let scene = Scene::cut_off();
+fn an_image_is_open_for_writing_once(engine: EngineChoice) {
+    let scene = Scene::cut_off(engine);
     let drive = scene.open(OpenOptions::default()).unwrap();
     let error = scene.refused();
     assert_eq!(error.kind(), ErrorKind::InUse);

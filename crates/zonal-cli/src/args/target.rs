@@ -1,8 +1,8 @@
 //! The target of a command and how it is opened.
 
 use anyhow::Result;
-use clap::Args;
-use zonal::{Device, OpenOptions, Target};
+use clap::{Args, ValueEnum};
+use zonal::{Device, EngineChoice, OpenOptions, Target};
 
 use crate::output::Ui;
 
@@ -20,6 +20,29 @@ pub(crate) struct WriteAccess {
     /// Open an image that was not closed cleanly even if writes that were not flushed are gone
     #[arg(long)]
     pub(crate) drop_unflushed: bool,
+}
+
+/// What moves the bytes of an image or file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Engine {
+    /// io_uring where the kernel lets us, else threads
+    #[default]
+    Auto,
+    /// io_uring, or an error
+    IoUring,
+    /// A few threads for each queue
+    Threads,
+}
+
+impl From<Engine> for EngineChoice {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Auto => Self::Auto,
+            Engine::IoUring => Self::IoUring,
+            Engine::Threads => Self::Threads,
+        }
+    }
 }
 
 /// How a command opens its target.
@@ -40,9 +63,10 @@ impl From<&WriteAccess> for Access {
     }
 }
 
-/// Opens the drive that `text` names, and says on stderr what its opening found.
-pub(crate) fn open(text: &str, access: Access, ui: &Ui) -> Result<Device> {
-    let mut options = OpenOptions { read_only: access == Access::Read, ..Default::default() };
+/// Opens the drive that `text` names over an engine, and says on stderr what its opening found.
+pub(crate) fn open(text: &str, access: Access, engine: Engine, ui: &Ui) -> Result<Device> {
+    let read_only = access == Access::Read;
+    let mut options = OpenOptions { read_only, engine: engine.into(), ..Default::default() };
     if let Access::Write { drop_unflushed: true } = access {
         options.drop_unflushed = true;
     }
@@ -60,6 +84,6 @@ pub(crate) fn open(text: &str, access: Access, ui: &Ui) -> Result<Device> {
 impl TargetArg {
     /// Opens it.
     pub(crate) fn open(&self, access: impl Into<Access>, ui: &Ui) -> Result<Device> {
-        open(&self.target, access.into(), ui)
+        open(&self.target, access.into(), Engine::Auto, ui)
     }
 }

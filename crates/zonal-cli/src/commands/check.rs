@@ -56,6 +56,11 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
         "{}: a drive in memory has no image to check; name a file",
         args.path.display()
     );
+    ensure!(
+        !args.path.to_string_lossy().starts_with("file:"),
+        "{}: an ordinary file has no format to check; name an image",
+        args.path.display()
+    );
     let report = zonal::check(&args.path, &CheckOptions { deep: args.deep })?;
     let count =
         |severity| report.findings.iter().filter(|found| found.severity == severity).count();

@@ -113,6 +113,11 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         "{}: a drive in memory needs no create; name it where it is used",
         args.path.display()
     );
+    ensure!(
+        !args.path.to_string_lossy().starts_with("file:"),
+        "{}: an ordinary file needs no create; make an empty one with touch",
+        args.path.display()
+    );
     let geometry = args.geometry()?;
     let bar = ui.progress(Some(geometry.size));
     let mut progress = |done, total| bar.set(done, total);

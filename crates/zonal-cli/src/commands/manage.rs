@@ -187,10 +187,10 @@ fn manage(
     let kind = device.info().kind;
     device.close()?;
     let zones = done?;
-    if verb.is_fleeting() && kind == "image" && !zones.is_empty() {
+    if verb.is_fleeting() && kind != "memory" && !zones.is_empty() {
         ui.say(format_args!(
-            "{}: done, but open and closed do not outlive the process on an image: what was open is \
-             closed when this command ends, and a zone without data is empty",
+            "{}: done, but open and closed do not outlive the process: what was open is closed when \
+             this command ends, and a zone without data is empty",
             args.target.target
         ));
     }

@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
 
+use super::EngineKind;
 use crate::sys::DIRECT_ALIGNMENT;
 use crate::sys::file::{self, Access, FileIdentity};
 use crate::sys::lock;
@@ -27,7 +28,10 @@ const BOUNCE_BYTES: u64 = 1 << 20;
 
 /// An opened file. A clone is another handle of the same open file description.
 #[derive(Clone, Debug)]
-pub(crate) struct FileDisk(Arc<Inner>);
+pub(crate) struct FileDisk {
+    inner: Arc<Inner>,
+    engine: EngineKind,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -45,12 +49,27 @@ impl FileDisk {
     /// Those of `open(2)`.
     pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
         let (file, direct) = file::open_direct(path, access)?;
-        Ok(Self(Arc::new(Inner { file, direct, zero_mode: OnceLock::new() })))
+        let inner = Arc::new(Inner { file, direct, zero_mode: OnceLock::new() });
+        Ok(Self { inner, engine: EngineKind::IoUring })
+    }
+
+    /// This handle, whose queues will have engines of that kind.
+    pub(crate) fn with_engine(self, engine: EngineKind) -> Self {
+        Self { engine, ..self }
+    }
+
+    /// Which engines its queues have.
+    pub(crate) fn engine_kind(&self) -> EngineKind {
+        self.engine
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.inner.file
     }
 
     /// Whether reads and writes pass the page cache by.
     pub(crate) fn is_direct(&self) -> bool {
-        self.0.direct
+        self.inner.direct
     }
 
     /// Which file it is.
@@ -58,7 +77,7 @@ impl FileDisk {
     /// # Errors
     /// Those of `statx(2)`.
     pub(crate) fn identity(&self) -> io::Result<FileIdentity> {
-        file::identity(&self.0.file)
+        file::identity(&self.inner.file)
     }
 
     /// Takes the lock on the file through the description all I/O uses; tells whether it was
@@ -67,7 +86,7 @@ impl FileDisk {
     /// # Errors
     /// As [`lock::try_lock`].
     pub(crate) fn try_lock(&self) -> io::Result<bool> {
-        lock::try_lock(&self.0.file)
+        lock::try_lock(&self.inner.file)
     }
 
     /// Gives the lock back, all I/O having ended.
@@ -75,13 +94,13 @@ impl FileDisk {
     /// # Errors
     /// As [`lock::unlock`].
     pub(crate) fn unlock(&self) -> io::Result<()> {
-        lock::unlock(&self.0.file)
+        lock::unlock(&self.inner.file)
     }
 
     /// The mode of `fallocate(2)` that zeroes a range here.
     pub(super) fn zero_mode(&self) -> FallocateFlags {
-        *self.0.zero_mode.get_or_init(|| {
-            let how = match file::can_punch(&self.0.file) {
+        *self.inner.zero_mode.get_or_init(|| {
+            let how = match file::can_punch(&self.inner.file) {
                 // A file system that cannot even be asked will answer each request itself.
                 Ok(true) | Err(_) => FallocateFlags::PUNCH_HOLE,
                 Ok(false) => FallocateFlags::ZERO_RANGE,
@@ -91,28 +110,28 @@ impl FileDisk {
     }
 
     pub(super) fn len(&self) -> io::Result<u64> {
-        Ok(self.0.file.metadata()?.len())
+        Ok(self.inner.file.metadata()?.len())
     }
 
     pub(super) fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.file.set_len(length)
+        self.inner.file.set_len(length)
     }
 
     pub(super) fn sync_data(&self) -> io::Result<()> {
-        self.0.file.sync_data()
+        self.inner.file.sync_data()
     }
 
     pub(super) fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
-        file::zero(&self.0.file, offset, length)
+        file::zero(&self.inner.file, offset, length)
     }
 
     pub(super) fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        file::allocate(&self.0.file, offset, length)
+        file::allocate(&self.inner.file, offset, length)
     }
 
     pub(super) fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        if !self.0.direct {
-            return self.0.file.read_exact_at(bytes, offset);
+        if !self.inner.direct {
+            return self.inner.file.read_exact_at(bytes, offset);
         }
         for (piece, span) in pieces(offset, bytes.len() as u64)? {
             let mut bounce = AlignedBytes::zeroed(span.bytes());
@@ -124,15 +143,15 @@ impl FileDisk {
     }
 
     pub(super) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if !self.0.direct {
-            return self.0.file.write_all_at(bytes, offset);
+        if !self.inner.direct {
+            return self.inner.file.write_all_at(bytes, offset);
         }
         let aligned = |n: usize| n.is_multiple_of(DIRECT_ALIGNMENT);
         if aligned(bytes.as_ptr().addr())
             && aligned(bytes.len())
             && offset.is_multiple_of(DIRECT_ALIGNMENT as u64)
         {
-            return self.0.file.write_all_at(bytes, offset);
+            return self.inner.file.write_all_at(bytes, offset);
         }
         let old_length = self.len()?;
         for (piece, span) in pieces(offset, bytes.len() as u64)? {
@@ -141,7 +160,7 @@ impl FileDisk {
                 self.read_blocks(&mut bounce, span.start)?;
             }
             bounce[span.inner()].copy_from_slice(&bytes[piece]);
-            self.0.file.write_all_at(&bounce, span.start)?;
+            self.inner.file.write_all_at(&bounce, span.start)?;
         }
         self.cut_padding(old_length.max(offset + bytes.len() as u64))
     }
@@ -155,7 +174,7 @@ impl FileDisk {
     fn read_blocks(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut got = 0;
         while got < bytes.len() {
-            match self.0.file.read_at(&mut bytes[got..], offset + got as u64) {
+            match self.inner.file.read_at(&mut bytes[got..], offset + got as u64) {
                 Ok(0) => break,
                 Ok(more) => got += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -171,7 +190,7 @@ impl FileDisk {
 
 impl AsRawFd for FileDisk {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.file.as_raw_fd()
+        self.inner.file.as_raw_fd()
     }
 }
 

@@ -6,11 +6,14 @@
 //! pushed request is reaped exactly once; an engine reports nothing else; nothing here retries,
 //! splits or reorders.
 //!
-//! The same callers run over files (io_uring) and over the simulated disk.
+//! The same callers run over files (by io_uring, or by threads where that is forbidden) and over
+//! the simulated disk.
 
 pub(crate) mod file;
 pub(crate) mod sim;
+pub(crate) mod threads;
 pub(crate) mod uring;
+mod wake;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -20,6 +23,7 @@ use crate::buffer::Arena;
 use crate::sys::memory::LentBytes;
 use file::FileDisk;
 use sim::{SimDisk, SimEngine, SimNotifier};
+use threads::{Threads, ThreadsNotifier};
 use uring::{Uring, UringNotifier};
 
 /// What is done.
@@ -53,6 +57,63 @@ pub(crate) struct Io {
     pub(crate) fixed: bool,
     /// What the completion is told apart by. `u64::MAX` is taken.
     pub(crate) token: u64,
+}
+
+/// What moves the bytes of an image or file. A drive in memory needs nothing for it.
+///
+/// ```
+/// use zonal::{EngineChoice, OpenOptions, Target};
+///
+/// # let folder = std::env::temp_dir().join(format!("zonal-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// # let path = folder.join("log");
+/// std::fs::write(&path, b"")?;
+/// let options = OpenOptions { engine: EngineChoice::Threads, ..OpenOptions::default() };
+/// let drive = zonal::open(&Target::File(path), &options)?;
+/// assert_eq!(drive.limits().engine, "threads");
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EngineChoice {
+    /// io_uring; threads where the kernel has none, one older than Linux 5.13, or forbids it.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// A few threads a queue, which block. One system call a record.
+    Threads,
+}
+
+impl EngineChoice {
+    /// What it comes to on this machine.
+    ///
+    /// # Errors
+    /// `Unsupported`: the kernel gives no ring, and nothing else will do. Others are the kernel's,
+    /// and no reason to take threads instead: they would be met again.
+    pub(crate) fn resolve(self) -> io::Result<EngineKind> {
+        match self {
+            Self::Threads => Ok(EngineKind::Threads),
+            Self::IoUring => uring::probe().map(|()| EngineKind::IoUring),
+            Self::Auto => match uring::probe() {
+                Ok(()) => Ok(EngineKind::IoUring),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    tracing::debug!(%error, "threads instead of io_uring");
+                    Ok(EngineKind::Threads)
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+/// Which engine a file's queues have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EngineKind {
+    /// A ring of the kernel.
+    IoUring,
+    /// Threads that block.
+    Threads,
 }
 
 /// How an engine is made.
@@ -168,16 +229,30 @@ impl Disk {
     /// An engine for the calling thread.
     ///
     /// # Errors
-    /// `Unsupported`: the kernel has no io_uring, or one older than Linux 5.13, or forbids it.
-    /// Otherwise the kernel's.
+    /// `Unsupported`: a ring is wanted, and the kernel has no io_uring, or one older than Linux
+    /// 5.13, or forbids it. Otherwise the kernel's.
     pub(crate) fn engine(
         &self,
         options: &EngineOptions,
         arena: Option<&Arena>,
     ) -> io::Result<Engine> {
         match self {
-            Self::File(disk) => Uring::new(disk, options, arena).map(Engine::Uring),
+            Self::File(disk) => match disk.engine_kind() {
+                EngineKind::IoUring => Uring::new(disk, options, arena).map(Engine::Uring),
+                EngineKind::Threads => Threads::new(disk, options).map(Engine::Threads),
+            },
             Self::Sim(disk) => Ok(Engine::Sim(disk.engine(options))),
+        }
+    }
+
+    /// What its engines are called, and whether they pass the page cache by.
+    pub(crate) fn engine_name(&self) -> (&'static str, bool) {
+        match self {
+            Self::File(disk) => match disk.engine_kind() {
+                EngineKind::IoUring => ("io_uring", disk.is_direct()),
+                EngineKind::Threads => ("threads", disk.is_direct()),
+            },
+            Self::Sim(_) => ("sim", true),
         }
     }
 }
@@ -189,6 +264,8 @@ impl Disk {
 pub(crate) enum Engine {
     /// A ring of the kernel.
     Uring(Uring),
+    /// Threads that block.
+    Threads(Threads),
     /// The simulator's.
     Sim(SimEngine),
 }
@@ -206,6 +283,8 @@ impl Engine {
         match self {
             // SAFETY: the caller's promise, handed on.
             Self::Uring(engine) => unsafe { engine.push(io) },
+            // SAFETY: likewise.
+            Self::Threads(engine) => unsafe { engine.push(io) },
             Self::Sim(engine) => {
                 if !engine.has_room() {
                     return Err(io);
@@ -233,6 +312,7 @@ impl Engine {
     pub(crate) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Uring(engine) => engine.submit(wait_for, timeout),
+            Self::Threads(engine) => engine.submit(wait_for, timeout),
             Self::Sim(engine) => {
                 engine.submit(wait_for, timeout);
                 Ok(())
@@ -245,6 +325,7 @@ impl Engine {
     pub(crate) fn reap(&mut self, each: impl FnMut(u64, io::Result<u32>)) {
         match self {
             Self::Uring(engine) => engine.reap(each),
+            Self::Threads(engine) => engine.reap(each),
             Self::Sim(engine) => engine.reap(each),
         }
     }
@@ -253,6 +334,7 @@ impl Engine {
     pub(crate) fn in_flight(&self) -> usize {
         match self {
             Self::Uring(engine) => engine.in_flight(),
+            Self::Threads(engine) => engine.in_flight(),
             Self::Sim(engine) => engine.in_flight(),
         }
     }
@@ -261,6 +343,7 @@ impl Engine {
     pub(crate) fn notifier(&self) -> Notifier {
         match self {
             Self::Uring(engine) => Notifier::Uring(engine.notifier()),
+            Self::Threads(engine) => Notifier::Threads(engine.notifier()),
             Self::Sim(engine) => Notifier::Sim(engine.notifier()),
         }
     }
@@ -270,6 +353,7 @@ impl Engine {
     pub(crate) fn as_raw_fd(&self) -> Option<RawFd> {
         match self {
             Self::Uring(engine) => Some(engine.as_raw_fd()),
+            Self::Threads(engine) => Some(engine.as_raw_fd()),
             Self::Sim(_) => None,
         }
     }
@@ -283,6 +367,7 @@ impl Engine {
     pub(crate) fn prepare_to_poll(&mut self) -> io::Result<bool> {
         match self {
             Self::Uring(engine) => engine.prepare_to_poll(),
+            Self::Threads(engine) => engine.prepare_to_poll(),
             Self::Sim(engine) => Ok(engine.prepare_to_poll()),
         }
     }
@@ -291,14 +376,15 @@ impl Engine {
     pub(crate) fn buffers_registered(&self) -> bool {
         match self {
             Self::Uring(engine) => engine.buffers_registered(),
-            Self::Sim(_) => false,
+            Self::Threads(_) | Self::Sim(_) => false,
         }
     }
 
-    /// How many times the kernel was entered so far.
+    /// How many times the kernel was entered so far, by this thread or for it.
     pub(crate) fn syscalls(&self) -> u64 {
         match self {
             Self::Uring(engine) => engine.syscalls(),
+            Self::Threads(engine) => engine.syscalls(),
             Self::Sim(engine) => engine.syscalls(),
         }
     }
@@ -309,6 +395,8 @@ impl Engine {
 pub(crate) enum Notifier {
     /// Of a ring.
     Uring(UringNotifier),
+    /// Of threads.
+    Threads(ThreadsNotifier),
     /// Of a simulated engine.
     Sim(SimNotifier),
 }
@@ -320,7 +408,12 @@ impl Notifier {
     pub(crate) fn notify(&self) {
         match self {
             Self::Uring(notifier) => notifier.notify(),
+            Self::Threads(notifier) => notifier.notify(),
             Self::Sim(notifier) => notifier.notify(),
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(zonal_shuttle))]
+mod tests;

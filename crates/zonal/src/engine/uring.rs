@@ -21,16 +21,15 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::file::FileDisk;
+use super::wake::Wake;
 use super::{EngineOptions, Io, IoKind};
 use crate::buffer::Arena;
-use crate::sys::event::Event;
 
 /// The token of the poll request on the eventfd.
 const WAKE: u64 = u64::MAX;
@@ -96,7 +95,7 @@ impl Uring {
             buffers_registered,
             stash: VecDeque::with_capacity(entries as usize),
             in_flight: 0,
-            wake: Arc::new(Wake { state: AtomicU32::new(IDLE), event: Event::new()? }),
+            wake: Arc::new(Wake::new()?),
             wake_armed: false,
             polled: false,
             syscalls: 0,
@@ -393,6 +392,14 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     }
 }
 
+/// Whether the kernel gives rings at all, and those that are needed.
+///
+/// # Errors
+/// As of [`Uring::new`].
+pub(super) fn probe() -> io::Result<()> {
+    check_support(&set_up(&EngineOptions { sq_entries: 1, cq_entries: 1, ..Default::default() })?)
+}
+
 /// Makes the ring, with the cheapest way of delivering completions that the kernel knows.
 fn set_up(options: &EngineOptions) -> io::Result<IoUring> {
     let entries = options.sq_entries.max(1).next_power_of_two();
@@ -475,56 +482,6 @@ fn register(ring: &IoUring, arena: &Arena) -> bool {
         Err(error) => {
             tracing::debug!(%error, length, "buffers are not registered");
             false
-        }
-    }
-}
-
-/// Nobody waits, nobody notified.
-const IDLE: u32 = 0;
-/// The engine's thread sleeps, or is about to.
-const WAITING: u32 = 1;
-/// A notification came that no wait has seen yet.
-const NOTIFIED: u32 = 2;
-
-/// How waits are ended from other threads.
-///
-/// Every change of `state` is an exchange of this one word, so all agree on their order: either
-/// the wait begins first, and the notifier sees `WAITING` and writes the eventfd, or the
-/// notification comes first, and the wait sees `NOTIFIED` and does not sleep.
-#[derive(Debug)]
-struct Wake {
-    state: AtomicU32,
-    event: Event,
-}
-
-impl Wake {
-    /// False: a notification came before, and is consumed.
-    fn begin_wait(&self) -> bool {
-        let waiting =
-            self.state.compare_exchange(IDLE, WAITING, Ordering::AcqRel, Ordering::Acquire);
-        if waiting.is_err() {
-            self.state.swap(IDLE, Ordering::AcqRel);
-        }
-        waiting.is_ok()
-    }
-
-    /// The wait is over; a notification that came during it is consumed.
-    fn end_wait(&self) {
-        self.state.swap(IDLE, Ordering::AcqRel);
-    }
-
-    /// The wait is over; a notification that came during it is kept for the next.
-    fn forget_wait(&self) {
-        let _ = self.state.compare_exchange(WAITING, IDLE, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    fn was_notified(&self) -> bool {
-        self.state.load(Ordering::Acquire) == NOTIFIED
-    }
-
-    fn notify(&self) {
-        if self.state.swap(NOTIFIED, Ordering::AcqRel) == WAITING {
-            self.event.signal();
         }
     }
 }

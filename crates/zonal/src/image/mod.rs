@@ -13,7 +13,7 @@ mod open;
 pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
 pub(crate) use create::write_layout;
 pub use create::{CreateOptions, Preallocate, create};
-pub(crate) use open::{open, open_disk};
+pub(crate) use open::{not_a_file, open, open_disk, take_lock};
 
 use crate::buffer::Buffer;
 use crate::engine::Disk;
@@ -66,13 +66,6 @@ impl Image {
 
     pub(crate) fn id(&self) -> Option<[u8; 16]> {
         self.extension.map(|extension| extension.image_id)
-    }
-
-    pub(crate) fn engine_name(&self) -> (&'static str, bool) {
-        match &self.disk {
-            Disk::File(file) => ("io_uring", file.is_direct()),
-            Disk::Sim(_) => ("sim", true),
-        }
     }
 
     /// Before writes are submitted: tells the live file that the image changes now.

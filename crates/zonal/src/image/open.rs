@@ -54,8 +54,11 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     // By whatever name the image is opened, its live file is one.
     let path = std::fs::canonicalize(path).map_err(|error| metadata_error("the path", error))?;
     let live_path = live::path_of(&path);
-    let locked = !options.read_only && lock_image(&file, &live_path)?;
-    let parts = read_image(Disk::File(file.clone()))?;
+    let locked = !options.read_only;
+    if locked {
+        take_lock(&file, || live::owner(&live_path))?;
+    }
+    let parts = read_image(Disk::File(options.driven(file.clone())?))?;
     let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
     let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
     let expected = Expected {
@@ -523,11 +526,13 @@ impl std::fmt::Display for Recovered {
     }
 }
 
-fn lock_image(file: &FileDisk, live: &Path) -> Result<bool> {
+/// Takes the lock on a file. Waits for that of a process that is gone, unless `owner` knows one
+/// that is there.
+pub(crate) fn take_lock(file: &FileDisk, owner: impl Fn() -> Option<u32>) -> Result<()> {
     let failed = |error| metadata_error("the lock", error);
     let since = Instant::now();
     while !file.try_lock().map_err(failed)? {
-        if let Some(process) = live::owner(live) {
+        if let Some(process) = owner() {
             let text = format!("process {process} has it open; end that process, or read only");
             return Err(Error::new(ErrorKind::InUse, text));
         }
@@ -537,7 +542,7 @@ fn lock_image(file: &FileDisk, live: &Path) -> Result<bool> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(true)
+    Ok(())
 }
 
 fn open_error(error: io::Error, path: &Path) -> Error {
@@ -559,7 +564,7 @@ fn open_error(error: io::Error, path: &Path) -> Error {
     if described { opened } else { opened.with_source(error) }
 }
 
-fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
+pub(crate) fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
     let (what, kind) = match identity.mode & libc::S_IFMT {
         libc::S_IFDIR => ("a folder", ErrorKind::NotZoned),
         libc::S_IFBLK => ("a block device; only images are supported yet", ErrorKind::Unsupported),

@@ -7,14 +7,14 @@
 //!   then the write;
 //! * finish: zeros to the capacity, then the state; the table hears of it from the next flush,
 //!   after its data sync;
-//! * settling: zeros over dead ranges, data sync, then the verdicts.
+//! * settling: zeros over dead ranges, data sync, the cut of a file, then the verdicts.
 
 use super::task::Desk;
 use crate::buffer::Buffer;
 use crate::device::Drive;
 use crate::engine::IoKind;
 use crate::image::Image;
-use crate::zones::{Counts, GateLock, Join, Role, Settling, Zones, drained};
+use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Zones, drained};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -74,10 +74,7 @@ pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result
         scene.begun.set(begun);
         return Err(refusal.into());
     }
-    if op == ZoneOp::Reset {
-        scene.drive.await_readers(zone);
-    }
-    Ok(())
+    if op == ZoneOp::Reset { scene.drive.end_life(zone) } else { Ok(()) }
 }
 
 /// Resets all sequential zones that can be reset.
@@ -139,7 +136,7 @@ impl Drop for Punch<'_> {
 /// Makes everything acknowledged before it durable; shared by all who wait at the same time.
 pub(super) async fn flush(scene: Scene) -> Result<()> {
     let zones = scene.zones();
-    if scene.image().is_none() {
+    if scene.drive.disk().is_none() {
         return Ok(());
     }
     match role(zones, Join::Flush).await {
@@ -208,29 +205,37 @@ async fn sync_data(scene: &Scene) -> Result<()> {
 /// Writes the table pages whose shadow has changed, durably; shared likewise.
 async fn persist(scene: &Scene) -> Result<()> {
     let zones = scene.zones();
-    let Some(image) = scene.image() else { return Ok(()) };
     match role(zones, Join::Persist).await {
         Role::Done => latched(zones),
         Role::Lead => {
             let mut lead = Lead { zones, join: Join::Persist, covered: None };
             latched(zones)?;
             let pages = zones.build_pages();
-            Counts::add(&zones.counts.table_writes);
-            let batches = image.page_writes(zones, &pages).map_err(|error| {
-                zones.latch("the session record cannot be written");
-                zones.latched_error().with_source(error)
-            })?;
-            for batch in batches {
-                write_all_durably(scene, batch).await.map_err(|error| {
-                    zones.latch("a write of the zone table failed");
-                    zones.latched_error().with_source(error)
-                })?;
+            // A file has no table: where it ends is the write pointer.
+            if let Some(image) = scene.image() {
+                write_pages(scene, image, &pages).await?;
             }
             zones.persisted(&pages);
             lead.covered = Some(pages.covered);
             Ok(())
         }
     }
+}
+
+async fn write_pages(scene: &Scene, image: &Image, pages: &Pages) -> Result<()> {
+    let zones = scene.zones();
+    Counts::add(&zones.counts.table_writes);
+    let batches = image.page_writes(zones, pages).map_err(|error| {
+        zones.latch("the session record cannot be written");
+        zones.latched_error().with_source(error)
+    })?;
+    for batch in batches {
+        write_all_durably(scene, batch).await.map_err(|error| {
+            zones.latch("a write of the zone table failed");
+            zones.latched_error().with_source(error)
+        })?;
+    }
+    Ok(())
 }
 
 /// Starts all writes of a batch, then waits for all.
@@ -255,11 +260,11 @@ async fn write_all_durably(scene: &Scene, batch: Vec<(u64, Buffer)>) -> io::Resu
     result
 }
 
-/// Zeroes a settling zone's dead ranges, durably, and settles it.
+/// Zeroes a settling zone's dead ranges, durably, cuts its file, and settles it.
 pub(super) async fn settle(scene: Scene, settling: Settling) {
     scene.begun.set(true);
     let zone = settling.zone;
-    let dead = settling.dead.clone();
+    let (dead, wp) = (settling.dead.clone(), settling.wp());
     let mut settler = Settler { zones: scene.zones(), settling: Some(settling), zeroed: false };
     let mut zeroed = Ok(());
     for &extent in &dead {
@@ -268,9 +273,10 @@ pub(super) async fn settle(scene: Scene, settling: Settling) {
             failed @ Err(_) => failed,
         };
     }
-    if zeroed.is_ok() {
+    if zeroed.is_ok() && !dead.is_empty() {
         zeroed = sync_data(&scene).await;
     }
+    let zeroed = zeroed.and_then(|()| scene.drive.cut(zone, wp));
     if let Err(error) = &zeroed {
         tracing::warn!("zone {zone}: a failed range cannot be zeroed, read-only now: {error}");
         // That they must not be read has to be durable before anybody hears of the outcome.
@@ -316,11 +322,10 @@ async fn zero(scene: &Scene, zone: ZoneIndex, extent: Extent) -> Result<()> {
     if length == 0 {
         return Ok(());
     }
-    let Some(image) = scene.image() else {
+    let Some(host) = scene.drive.host_offset(offset) else {
         scene.drive.zero_memory(offset, length);
         return Ok(());
     };
-    let host = image.host_offset(offset);
     let failed = |error: io::Error| {
         Error::new(super::io_kind(&error), "zeroing").at(offset, length).with_source(error)
     };

@@ -220,7 +220,8 @@ impl Queue {
         self.drive.report(zones)
     }
 
-    /// System calls made so far by this queue's ring.
+    /// System calls made so far by this queue's engine: over io_uring one or more for a batch, over
+    /// threads one for each record and two for each sleep.
     #[must_use]
     pub fn system_calls(&self) -> u64 {
         self.engine.as_ref().map_or(0, Engine::syscalls)
@@ -547,13 +548,7 @@ impl Queue {
             (Barrier::Refused(refusal), _) => {
                 let length = slot.length();
                 let offset = slot.offset;
-                let error = match refusal {
-                    Refusal::NotAtWritePointer { wp } => {
-                        let wp = self.drive.zones.offset_of(zone, wp);
-                        Error::new(refusal.kind(), format!("the zone's write pointer is {wp}"))
-                    }
-                    refusal => refusal.into(),
-                };
+                let error = self.drive.refused(zone, refusal);
                 self.refuse(number, error.in_zone(zone.0).at(offset, length));
             }
             (Barrier::Wait(_) | Barrier::Needs(_), Pass::None) => {
@@ -652,7 +647,10 @@ impl Queue {
         let slot = self.slots.get(number);
         slot.zone = ZoneIndex(zone);
         slot.offset = offset;
-        if let Err(error) = self.drive.zone(zone).and_then(|_| self.drive.writable()) {
+        let drive = &self.drive;
+        let fits =
+            drive.zone(zone).and_then(|_| drive.writable()).and_then(|()| drive.supports(op));
+        if let Err(error) = fits {
             return self.refuse(number, error.during(op.as_str()).in_zone(zone));
         }
         let zone = ZoneIndex(zone);
@@ -725,17 +723,17 @@ impl Queue {
         let done = slot.transferred as usize;
         let offset = slot.offset + u64::from(slot.transferred);
         let Some(buffer) = &mut slot.buffer else { return };
-        match self.drive.image() {
+        match self.drive.host_offset(offset) {
             None => {
                 let result = self.drive.copy_memory(kind, self.id, offset, buffer, &slot.view);
                 self.ended(u64::from(number), Ok(result));
             }
-            Some(image) => {
+            Some(host) => {
                 let fixed = self.arena.as_ref().is_some_and(|arena| buffer.is_of(arena));
                 let rest = &mut buffer[done..];
                 let io = Io {
                     kind,
-                    offset: image.host_offset(offset),
+                    offset: host,
                     ptr: rest.as_mut_ptr(),
                     len: rest.len(),
                     fixed,
@@ -754,7 +752,7 @@ impl Queue {
     fn ended(&mut self, token: u64, result: io::Result<u32>) {
         #[allow(clippy::cast_possible_truncation)] // tokens of slots are slot numbers
         let number = token as u32;
-        if self.drive.image().is_some() {
+        if self.engine.is_some() {
             self.issued -= 1;
         }
         let slot = self.slots.get(number);
@@ -762,7 +760,8 @@ impl Queue {
         match result {
             Ok(bytes) => {
                 slot.transferred += bytes;
-                let whole = u64::from(slot.transferred) >= length;
+                let whole = u64::from(slot.transferred) >= length
+                    || slot.ends_with_disk(bytes, &self.drive.zones);
                 if !whole && bytes > 0 {
                     Counts::add(&self.drive.zones.counts.short);
                     let kind =
@@ -853,7 +852,7 @@ impl Queue {
     fn acknowledged(&mut self, number: u32) {
         let slot = self.slots.get(number);
         let length = slot.length();
-        if slot.fua && self.drive.image().is_some() {
+        if slot.fua && self.engine.is_some() {
             return self.make_durable(number);
         }
         #[allow(clippy::cast_possible_truncation)] // a request's length fits, as it was checked

@@ -3,7 +3,7 @@
 use super::request::Flags;
 use crate::buffer::Buffer;
 use crate::view::View;
-use crate::zones::{Leaving, SlotId};
+use crate::zones::{Leaving, SlotId, Zones};
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -105,6 +105,16 @@ impl Slot {
     pub(super) fn leaving(&self, queue: u32, slot: u32) -> Leaving {
         let id = SlotId { queue, slot };
         Leaving { id, zone: self.zone, extent: self.extent, epoch: self.epoch }
+    }
+
+    /// Whether all that a read can show has come, though the disk ended before the read did: the
+    /// last `bytes` were none, or end inside a block.
+    #[cold]
+    pub(super) fn ends_with_disk(&self, bytes: u32, zones: &Zones) -> bool {
+        let at_the_end = bytes == 0 || !u64::from(bytes).is_multiple_of(zones.block_size());
+        self.stage == Stage::Reading
+            && at_the_end
+            && self.view.is_blank_from(zones, self.transferred as usize, self.length())
     }
 
     /// What the medium said, with its place.

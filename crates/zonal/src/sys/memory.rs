@@ -64,29 +64,48 @@ impl fmt::Debug for AlignedBytes {
 
 /// The bytes of a request in flight, which belong to whoever issued it.
 ///
-/// Neither `Send` nor `Sync`: it stays with the engine it was given to.
+/// It goes to the thread that does the request, and is never shared.
 #[derive(Debug)]
 pub(crate) struct LentBytes {
     start: *mut u8,
     length: usize,
 }
 
+// SAFETY: whoever holds the value has the bytes to itself, as `new` was promised, in whichever
+// thread that is.
+unsafe impl Send for LentBytes {}
+
 impl LentBytes {
     /// # Safety
     /// Until the value is dropped, `length` bytes from `start` are initialised, stay allocated,
-    /// and are touched by nobody else, except that others may read them if
-    /// [`copy_from`](Self::copy_from) is never called. A length of 0 allows any `start`.
+    /// and are touched by nobody else, except that others may read them if neither
+    /// [`copy_from`](Self::copy_from) nor [`as_mut_slice`](Self::as_mut_slice) is ever called. A
+    /// length of 0 allows any `start`.
     pub(crate) unsafe fn new(start: *mut u8, length: usize) -> Self {
         Self { start, length }
     }
 
     /// What is in them now.
     pub(crate) fn to_vec(&self) -> Vec<u8> {
+        self.as_slice().to_vec()
+    }
+
+    /// The bytes, to be read.
+    pub(crate) fn as_slice(&self) -> &[u8] {
         if self.length == 0 {
-            return Vec::new();
+            return &[];
         }
         // SAFETY: readable and not written by others, as `new` was promised.
-        unsafe { std::slice::from_raw_parts(self.start, self.length) }.to_vec()
+        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    }
+
+    /// The bytes, to be written.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        if self.length == 0 {
+            return &mut [];
+        }
+        // SAFETY: writable and not touched by others, as `new` was promised.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.length) }
     }
 
     /// Fills them from the start on with as much of `bytes` as there is room for.

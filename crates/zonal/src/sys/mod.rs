@@ -1,9 +1,9 @@
 //! The kernel's interfaces and raw memory, behind safe functions.
 //!
 //! What is `unsafe` ends here and in the ring (`engine/uring.rs`), but for the promises of their
-//! callers: who pushes a buffer to an engine (`queue/mod.rs`, `engine/mod.rs`), and who copies in
-//! memory that others use (`memory.rs`). Every block says which invariant makes
-//! it sound and who keeps it. Nothing in here knows about zones.
+//! callers: who pushes a buffer to an engine (`queue/mod.rs`, `engine/mod.rs`,
+//! `engine/threads.rs`), and who copies in memory that others use (`memory.rs`). Every block says
+//! which invariant makes it sound and who keeps it. Nothing in here knows about zones.
 
 pub(crate) mod clock;
 pub(crate) mod event;
@@ -13,6 +13,7 @@ pub(crate) mod memory;
 pub(crate) mod mmap;
 pub(crate) mod region;
 pub(crate) mod slots;
+pub(crate) mod thread;
 pub(crate) mod words;
 
 /// What memory, lengths and offsets of direct I/O are aligned to, in bytes.

@@ -7,7 +7,7 @@
 
 use super::{Control, Counts, Mark, SlotId, Zones};
 use crate::mailbox::Message;
-use zonal_core::units::{Extent, ZoneIndex};
+use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{Epoch, Settlement, ZoneState, settle};
 
 /// A write on its way out of its zone.
@@ -54,6 +54,13 @@ pub(crate) struct Settling {
     settlement: Settlement,
 }
 
+impl Settling {
+    /// Where the zone's write pointer will be.
+    pub(crate) fn wp(&self) -> Blocks {
+        self.settlement.wp
+    }
+}
+
 impl Zones {
     /// Ends a write that failed.
     #[cold]
@@ -81,7 +88,7 @@ impl Zones {
         let settlement = settle(self.cells.mark(zone).end, failed());
         let dead: Vec<Extent> = failed().filter_map(|extent| settlement.dead(extent)).collect();
         let settling = Settling { zone, dead, settlement };
-        if settling.dead.is_empty() {
+        if settling.dead.is_empty() && !self.cuts {
             control.settled(self, settling, true);
             return Conclusion::Held;
         }

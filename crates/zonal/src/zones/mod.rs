@@ -57,6 +57,8 @@ pub(crate) struct Found {
 pub(crate) enum Keeping {
     /// Nothing: a drive in memory.
     Nothing,
+    /// The zone, by where its file ends, so that the file is cut when a failed zone has settled.
+    Length,
     /// The zones, in an image.
     Zones,
     /// The same, and the space of zones that were reset is given back to the file system.
@@ -78,6 +80,8 @@ pub(crate) struct Zones {
     cells: Cells,
     /// Whether zones outlive the process, so that resets have to be durable before writes.
     durable: bool,
+    /// Whether a failed zone has a file to be cut before it has settled.
+    cuts: bool,
     /// How deep each open queue is; zero when it is closed.
     depths: [AtomicU32; QUEUES_MAX as usize],
     /// Set once when a sync failed: nothing is written from then on.
@@ -179,6 +183,7 @@ impl Zones {
             block_size,
             cells,
             durable,
+            cuts: keeping == Keeping::Length,
             depths: [const { AtomicU32::new(0) }; QUEUES_MAX as usize],
             latched: AtomicBool::new(false),
             masked: AtomicBool::new(false),

@@ -135,6 +135,7 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
         cutter,
         resume: resume.unwrap_or_default(),
         rota: Rota::new(&candidates, width),
+        finish: device.limits().finish,
         ordered: args.ordered,
         depth: args.iodepth as usize,
         slots: Slots::new(depth as usize),
@@ -280,6 +281,8 @@ struct Appender {
     drive: String,
     resume: Resume,
     rota: Rota,
+    /// Whether zones that cannot take the next record are finished.
+    finish: bool,
     ordered: bool,
     depth: usize,
     slots: Slots,
@@ -352,6 +355,10 @@ impl Appender {
         }
         match self.rota.next(padded as u64) {
             Turn::Wait => Ok(false),
+            Turn::Finish { place, .. } if !self.finish => {
+                self.rota.done(place);
+                Ok(true)
+            }
             Turn::Finish { place, zone } => {
                 let tag = self.slots.put(InFlight::Finish { zone, place })?;
                 transfer::push(&mut self.queue, Request::finish(zone).tag(tag))?;

@@ -34,7 +34,7 @@ use self::{
 };
 use super::create::Reserve;
 use crate::{
-    args::{self, Access, Size, WriteAccess, ZoneRange, format_size, parse_duration},
+    args::{self, Access, Engine, Size, WriteAccess, ZoneRange, format_size, parse_duration},
     outcome::Outcome,
     output::{Ui, print_json},
     signals::Interrupt,
@@ -84,6 +84,9 @@ pub(crate) struct BenchArgs {
     /// blocks were never written, and that is then not measured
     #[arg(long, value_enum, default_value_t = Reserve::Full, conflicts_with = "target")]
     preallocate: Reserve,
+    /// What moves the bytes of an image or file
+    #[arg(long, value_enum, default_value_t = Engine::Auto)]
+    engine: Engine,
     #[command(flatten)]
     access: WriteAccess,
 }
@@ -240,7 +243,7 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
     };
     let reads_only = !work.rw.writes() && temporary.is_none() && !args.reset;
     let access = if reads_only { Access::Read } else { Access::from(&args.access) };
-    let device = args::open(&target, access, ui)?;
+    let device = args::open(&target, access, args.engine, ui)?;
     if args.reset {
         // Nothing is erased for a run that cannot be made.
         work.hold_against(&device)?;

@@ -1,0 +1,128 @@
+//! The kinds of drives: how each is made, and what it lacks. A new one is one more entry.
+
+use crate::abilities::COUNT;
+use crate::abilities::Cell::{self, Has, Lacks, Refuses};
+use std::fs::{self, File};
+use std::path::Path;
+use zonal::ErrorKind::{NotAtWritePointer, OutOfRange, Unsupported};
+use zonal::{CreateOptions, EngineChoice, Error, Geometry, OpenOptions, Preallocate, Target};
+
+/// Bytes of a block, on every drive here.
+pub(crate) const BLOCK: u64 = 4096;
+
+/// What of a zone's capacity is left on a drive that is nearly full.
+pub(crate) const ROOM: u64 = 3 * BLOCK;
+
+/// A kind of drive.
+pub(crate) struct Backend {
+    pub(crate) name: &'static str,
+    pub(crate) engine: EngineChoice,
+    /// Makes an empty one in a folder.
+    pub(crate) make: fn(&Path) -> Target,
+    /// Makes one whose first sequential zone can only be filled by pretending; an error where
+    /// that cannot be done. `None`: its zones are small enough to be written.
+    pub(crate) make_nearly_full: Option<fn(&Path) -> std::io::Result<Target>>,
+    /// What it can do, in the order of [`ABILITIES`](crate::abilities::ABILITIES).
+    pub(crate) cells: [Cell; COUNT],
+}
+
+const IMAGE: [Cell; COUNT] = [Has, Has, Has, Has, Has, Has, Has, Has];
+const FILE: [Cell; COUNT] = [
+    Refuses(OutOfRange),
+    Lacks,
+    Refuses(NotAtWritePointer),
+    Refuses(Unsupported),
+    Has,
+    Has,
+    Has,
+    Has,
+];
+
+pub(crate) const BACKENDS: &[Backend] = &[
+    Backend {
+        name: "mem:",
+        engine: EngineChoice::Auto,
+        make: |_| Target::Memory(geometry()),
+        make_nearly_full: None,
+        cells: [Has, Has, Has, Has, Lacks, Lacks, Lacks, Lacks],
+    },
+    Backend {
+        name: "image, io_uring",
+        engine: EngineChoice::IoUring,
+        make: image,
+        make_nearly_full: None,
+        cells: IMAGE,
+    },
+    Backend {
+        name: "image, threads",
+        engine: EngineChoice::Threads,
+        make: image,
+        make_nearly_full: None,
+        cells: IMAGE,
+    },
+    Backend {
+        name: "file:, io_uring",
+        engine: EngineChoice::IoUring,
+        make: file,
+        make_nearly_full: Some(nearly_full_file),
+        cells: FILE,
+    },
+    Backend {
+        name: "file:, threads",
+        engine: EngineChoice::Threads,
+        make: file,
+        make_nearly_full: Some(nearly_full_file),
+        cells: FILE,
+    },
+];
+
+impl Backend {
+    /// Why it cannot be had on this machine, if so.
+    pub(crate) fn unavailable(&self) -> Option<Error> {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let opened = zonal::open(&(self.make)(folder.path()), &self.options());
+        opened.err().filter(|error| error.kind() == Unsupported)
+    }
+
+    pub(crate) fn options(&self) -> OpenOptions {
+        OpenOptions { engine: self.engine, ..OpenOptions::default() }
+    }
+}
+
+/// Of everything a little: a conventional zone, sequential ones of which less than all can be
+/// written, limits.
+fn geometry() -> Geometry {
+    Geometry {
+        zone_size: 1 << 20,
+        zone_capacity: 768 << 10,
+        conventional_zones: 1,
+        max_open_zones: 2,
+        max_active_zones: 3,
+        max_append: 64 << 10,
+        ..Geometry::with_size(6 << 20)
+    }
+}
+
+fn image(folder: &Path) -> Target {
+    let path = folder.join("disk.qcow2");
+    let preallocate = Preallocate::Off;
+    let options = CreateOptions { geometry: geometry(), preallocate, force: false, progress: None };
+    zonal::create(&path, options).unwrap();
+    Target::Path(path)
+}
+
+fn file(folder: &Path) -> Target {
+    let path = folder.join("log");
+    fs::write(&path, b"").unwrap();
+    Target::File(path)
+}
+
+fn nearly_full_file(folder: &Path) -> std::io::Result<Target> {
+    let target = file(folder);
+    let capacity = zonal::open(&target, &OpenOptions::default())
+        .map_err(std::io::Error::from)?
+        .geometry()
+        .zone_capacity;
+    File::options().write(true).open(folder.join("log"))?.set_len(capacity - ROOM)?;
+    Ok(target)
+}

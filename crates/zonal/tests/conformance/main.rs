@@ -1,0 +1,99 @@
+//! One list of rules, run over every kind of drive.
+//!
+//! ```text
+//! backends (how each is made, what it lacks) ─► bench (a fresh drive and its queue) ─► rules
+//! ```
+//!
+//! What a kind of drive cannot do stands in one table, which is printed, and held against the drive:
+//! a cell that says less or more than the drive does fails the test.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+
+mod abilities;
+mod backends;
+mod bench;
+mod rules;
+
+use abilities::{ABILITIES, Ability};
+use backends::{BACKENDS, Backend};
+use bench::Bench;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// How wide the table's cells are, in characters: as the longest kind of error in it.
+const CELL: usize = 20;
+
+/// Runs all rules over the backend of that name, each on a fresh drive.
+fn conform(name: &str) {
+    let backend = BACKENDS.iter().find(|backend| backend.name == name).expect("a backend");
+    if let Some(reason) = backend.unavailable() {
+        println!("SKIP {name}: {reason}");
+        return;
+    }
+    let broken: Vec<_> = rules::RULES
+        .iter()
+        .filter(|(rule, check)| {
+            let kept = catch_unwind(AssertUnwindSafe(|| check(&mut Bench::new(backend)))).is_ok();
+            println!("{name} | {rule} | {}", if kept { "kept" } else { "BROKEN" });
+            !kept
+        })
+        .map(|(rule, _)| rule)
+        .collect();
+    assert!(broken.is_empty(), "{name} breaks: {broken:#?}");
+}
+
+#[test]
+fn memory_conforms() {
+    conform("mem:");
+}
+
+#[test]
+fn an_image_over_io_uring_conforms() {
+    conform("image, io_uring");
+}
+
+#[test]
+fn an_image_over_threads_conforms() {
+    conform("image, threads");
+}
+
+#[test]
+fn a_file_over_io_uring_conforms() {
+    conform("file:, io_uring");
+}
+
+#[test]
+fn a_file_over_threads_conforms() {
+    conform("file:, threads");
+}
+
+#[test]
+fn every_drive_lacks_what_the_table_says_and_nothing_else() {
+    let width = BACKENDS.iter().map(|backend| backend.name.len()).max().unwrap_or(0);
+    print!("{:width$}", "");
+    ABILITIES.iter().for_each(|Ability { name, .. }| print!(" | {name:CELL$}"));
+    println!();
+    let mut wrong = Vec::new();
+    for backend in BACKENDS {
+        print!("{:width$}", backend.name);
+        for (ability, stated) in ABILITIES.iter().zip(backend.cells) {
+            print!(" | {:CELL$}", stated.to_string());
+            if backend.unavailable().is_none() {
+                let found = (ability.probe)(&mut Bench::new(backend));
+                if found != stated {
+                    wrong.push((backend.name, ability.name, stated, found));
+                }
+            }
+        }
+        println!("{}", backend.unavailable().map_or("", |_| " | SKIP: not on this machine"));
+    }
+    assert!(wrong.is_empty(), "backend, ability, stated, found: {wrong:#?}");
+}
+
+/// A backend that no test runs over would conform to nothing.
+#[test]
+fn every_backend_has_its_test() {
+    let source = include_str!("main.rs");
+    for Backend { name, .. } in BACKENDS {
+        assert!(source.contains(&format!("conform(\"{name}\")")), "{name}");
+    }
+}
