@@ -33,6 +33,7 @@
 mod buffer;
 mod device;
 mod engine;
+mod handle;
 mod image;
 mod live;
 mod mailbox;
@@ -48,6 +49,9 @@ mod zones;
 
 pub use buffer::Buffer;
 pub use device::{Device, Info, Limits, Metrics, ZoneInfo, ZoneKind};
+pub use handle::{
+    Failed, HandleOptions, IO_THREADS_MAX, Operation, Record, Records, Transfer, Zone,
+};
 pub use image::{
     CheckOptions, CheckReport, CreateOptions, Finding, Preallocate, Severity, check, create,
 };

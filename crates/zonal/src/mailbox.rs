@@ -17,6 +17,8 @@ pub(crate) enum Message {
     Verdict { slot: u32, verdict: Verdict },
     /// That task can go on.
     Poll { task: u32 },
+    /// Nothing but that its thread should look about.
+    Nudge,
 }
 
 /// A queue's mail: written by any thread, read by the queue's.

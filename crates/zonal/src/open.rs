@@ -1,6 +1,7 @@
 //! The one way in: a target is named, probed once, and opened.
 
 use crate::device::{Device, Drive, Medium, OpenNotes};
+use crate::handle::HandleOptions;
 use crate::memory::Memory;
 use crate::sys::words::SharedWords;
 use crate::target::Target;
@@ -22,6 +23,8 @@ pub struct OpenOptions {
     /// Give the space of zones that were reset back to the file system. Writes to never-written
     /// blocks are slower than to blocks written before.
     pub discard: bool,
+    /// What serves asynchronous and blocking calls.
+    pub handles: HandleOptions,
 }
 
 /// Opens a drive.
@@ -47,10 +50,12 @@ pub struct OpenOptions {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn open(target: &Target, options: &OpenOptions) -> Result<Device> {
-    match target {
-        Target::Path(path) => crate::image::open(path, options),
-        Target::Memory(geometry) => open_memory(geometry, options),
-    }
+    options.handles.check()?;
+    let device = match target {
+        Target::Path(path) => crate::image::open(path, options)?,
+        Target::Memory(geometry) => open_memory(geometry, options)?,
+    };
+    Ok(device.with_handles(options.handles))
 }
 
 fn open_memory(geometry: &Geometry, options: &OpenOptions) -> Result<Device> {

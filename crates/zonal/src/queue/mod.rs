@@ -14,6 +14,7 @@
 //! * an ordinary write or read allocates nothing and takes no lock.
 
 mod cold;
+mod park;
 pub(crate) mod request;
 mod slot;
 mod task;
@@ -25,6 +26,7 @@ use crate::mailbox::{Mailbox, Message};
 use crate::zones::cells::DEPTH_MAX;
 use crate::zones::{Conclusion, Counts, SlotId};
 use cold::Scene;
+pub(crate) use cold::stalled;
 use request::{Call, Completion, Flags, Full, Request};
 use slot::{Slot, Slots, Stage};
 use std::cell::Cell;
@@ -105,23 +107,33 @@ pub struct Queue {
 
 impl Queue {
     pub(crate) fn new(drive: &Arc<Drive>, options: &QueueOptions) -> Result<Self> {
+        let arena = match options.buffer_bytes {
+            0 => None,
+            bytes => Arena::new(options.depth.clamp(1, DEPTH_MAX), bytes)
+                .map(Some)
+                .map_err(|error| opening_failed(drive, error))?,
+        };
+        Self::with_arena(drive, options, arena)
+    }
+
+    /// The same, with buffers that are there already.
+    pub(crate) fn with_arena(
+        drive: &Arc<Drive>,
+        options: &QueueOptions,
+        arena: Option<Arena>,
+    ) -> Result<Self> {
         if options.depth == 0 || options.depth > DEPTH_MAX {
             let text = format!("a depth of {} is not between 1 and {DEPTH_MAX}", options.depth);
             return Err(Error::new(ErrorKind::InvalidInput, text).during("open a queue"));
         }
-        let failed = |error: io::Error| {
-            Error::new(io_kind(&error), "opening a queue").with_source(error).on(&*drive.name)
-        };
-        let arena = match options.buffer_bytes {
-            0 => None,
-            bytes => Some(Arena::new(options.depth, bytes).map_err(failed)?),
-        };
         let engine_options = EngineOptions {
             sq_entries: options.depth,
             cq_entries: options.cq_entries.unwrap_or(2 * options.depth).min(CQ_ENTRIES_MAX),
             register_buffers: true,
         };
-        let engine = drive.engine(&engine_options, arena.as_ref()).map_err(failed)?;
+        let engine = drive
+            .engine(&engine_options, arena.as_ref())
+            .map_err(|error| opening_failed(drive, error))?;
         let mailbox = Arc::new(Mailbox::new(engine.as_ref().map(Engine::notifier)));
         let id = drive.zones.enlist(mailbox.clone(), options.depth)?;
         let depth = options.depth as usize;
@@ -205,7 +217,7 @@ impl Queue {
                 self.go()?;
                 return Ok(self.completed.len());
             }
-            self.wait(missing)?;
+            self.wait(missing, None)?;
         }
     }
 
@@ -338,6 +350,7 @@ impl Queue {
                 Message::Turn { slot } => self.turn(slot),
                 Message::Verdict { slot, verdict } => self.verdict(slot, verdict),
                 Message::Poll { task } => self.tasks.poll(task),
+                Message::Nudge => {}
             }
         }
         self.mail = mail;
@@ -352,9 +365,10 @@ impl Queue {
         self.finished = finished;
     }
 
-    /// Waits for at least one thing to happen.
-    fn wait(&mut self, missing: usize) -> Result<()> {
-        let timeout = (self.deadline.is_some() && self.waiting > 0).then_some(DEADLINE_STEP);
+    /// Waits for at least one thing to happen, or for `limit` to pass.
+    fn wait(&mut self, missing: usize, limit: Option<Duration>) -> Result<()> {
+        let step = (self.deadline.is_some() && self.waiting > 0).then_some(DEADLINE_STEP);
+        let timeout = step.into_iter().chain(limit).min();
         if self.engine.is_some() {
             let rare = self.waiting > 0 || !self.tasks.is_empty();
             let want = if rare { 1 } else { missing.min(self.issued).max(1) };
@@ -363,7 +377,7 @@ impl Queue {
         } else {
             self.mailbox.wait(timeout);
         }
-        if timeout.is_some() {
+        if step.is_some() {
             self.expire();
         }
         Ok(())
@@ -1017,6 +1031,10 @@ impl Drop for Queue {
         self.tasks.clear();
         self.drive.zones.retire(self.id);
     }
+}
+
+fn opening_failed(drive: &Drive, error: io::Error) -> Error {
+    Error::new(io_kind(&error), "opening a queue").with_source(error).on(&*drive.name)
 }
 
 fn ring_error(drive: &str, error: io::Error) -> Error {

@@ -3,6 +3,8 @@
 use crate::buffer::Buffer;
 use std::fmt;
 use zonal_core::error::Result;
+use zonal_core::format::Geometry;
+use zonal_core::units::ZoneIndex;
 use zonal_core::zone::ZoneOp;
 
 /// One request to a drive; built by the functions named after the operations.
@@ -38,6 +40,17 @@ impl Call {
             Self::Zone { op, .. } => op.as_str(),
             Self::ResetAll => "reset-all",
             Self::Flush => "flush",
+        }
+    }
+
+    fn buffer(&self) -> Option<&Buffer> {
+        match self {
+            Self::Append { data, .. }
+            | Self::AppendOrdered { data, .. }
+            | Self::AppendAt { data, .. }
+            | Self::WriteAt { data, .. } => Some(data),
+            Self::ReadAt { into, .. } => Some(into),
+            Self::Zone { .. } | Self::ResetAll | Self::Flush => None,
         }
     }
 
@@ -131,6 +144,27 @@ impl Request {
         self
     }
 
+    pub(crate) fn name(&self) -> &'static str {
+        self.call.name()
+    }
+
+    /// The zone it is about, as far as it is about one.
+    pub(crate) fn zone(&self, geometry: &Geometry) -> ZoneIndex {
+        match &self.call {
+            Call::Append { zone, .. }
+            | Call::AppendOrdered { zone, .. }
+            | Call::Zone { zone, .. } => ZoneIndex(*zone),
+            Call::AppendAt { offset, .. }
+            | Call::WriteAt { offset, .. }
+            | Call::ReadAt { offset, .. } => geometry.zone_of(*offset),
+            Call::ResetAll | Call::Flush => ZoneIndex(0),
+        }
+    }
+
+    pub(crate) fn buffer(&self) -> Option<&Buffer> {
+        self.call.buffer()
+    }
+
     /// The buffer, from a request that was not taken.
     #[must_use]
     pub fn into_buffer(self) -> Option<Buffer> {
@@ -144,7 +178,7 @@ pub struct Full(pub Request);
 
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the queue is full: submit, and take completions")
+        f.write_str("no more requests fit: take completions first")
     }
 }
 
