@@ -56,7 +56,7 @@ pub use image::{
     CheckOptions, CheckReport, CreateOptions, Finding, Preallocate, Severity, check, create,
 };
 pub use open::{OpenOptions, open};
-pub use queue::request::{Completion, Flags, Full, Request};
+pub use queue::request::{AioEvent, Completion, Flags, Full, OffsetPlace, Request};
 pub use queue::{Queue, QueueOptions};
 #[doc(hidden)]
 pub use sync::locks_taken;

@@ -16,6 +16,7 @@
 //!   serves the line;
 //! * a thread that sleeps has said so before it looked into its inbox for the last time, and who
 //!   puts something in looks for that afterwards: one of the two sees the other;
+//! * who is to be woken is woken within a moment, whatever others do;
 //! * a lane that has closed has all its places back, an empty inbox and nobody in line.
 
 use super::ticket::Ticket;
@@ -26,6 +27,7 @@ use crate::sync::{Mutex, MutexGuard, lock};
 use crossbeam_queue::ArrayQueue;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 use zonal_core::error::{Error, ErrorKind};
 
 pub(crate) struct Lane {
@@ -40,6 +42,8 @@ pub(crate) struct Lane {
     asleep: AtomicBool,
     stopping: AtomicBool,
     pub(crate) timers: Timers,
+    /// Who is to be woken, by whoever comes first: see [`Lane::wake_all`].
+    wakers: ArrayQueue<Waker>,
 }
 
 #[derive(Default)]
@@ -64,6 +68,7 @@ impl Lane {
             asleep: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             timers: Timers::default(),
+            wakers: ArrayQueue::new(depth),
         }
     }
 
@@ -142,6 +147,16 @@ impl Lane {
         self.nudge();
     }
 
+    /// Wakes everybody whose request has ended.
+    ///
+    /// The thread wakes the first by itself, and leaves the others for a moment to whoever is
+    /// woken: it runs where they will run, and can wake them without a system call each.
+    pub(super) fn wake_all(&self) {
+        while let Some(waker) = self.wakers.pop() {
+            waker.wake();
+        }
+    }
+
     // ---- the thread -----------------------------------------------------------------------
 
     /// The thread has a queue that can be woken.
@@ -162,11 +177,28 @@ impl Lane {
         }
     }
 
+    /// Wakes one of these, who will wake the others; those must be woken before long in any case.
+    pub(super) fn wake_one(&self, wakers: &mut Vec<Waker>) {
+        let Some(first) = wakers.pop() else { return };
+        for waker in wakers.drain(..) {
+            if let Err(waker) = self.wakers.push(waker) {
+                waker.wake();
+            }
+        }
+        first.wake();
+    }
+
+    /// Whether somebody is still to be woken.
+    pub(super) fn has_to_wake(&self) -> bool {
+        !self.wakers.is_empty()
+    }
+
     /// Says that the thread is about to sleep. False: it must not, there is work.
     pub(super) fn fall_asleep(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let work = !self.inbox.is_empty() || self.stopping.load(Ordering::SeqCst);
+        let ends = self.is_stopping() && self.places.load(Ordering::SeqCst) == self.depth;
+        let work = ends || !self.inbox.is_empty();
         if work {
             self.wake_up();
         }

@@ -109,8 +109,18 @@ impl Device {
         self.pool().lease(length).unwrap_or_else(|| Buffer::unpooled(length))
     }
 
-    /// Any request, for its bare completion.
+    /// Any request, for its bare completion. Links are between requests of one queue: a linked one
+    /// is refused as `Unsupported`.
     pub fn request(&self, request: Request) -> Operation<Completion> {
+        if request.extra.as_ref().is_some_and(|extra| extra.linked) {
+            let text =
+                "handles of many threads share a queue; link requests on a queue of your own";
+            return Operation::refused(
+                self.pool(),
+                request,
+                Error::new(ErrorKind::Unsupported, text),
+            );
+        }
         self.operation(request)
     }
 

@@ -336,6 +336,9 @@ impl<T: Outcome> Future for Operation<T> {
             },
         };
         this.unset_timer();
+        if let Step::Asked { lane, .. } = &this.step {
+            lane.wake_all();
+        }
         match this.step.take() {
             // An abandoned ticket is still its thread's.
             Step::Asked { ticket, .. } if !late => this.pool.give_back(ticket),

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariants:
-//! * each request that was taken ends once, and whoever gave it is woken for it;
+//! * each request that was taken ends once, and whoever gave it is to be woken for it;
 //! * a request that is abandoned before it was taken is never sent;
 //! * an I/O thread does not look at a ticket after it has ended it, so that its owner may use it
 //!   again at once.
@@ -66,18 +66,14 @@ impl Ticket {
         }
     }
 
-    /// Ends a request that was taken, and wakes who waits. Gives the completion back if nobody
-    /// does.
-    pub(crate) fn end(&self, completion: Completion) -> Result<(), Completion> {
+    /// Ends a request that was taken. Gives back who is to be woken, or the completion if nobody
+    /// waits for it any more.
+    pub(crate) fn end(&self, completion: Completion) -> Result<Option<Waker>, Completion> {
         let mut state = lock(&self.0);
         match mem::take(&mut *state) {
             State::Sent { waker } => {
                 *state = State::Ended(completion);
-                drop(state);
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-                Ok(())
+                Ok(waker)
             }
             State::Idle | State::Asked { .. } | State::Abandoned | State::Ended(_) => {
                 Err(completion)

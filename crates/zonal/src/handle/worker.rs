@@ -8,9 +8,10 @@ use super::ticket::Ticket;
 use crate::buffer::Arena;
 use crate::device::Drive;
 use crate::queue::request::{Completion, Flags, Request};
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{LINGER, Queue, QueueOptions};
 use crate::zones::Counts;
 use std::sync::Arc;
+use std::task::Waker;
 use zonal_core::error::{Error, ErrorKind};
 
 /// What the thread of a lane is made with.
@@ -65,9 +66,11 @@ impl Drop for Rest {
         let fail = |ticket: &Ticket, tag, buffer| {
             let result = Err(Error::new(kind, text.clone()));
             let flags = Flags::default();
-            // Nobody waits: nobody is told.
-            let _ = ticket.end(Completion { tag, result, flags, offset: 0, buffer });
+            let ended = ticket.end(Completion { tag, result, flags, offset: 0, buffer });
             self.lane.free_place();
+            if let Ok(Some(waker)) = ended {
+                waker.wake();
+            }
         };
         for (ticket, tag) in self.tickets.iter_mut().filter_map(Option::take) {
             fail(&ticket, tag, None);
@@ -92,29 +95,35 @@ struct Worker<'a> {
     queue: Queue,
     rest: &'a mut Rest,
     free: Vec<usize>,
+    wakers: Vec<Waker>,
 }
 
 impl<'a> Worker<'a> {
     fn new(drive: Arc<Drive>, queue: Queue, rest: &'a mut Rest) -> Self {
         let depth = queue.depth();
         rest.tickets.resize_with(depth, || None);
-        Self { drive, queue, rest, free: (0..depth).rev().collect() }
+        let wakers = Vec::with_capacity(depth);
+        Self { drive, queue, rest, free: (0..depth).rev().collect(), wakers }
     }
 
     /// Until the lane is asked to stop and everything has ended.
     fn work(mut self) -> Result<(), Error> {
         loop {
             self.take_in();
+            if self.queue.linger()? {
+                self.rest.lane.wake_all();
+            }
+            let idle = self.give_out() == 0;
             // In this order: a timer that is set after the look ends the sleep.
-            let asleep = self.rest.lane.fall_asleep();
+            let asleep = idle && self.rest.lane.fall_asleep();
             let next = self.rest.lane.timers.ring();
             if asleep {
-                self.queue.submit_and_park(next)?;
+                let moment = self.rest.lane.has_to_wake().then_some(LINGER);
+                self.queue.submit_and_park(next.into_iter().chain(moment).min())?;
                 self.rest.lane.wake_up();
-            } else {
-                self.queue.submit()?;
+                self.rest.lane.wake_all();
+                self.give_out();
             }
-            self.give_out();
             if self.rest.lane.is_stopping()
                 && self.rest.lane.close(ErrorKind::DeviceReadOnly, CLOSED)
             {
@@ -142,7 +151,9 @@ impl<'a> Worker<'a> {
         self.queue.push(request).expect("a lane has as many places as its queue");
     }
 
-    fn give_out(&mut self) {
+    /// Ends what has ended, and then has all woken who wait for it. Returns how many there were.
+    fn give_out(&mut self) -> usize {
+        let mut count = 0;
         while let Some(mut completion) = self.queue.next_completion() {
             let index = usize::try_from(completion.tag).unwrap_or(usize::MAX);
             let Some((ticket, tag)) = self.rest.tickets.get_mut(index).and_then(Option::take)
@@ -151,11 +162,15 @@ impl<'a> Worker<'a> {
             };
             self.free.push(index);
             completion.tag = tag;
-            if let Err(unheard) = ticket.end(completion) {
-                self.unheard(&unheard);
+            match ticket.end(completion) {
+                Ok(waker) => self.wakers.extend(waker),
+                Err(unheard) => self.unheard(&unheard),
             }
             self.rest.lane.free_place();
+            count += 1;
         }
+        self.rest.lane.wake_one(&mut self.wakers);
+        count
     }
 
     /// Nobody waits for this one any more.

@@ -13,6 +13,7 @@
 //!   taken; so completions wait for room and are never dropped;
 //! * an ordinary write or read allocates nothing and takes no lock.
 
+mod chain;
 mod cold;
 mod park;
 pub(crate) mod request;
@@ -25,8 +26,10 @@ use crate::engine::{Engine, EngineOptions, Io, IoKind};
 use crate::mailbox::{Mailbox, Message};
 use crate::zones::cells::DEPTH_MAX;
 use crate::zones::{Conclusion, Counts, SlotId};
+use chain::Chains;
 use cold::Scene;
 pub(crate) use cold::stalled;
+pub(crate) use park::LINGER;
 use request::{Call, Completion, Flags, Full, Request};
 use slot::{Slot, Slots, Stage};
 use std::cell::Cell;
@@ -94,6 +97,7 @@ pub struct Queue {
     tasks: Tasks,
     slots: Slots,
     pending: VecDeque<Request>,
+    chains: Chains,
     completed: VecDeque<Completion>,
     /// Slots whose write or read the engine has.
     issued: usize,
@@ -151,6 +155,7 @@ impl Queue {
             tasks: Tasks::new(),
             slots: Slots::new(options.depth),
             pending: VecDeque::with_capacity(depth),
+            chains: Chains::default(),
             completed: VecDeque::with_capacity(depth),
             issued: 0,
             waiting: 0,
@@ -173,10 +178,11 @@ impl Queue {
     /// # Errors
     /// [`Full`] gives the request back when the queue holds as many as its depth.
     #[inline]
-    pub fn push(&mut self, request: Request) -> Result<(), Full> {
+    pub fn push(&mut self, mut request: Request) -> Result<(), Full> {
         if self.in_flight() >= self.depth {
             return Err(Full(request));
         }
+        self.chains.note(&mut request);
         self.pending.push_back(request);
         Ok(())
     }
@@ -185,7 +191,7 @@ impl Queue {
     #[inline]
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.pending.len() + self.slots.used() + self.completed.len()
+        self.pending.len() + self.chains.waiting() + self.slots.used() + self.completed.len()
     }
 
     /// The next completion there is; makes no system call.
@@ -314,11 +320,19 @@ impl Queue {
     /// Runs rules and tasks until there is nothing more to run.
     #[inline]
     fn advance(&mut self) {
-        while let Some(request) = self.pending.pop_front() {
-            self.start(request);
-        }
-        if !self.tasks.is_empty() || self.waiting > 0 || self.mailbox.has_any() {
-            self.advance_rare();
+        loop {
+            while let Some(mut request) = self.pending.pop_front() {
+                match request.extra.take() {
+                    None => self.start(request),
+                    Some(extra) => self.start_extra(request, *extra),
+                }
+            }
+            if !self.tasks.is_empty() || self.waiting > 0 || self.mailbox.has_any() {
+                self.advance_rare();
+            }
+            if self.chains.waiting() == 0 || !self.advance_chains() {
+                return;
+            }
         }
     }
 
@@ -423,9 +437,10 @@ impl Queue {
 
     #[inline]
     fn start(&mut self, request: Request) {
-        let Request { tag, call, fua } = request;
+        let Request { tag, call, fua, extra } = request;
         let name = call.name();
         let number = self.slots.take(tag, name, fua);
+        self.slots.get(number).extra = extra;
         match call {
             Call::Append { zone, data } => self.start_append(number, zone, data),
             Call::AppendAt { offset, data } => {
@@ -945,11 +960,15 @@ impl Queue {
             self.release_gate(number);
         }
         let buffer = self.slots.get(number).buffer.take();
+        let extra = self.slots.get(number).extra.take();
         self.slots.free(number);
         let result = match result {
             Ok(bytes) => Ok(bytes),
             Err(error) => Err(error.during(name).on(&*self.drive.name)),
         };
+        if let Some(extra) = extra {
+            self.end_extra(&extra, &result, offset);
+        }
         self.completed.push_back(Completion { tag, result, flags, offset, buffer });
     }
 
@@ -1006,6 +1025,7 @@ impl Drop for Queue {
     /// leaves the drive. Completions that nobody took are dropped with their buffers.
     fn drop(&mut self) {
         self.pending.clear();
+        self.chains.clear();
         for number in self.slots.parked() {
             let zone = self.slots.get(number).zone;
             self.drive.zones.withdraw(zone, self.id, number);

@@ -7,7 +7,32 @@ use std::sync::Arc;
 use std::time::Duration;
 use zonal_core::error::Result;
 
+/// Of so many requests under way, the end of one is waited for, where others may follow soon.
+const LINGER_SHARE: usize = 4;
+
+/// For how long at most: a fraction of what a thread takes to be woken and to hand over a batch
+/// on a loaded machine, and a multiple of what a fast disk takes for one.
+pub(crate) const LINGER: Duration = Duration::from_micros(100);
+
 impl Queue {
+    /// Where many requests are under way, submits everything pushed and waits a moment for a part
+    /// of them, so that they are taken in together. Nobody can end this wait. Returns whether it
+    /// has waited, or found completions at once.
+    pub(crate) fn linger(&mut self) -> Result<bool> {
+        self.advance();
+        let want = self.issued / LINGER_SHARE;
+        if !self.completed.is_empty() {
+            return Ok(true);
+        }
+        if want < 2 {
+            return Ok(false);
+        }
+        self.enter_engine(want, Some(LINGER))?;
+        self.reap();
+        self.advance();
+        Ok(true)
+    }
+
     /// Submits everything pushed, and waits until a completion can be taken, the mailbox has
     /// something, or `limit` has passed; with nothing in flight for the latter two alone.
     pub(crate) fn submit_and_park(&mut self, limit: Option<Duration>) -> Result<()> {
