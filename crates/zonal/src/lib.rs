@@ -5,6 +5,27 @@
 //! programs, on drives in memory and in qcow2 images, with the rules of real ZNS and SMR drives.
 //!
 //! ```
+//! # use futures::executor::block_on;
+//! use zonal::{OpenOptions, Target};
+//!
+//! # block_on(async {
+//! let drive = zonal::open(&Target::parse("mem:size=64M,zone-size=16M")?, &OpenOptions::default())?;
+//! let mut record = drive.buffer(4096);
+//! record.fill(7);
+//! let landed = drive.append(2, record).await?;
+//! println!("it landed at {}", landed.offset);
+//! let read = drive.read_at(landed.offset, landed.buffer).await?;
+//! assert_eq!(read.buffer[0], 7);
+//! drive.flush().await?;
+//! drive.close()
+//! # })?;
+//! # Ok::<(), zonal::Error>(())
+//! ```
+//!
+//! That works under every runtime; without one, say `.wait()` in place of `.await`. A thread that
+//! wants the last word on batches drives a queue of its own:
+//!
+//! ```
 //! use zonal::{OpenOptions, QueueOptions, Request, Target};
 //!
 //! let drive = zonal::open(&Target::parse("mem:size=64M,zone-size=16M")?, &OpenOptions::default())?;
@@ -23,6 +44,7 @@
 //! ```
 //!
 //! * [`open`] gives a [`Device`], shared by all threads; [`create`] makes an image.
+//! * [`Device::append`] and its kin, [`Zone`]: operations to be awaited or waited for.
 //! * [`Device::queue`] gives a [`Queue`], one thread's: push [`Request`]s, submit, take
 //!   [`Completion`]s.
 //! * [`sim`] has a disk that fails, reorders and loses power on command, for tests.

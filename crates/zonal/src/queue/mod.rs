@@ -41,6 +41,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use task::{Desk, Tasks};
+use tracing::Instrument;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{Barrier, Pass, Placement, Refusal, Verdict, Write, ZoneOp, ZoneState};
@@ -721,9 +722,10 @@ impl Queue {
         let slot = self.slots.get(number);
         slot.since = self.deadline.map(|_| Instant::now());
         slot.stage = Stage::Cold { task: u32::MAX, begun };
+        let span = tracing::debug_span!("operation", name = slot.name, zone = slot.zone.0);
         self.waiting += 1;
         let scene = Scene { drive: self.drive.clone(), desk: desk.clone(), begun: for_task };
-        let operation = operation(scene);
+        let operation = operation(scene).instrument(span);
         let operation = async move {
             let result = operation.await;
             desk.finish(number, result);
