@@ -41,8 +41,11 @@ impl Mailbox {
     }
 
     pub(crate) fn post(&self, message: Message) {
-        lock(&self.messages).push(message);
+        let mut messages = lock(&self.messages);
+        messages.push(message);
+        // Under the lock: who finds mail there and no flag would look again and again.
         self.any.store(true, Ordering::Release);
+        drop(messages);
         match &self.notifier {
             Some(notifier) => notifier.notify(),
             None => self.arrived.notify_one(),

@@ -105,6 +105,8 @@ pub struct Queue {
     /// Slots that wait for something other than the engine.
     waiting: usize,
     mail: Vec<Message>,
+    /// Somebody wanted this thread to look about.
+    nudged: bool,
     reaped: Vec<(u64, io::Result<u32>)>,
     finished: Vec<(u32, Result<()>)>,
     _one_thread: PhantomData<*const ()>,
@@ -161,6 +163,7 @@ impl Queue {
             issued: 0,
             waiting: 0,
             mail: Vec::with_capacity(depth),
+            nudged: false,
             reaped: Vec::with_capacity(depth),
             finished: Vec::new(),
             _one_thread: PhantomData,
@@ -365,7 +368,7 @@ impl Queue {
                 Message::Turn { slot } => self.turn(slot),
                 Message::Verdict { slot, verdict } => self.verdict(slot, verdict),
                 Message::Poll { task } => self.tasks.poll(task),
-                Message::Nudge => {}
+                Message::Nudge => self.nudged = true,
             }
         }
         self.mail = mail;

@@ -36,8 +36,10 @@ impl Queue {
     /// Submits everything pushed, and waits until a completion can be taken, the mailbox has
     /// something, or `limit` has passed; with nothing in flight for the latter two alone.
     pub(crate) fn submit_and_park(&mut self, limit: Option<Duration>) -> Result<()> {
+        self.nudged = false;
         self.advance();
-        if self.completed.is_empty() && !self.mailbox.has_any() {
+        // What was in the mail has been read: a nudge in it is all there is to be known of it.
+        if self.completed.is_empty() && !self.nudged && !self.mailbox.has_any() {
             self.wait(1, limit)?;
         }
         self.go()
