@@ -108,6 +108,20 @@ impl Buffer {
     }
 }
 
+impl From<&[u8]> for Buffer {
+    /// A copy on the heap.
+    fn from(bytes: &[u8]) -> Self {
+        Self::from_slice(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Buffer {
+    /// A copy on the heap, as the bytes of a vector lie anywhere.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::from_slice(&bytes)
+    }
+}
+
 impl Deref for Buffer {
     type Target = [u8];
 

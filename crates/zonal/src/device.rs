@@ -3,6 +3,7 @@
 use crate::buffer::Arena;
 use crate::engine::{Disk, Engine, EngineOptions, IoKind};
 use crate::file_zone::FileZone;
+use crate::handle::{HandleOptions, Pool};
 use crate::image::Image;
 use crate::memory::Memory;
 use crate::queue::request::{Completion, Request};
@@ -27,7 +28,11 @@ const TRANSFER_MAX: u64 = 1 << 30;
 /// Dropping it is not closing it, unless nothing has changed since it was opened: only
 /// [`Device::close`] flushes, and tells whether that went well.
 #[derive(Clone)]
-pub struct Device(Arc<Drive>);
+pub struct Device {
+    // First, so that it is dropped first: with the last handle its threads end.
+    pool: Arc<Pool>,
+    drive: Arc<Drive>,
+}
 
 /// What is behind a [`Device`] and its queues.
 pub(crate) struct Drive {
@@ -102,6 +107,10 @@ pub struct Limits {
     pub direct_io: bool,
     /// Whether zones can be finished. A zone that is an ordinary file cannot.
     pub finish: bool,
+    /// Threads that serve [`Operation`](crate::Operation)s, once one is asked for.
+    pub io_threads: u32,
+    /// Operations under way at a time; further ones wait for a place. Each thread has its share.
+    pub operations_max: u32,
 }
 
 /// What is known of a drive, for people.
@@ -139,31 +148,51 @@ pub struct Metrics {
     pub data_syncs: u64,
     /// Durable writes of the zone table, each of one or more pages.
     pub table_writes: u64,
+    /// Requests of handles whose bytes were not leased from [`Device::buffer`], so that the kernel
+    /// did not know their memory.
+    pub bounced: u64,
+    /// Requests that ended after their future was dropped or had timed out.
+    pub orphaned: u64,
 }
 
 impl Device {
     pub(crate) fn new(drive: Drive) -> Self {
-        Self(Arc::new(drive))
+        let drive = Arc::new(drive);
+        let pool = Arc::new(Pool::new(drive.clone(), HandleOptions::default()));
+        Self { pool, drive }
+    }
+
+    pub(crate) fn with_handles(mut self, options: HandleOptions) -> Self {
+        self.pool = Arc::new(Pool::new(self.drive.clone(), options));
+        self
+    }
+
+    pub(crate) fn drive(&self) -> &Arc<Drive> {
+        &self.drive
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// The drive's shape.
     #[must_use]
     pub fn geometry(&self) -> &Geometry {
-        &self.0.zones.geometry
+        &self.drive.zones.geometry
     }
 
     /// The drive's name, as its user gave it.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.drive.name
     }
 
     /// What the drive can do.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        let geometry = self.geometry();
+        let (geometry, handles) = (self.geometry(), self.pool.options());
         let limit = |limit: u32| (limit > 0).then_some(limit);
-        let (engine, direct_io) = match &self.0.medium {
+        let (engine, direct_io) = match &self.drive.medium {
             Medium::Memory(_) => ("memory", false),
             Medium::Image(image) => image.disk().engine_name(),
             Medium::File(file) => file.disk().engine_name(),
@@ -176,7 +205,9 @@ impl Device {
             max_active_zones: limit(geometry.max_active_zones),
             engine,
             direct_io,
-            finish: self.0.supports(ZoneOp::Finish).is_ok(),
+            finish: self.drive.supports(ZoneOp::Finish).is_ok(),
+            io_threads: handles.threads,
+            operations_max: handles.threads * handles.depth,
         }
     }
 
@@ -186,25 +217,25 @@ impl Device {
     /// # Errors
     /// A range that is not on the drive.
     pub fn report(&self, zones: impl RangeBounds<u32>) -> Result<Vec<ZoneInfo>> {
-        self.0.report(zones)
+        self.drive.report(zones)
     }
 
     /// What is known of the drive.
     #[must_use]
     pub fn info(&self) -> Info {
-        let OpenNotes { session, recovered, warnings } = self.0.notes.clone();
-        let (kind, image_id) = match &self.0.medium {
+        let OpenNotes { session, recovered, warnings } = self.drive.notes.clone();
+        let (kind, image_id) = match &self.drive.medium {
             Medium::Memory(_) => ("memory", None),
             Medium::Image(image) => ("image", image.id()),
             Medium::File(_) => ("file", None),
         };
-        Info { target: self.0.name.clone(), kind, image_id, session, recovered, warnings }
+        Info { target: self.drive.name.clone(), kind, image_id, session, recovered, warnings }
     }
 
     /// Counts of what is rare.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        let counts = &self.0.zones.counts;
+        let counts = &self.drive.zones.counts;
         let get = |count: &crate::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         Metrics {
             parked: get(&counts.parked),
@@ -214,13 +245,15 @@ impl Device {
             flush_rounds: get(&counts.flush_rounds),
             data_syncs: get(&counts.data_syncs),
             table_writes: get(&counts.table_writes),
+            bounced: get(&counts.bounced),
+            orphaned: get(&counts.orphaned),
         }
     }
 
     /// How many zones are open and active, as the limits count them.
     #[must_use]
     pub fn zones_in_use(&self) -> (u32, u32) {
-        self.0.zones.counted()
+        self.drive.zones.counted()
     }
 
     /// Zone and 512-byte sector inside it of a byte offset, as zonefs and the kernel's zone
@@ -236,7 +269,7 @@ impl Device {
     /// # Errors
     /// A depth out of range, too many queues, or a kernel that gives no ring.
     pub fn queue(&self, options: &QueueOptions) -> Result<Queue> {
-        Queue::new(&self.0, options)
+        Queue::new(&self.drive, options)
     }
 
     /// Makes a sequential zone read-only or offline, as worn-out media do, so that software can
@@ -246,40 +279,48 @@ impl Device {
     /// A zone that is not there or has writes in flight, any other state than these two, or more
     /// such zones than an image can note (240).
     pub fn set_condition(&self, zone: u32, condition: ZoneState) -> Result<()> {
-        let index = self.0.zone(zone)?;
-        self.0.writable()?;
+        let index = self.drive.zone(zone)?;
+        self.drive.writable()?;
         let conventional = self.geometry().is_conventional(index);
         if conventional || !matches!(condition, ZoneState::ReadOnly | ZoneState::Offline) {
             let text = format!("a zone cannot be made {condition}; read-only or offline can be");
             return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
         }
-        self.0.zones.set_condition(index, condition)
+        self.drive.zones.set_condition(index, condition)
     }
 
-    /// Flushes the drive and marks it as closed cleanly. All queues must have been dropped.
+    /// Waits for every operation under way, those included whose futures were dropped, flushes
+    /// the drive, and marks it as closed cleanly. All queues must have been dropped. Other handles
+    /// of the drive find it closed.
     ///
     /// # Errors
     /// Queues that are open, or a flush that failed; what was acknowledged and not flushed is
     /// then as after a crash.
     pub fn close(self) -> Result<()> {
-        if self.0.read_only {
+        let _span = tracing::debug_span!("close", drive = self.name()).entered();
+        self.pool.stop();
+        self.close_drive().inspect_err(|_| self.pool.resume())
+    }
+
+    fn close_drive(&self) -> Result<()> {
+        if self.drive.read_only {
             return Ok(());
         }
-        self.0.zones.begin_close().map_err(|open| {
+        self.drive.zones.begin_close().map_err(|open| {
             let text = format!("{open} queues are open; drop them first");
             Error::new(ErrorKind::InUse, text).during("close").on(self.name())
         })?;
-        if let Err(error) = self.flush() {
-            self.0.zones.cancel_close();
+        if let Err(error) = self.flush_alone() {
+            self.drive.zones.cancel_close();
             return Err(error);
         }
-        match &self.0.medium {
+        match &self.drive.medium {
             Medium::Memory(_) | Medium::File(_) => Ok(()),
-            Medium::Image(image) => image.close(&self.0.zones).map_err(|e| e.on(self.name())),
+            Medium::Image(image) => image.close(&self.drive.zones).map_err(|e| e.on(self.name())),
         }
     }
 
-    fn flush(&self) -> Result<()> {
+    fn flush_alone(&self) -> Result<()> {
         let options = QueueOptions { depth: 1, buffer_bytes: 0, ..QueueOptions::default() };
         let mut queue = self.queue(&options)?;
         if queue.push(Request::flush()).is_ok() {
@@ -294,7 +335,7 @@ impl Device {
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Device").field("name", &self.0.name).finish_non_exhaustive()
+        f.debug_struct("Device").field("name", &self.drive.name).finish_non_exhaustive()
     }
 }
 
@@ -541,7 +582,7 @@ impl Drive {
         Ok((first as u32..end as u32).map(|zone| self.zone_info(ZoneIndex(zone))).collect())
     }
 
-    fn zone_info(&self, zone: ZoneIndex) -> ZoneInfo {
+    pub(crate) fn zone_info(&self, zone: ZoneIndex) -> ZoneInfo {
         let geometry = &self.zones.geometry;
         let word = self.zones.cells().load(zone);
         let state = word.state();

@@ -6,6 +6,27 @@
 //! and on ordinary files.
 //!
 //! ```
+//! # use futures::executor::block_on;
+//! use zonal::{OpenOptions, Target};
+//!
+//! # block_on(async {
+//! let drive = zonal::open(&Target::parse("mem:size=64M,zone-size=16M")?, &OpenOptions::default())?;
+//! let mut record = drive.buffer(4096);
+//! record.fill(7);
+//! let landed = drive.append(2, record).await?;
+//! println!("it landed at {}", landed.offset);
+//! let read = drive.read_at(landed.offset, landed.buffer).await?;
+//! assert_eq!(read.buffer[0], 7);
+//! drive.flush().await?;
+//! drive.close()
+//! # })?;
+//! # Ok::<(), zonal::Error>(())
+//! ```
+//!
+//! That works under every runtime; without one, say `.wait()` in place of `.await`. A thread that
+//! wants the last word on batches drives a queue of its own:
+//!
+//! ```
 //! use zonal::{OpenOptions, QueueOptions, Request, Target};
 //!
 //! let drive = zonal::open(&Target::parse("mem:size=64M,zone-size=16M")?, &OpenOptions::default())?;
@@ -24,6 +45,7 @@
 //! ```
 //!
 //! * [`open`] gives a [`Device`], shared by all threads; [`create`] makes an image.
+//! * [`Device::append`] and its kin, [`Zone`]: operations to be awaited or waited for.
 //! * [`Device::queue`] gives a [`Queue`], one thread's: push [`Request`]s, submit, take
 //!   [`Completion`]s.
 //! * [`sim`] has a disk that fails, reorders and loses power on command, for tests.
@@ -35,6 +57,7 @@ mod buffer;
 mod device;
 mod engine;
 mod file_zone;
+mod handle;
 mod image;
 mod live;
 mod mailbox;
@@ -51,11 +74,14 @@ mod zones;
 pub use buffer::Buffer;
 pub use device::{Device, Info, Limits, Metrics, ZoneInfo, ZoneKind};
 pub use engine::EngineChoice;
+pub use handle::{
+    Failed, HandleOptions, IO_THREADS_MAX, Operation, Record, Records, Transfer, Zone,
+};
 pub use image::{
     CheckOptions, CheckReport, CreateOptions, Finding, Preallocate, Severity, check, create,
 };
 pub use open::{OpenOptions, open};
-pub use queue::request::{Completion, Flags, Full, Request};
+pub use queue::request::{AioEvent, Completion, Flags, Full, OffsetPlace, Request};
 pub use queue::{Queue, QueueOptions};
 #[doc(hidden)]
 pub use sync::locks_taken;

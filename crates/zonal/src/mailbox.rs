@@ -17,6 +17,8 @@ pub(crate) enum Message {
     Verdict { slot: u32, verdict: Verdict },
     /// That task can go on.
     Poll { task: u32 },
+    /// Nothing but that its thread should look about.
+    Nudge,
 }
 
 /// A queue's mail: written by any thread, read by the queue's.
@@ -39,8 +41,11 @@ impl Mailbox {
     }
 
     pub(crate) fn post(&self, message: Message) {
-        lock(&self.messages).push(message);
+        let mut messages = lock(&self.messages);
+        messages.push(message);
+        // Under the lock: who finds mail there and no flag would look again and again.
         self.any.store(true, Ordering::Release);
+        drop(messages);
         match &self.notifier {
             Some(notifier) => notifier.notify(),
             None => self.arrived.notify_one(),

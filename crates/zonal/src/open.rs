@@ -3,6 +3,7 @@
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::EngineChoice;
 use crate::engine::file::FileDisk;
+use crate::handle::HandleOptions;
 use crate::memory::Memory;
 use crate::sys::words::SharedWords;
 use crate::target::Target;
@@ -27,6 +28,8 @@ pub struct OpenOptions {
     pub discard: bool,
     /// What moves the bytes of an image or file.
     pub engine: EngineChoice,
+    /// What serves asynchronous and blocking calls.
+    pub handles: HandleOptions,
 }
 
 impl OpenOptions {
@@ -71,11 +74,13 @@ impl OpenOptions {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn open(target: &Target, options: &OpenOptions) -> Result<Device> {
-    match target {
-        Target::Path(path) => crate::image::open(path, options),
-        Target::Memory(geometry) => open_memory(geometry, options),
-        Target::File(path) => crate::file_zone::open(path, &target.to_string(), options),
-    }
+    options.handles.check()?;
+    let device = match target {
+        Target::Path(path) => crate::image::open(path, options)?,
+        Target::Memory(geometry) => open_memory(geometry, options)?,
+        Target::File(path) => crate::file_zone::open(path, &target.to_string(), options)?,
+    };
+    Ok(device.with_handles(options.handles))
 }
 
 fn open_memory(geometry: &Geometry, options: &OpenOptions) -> Result<Device> {

@@ -46,5 +46,7 @@ pub fn open_file(disk: &SimDisk, options: &OpenOptions) -> Result<Device> {
 /// # Errors
 /// As [`open`](crate::open).
 pub fn open(disk: &SimDisk, options: &OpenOptions) -> Result<Device> {
-    crate::image::open_disk(Disk::Sim(disk.clone()), "sim:", options)
+    options.handles.check()?;
+    let device = crate::image::open_disk(Disk::Sim(disk.clone()), "sim:", options)?;
+    Ok(device.with_handles(options.handles))
 }

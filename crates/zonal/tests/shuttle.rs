@@ -8,6 +8,7 @@
 mod scenarios;
 
 use scenarios::*;
+use zonal::Target;
 
 /// Executions of each scenario, under each of two schedulers. `ZONAL_SHUTTLE_EACH` overrides it.
 fn each() -> usize {
@@ -116,4 +117,14 @@ fn the_power_may_go_at_any_moment() {
     let other = template.clone();
     explore(each(), move || flush_during_cut(&template));
     explore(each(), move || reset_during_cut(&other));
+}
+
+#[test]
+fn handles_lose_no_wake_up_and_leave_nobody_in_line() {
+    explore(each(), || append_through_handles(&Target::Memory(geometry(0, 0))));
+}
+
+#[test]
+fn a_drive_may_be_closed_while_others_use_it() {
+    explore(each(), close_against_handles);
 }

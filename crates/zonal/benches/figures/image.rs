@@ -51,7 +51,7 @@ impl ImageDrive {
     pub(crate) fn append(&self, work: Work, time: Duration) -> anyhow::Result<Sample> {
         let mut run = Run::new(self, work, work.depth)?;
         run.reset()?;
-        let (mut next, records) = (0, self.size / work.block);
+        let (mut next, records) = (0, self.records(work));
         let place = Places::new(self, work);
         run.measure(time, |run, buffer| {
             if next == records {
@@ -62,6 +62,11 @@ impl ImageDrive {
             next += 1;
             Ok(Request::append(place.zone(next - 1), buffer))
         })
+    }
+
+    /// How many records of that work fit.
+    pub(crate) fn records(&self, work: Work) -> u64 {
+        self.size / work.block
     }
 
     /// Fills the whole drive, for reads.
@@ -156,24 +161,24 @@ impl Drop for ImageDrive {
 }
 
 /// Where the n-th record goes, so many zones being filled in turns.
-struct Places {
+pub(crate) struct Places {
     zones: u64,
     per_turn: u64,
 }
 
 impl Places {
-    fn new(drive: &ImageDrive, work: Work) -> Self {
+    pub(crate) fn new(drive: &ImageDrive, work: Work) -> Self {
         Self { zones: work.zones, per_turn: work.zones * (drive.size / ZONES / work.block) }
     }
 
-    fn zone(&self, n: u64) -> u32 {
+    pub(crate) fn zone(&self, n: u64) -> u32 {
         let zone = n / self.per_turn * self.zones + n % self.zones;
         u32::try_from(zone).unwrap_or(u32::MAX)
     }
 }
 
 /// Starts the clocks, and stops them.
-struct Meter<'a> {
+pub(crate) struct Meter<'a> {
     drive: &'a ImageDrive,
     start: Instant,
     cpu: f64,
@@ -181,22 +186,30 @@ struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    fn start(drive: &'a ImageDrive) -> Self {
+    pub(crate) fn start(drive: &'a ImageDrive) -> Self {
         let requests = BlockDevice::below(&drive.path).requests();
         Self { drive, start: Instant::now(), cpu: cpu_ns(), requests }
     }
 
     fn stop(self, run: &Run<'_>, operations: u64, latency: Option<&Histogram<u64>>) -> Sample {
+        Sample {
+            latency_ns: latency
+                .map(|latency| [50.0, 99.0, 99.9].map(|p| latency.value_at_percentile(p))),
+            system_calls: Some(run.queue.system_calls() - run.calls_before),
+            ..self.stop_at(run.work, operations)
+        }
+    }
+
+    /// What can be said of work that no queue of the benchmark's own did.
+    pub(crate) fn stop_at(self, work: Work, operations: u64) -> Sample {
         let requests = BlockDevice::below(&self.drive.path).requests();
         Sample {
             operations,
             seconds: self.start.elapsed().as_secs_f64(),
-            block: run.work.block,
+            block: work.block,
             cpu_ns: cpu_ns() - self.cpu,
-            latency_ns: latency
-                .map(|latency| [50.0, 99.0, 99.9].map(|p| latency.value_at_percentile(p))),
             device_requests: requests.zip(self.requests).map(|(after, before)| after - before),
-            system_calls: Some(run.queue.system_calls() - run.calls_before),
+            ..Sample::default()
         }
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! A benchmark is not a test: it says what it finds, and never fails for being slow.
 
+mod handles;
 mod image;
 mod memory;
 mod options;

@@ -1,5 +1,6 @@
 //! What is measured, row by row, and what is to be reached.
 
+use crate::handles;
 use crate::image::{ImageDrive, Work};
 use crate::memory;
 use crate::options::Options;
@@ -40,6 +41,16 @@ pub(crate) const ROWS: &[Row] = &[
     row!("append-64zones", "image: append 4 KiB, iodepth 32, 64 zones", append_64_zones),
     row!("append-64k", "image: append 64 KiB, iodepth 16, one zone", append_64k),
     row!("sizes", "image: append 64 KiB × 16 against 4 KiB × 32, bytes", sizes),
+    row!(
+        "handle-d32",
+        "image: append 4 KiB by handles under tokio, iodepth 32, one zone",
+        handle_d32
+    ),
+    row!(
+        "handle-64zones",
+        "image: append 4 KiB by handles under tokio, iodepth 32, 64 zones",
+        handle_64_zones
+    ),
     row!("verified", "image: append 4 KiB, iodepth 32, each record read back", verified),
     row!("randread", "image: random read 4 KiB, iodepth 32", randread),
     row!("mem-one", "memory: append 512 bytes, one thread", memory_one),
@@ -201,6 +212,33 @@ fn sizes(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
     let paired = bench.against_itself(LARGE, APPEND)?;
     let work = "image: bytes/s of 64 KiB × 16 over 4 KiB × 32";
     Ok(vec![Line::ratio(work, "", &paired, ["64 KiB", "4 KiB"], Sample::bytes_rate)])
+}
+
+fn handle_d32(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
+    by_handles(bench, APPEND, "one zone")
+}
+
+fn handle_64_zones(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
+    by_handles(bench, Work { zones: 64, ..APPEND }, "64 zones")
+}
+
+fn by_handles(bench: &mut Bench<'_>, work: Work, zones: &str) -> anyhow::Result<Vec<Line>> {
+    bench.prepare_image()?;
+    let image = bench.image()?;
+    let paired = bench
+        .compare(|time| handles::append(image, work, time), |time| image.append(work, time))?;
+    let name = format!("image: append 4 KiB, iodepth 32, {zones}, handles under tokio");
+    let sides = ["handles", "queue"];
+    Ok(vec![
+        Line::ratio(
+            format!("{name}: IOPS over a queue's"),
+            "≥ 0.8 ×",
+            &paired,
+            sides,
+            Sample::rate,
+        ),
+        Line::ratio(format!("{name}: CPU over a queue's"), "", &paired, sides, Sample::cpu_ns_each),
+    ])
 }
 
 fn verified(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {

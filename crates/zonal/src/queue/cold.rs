@@ -395,7 +395,7 @@ pub(super) fn in_zone(zones: &Zones, zone: ZoneIndex, op: ZoneOp, error: Error) 
 }
 
 /// The error of a request that waited too long.
-pub(super) fn stalled(waits_for: &str) -> Error {
+pub(crate) fn stalled(waits_for: &str) -> Error {
     let text = format!("waited past its deadline for {waits_for}");
     Error::new(ErrorKind::Stalled, text)
 }

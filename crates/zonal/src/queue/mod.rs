@@ -13,7 +13,9 @@
 //!   taken; so completions wait for room and are never dropped;
 //! * an ordinary write or read allocates nothing and takes no lock.
 
+mod chain;
 mod cold;
+mod park;
 pub(crate) mod request;
 mod slot;
 mod task;
@@ -24,7 +26,10 @@ use crate::engine::{Engine, EngineOptions, Io, IoKind};
 use crate::mailbox::{Mailbox, Message};
 use crate::zones::cells::DEPTH_MAX;
 use crate::zones::{Conclusion, Counts, SlotId};
+use chain::Chains;
 use cold::Scene;
+pub(crate) use cold::stalled;
+pub(crate) use park::LINGER;
 use request::{Call, Completion, Flags, Full, Request};
 use slot::{Slot, Slots, Stage};
 use std::cell::Cell;
@@ -36,6 +41,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use task::{Desk, Tasks};
+use tracing::Instrument;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{Barrier, Pass, Placement, Refusal, Verdict, Write, ZoneOp, ZoneState};
@@ -92,12 +98,15 @@ pub struct Queue {
     tasks: Tasks,
     slots: Slots,
     pending: VecDeque<Request>,
+    chains: Chains,
     completed: VecDeque<Completion>,
     /// Slots whose write or read the engine has.
     issued: usize,
     /// Slots that wait for something other than the engine.
     waiting: usize,
     mail: Vec<Message>,
+    /// Somebody wanted this thread to look about.
+    nudged: bool,
     reaped: Vec<(u64, io::Result<u32>)>,
     finished: Vec<(u32, Result<()>)>,
     _one_thread: PhantomData<*const ()>,
@@ -105,23 +114,33 @@ pub struct Queue {
 
 impl Queue {
     pub(crate) fn new(drive: &Arc<Drive>, options: &QueueOptions) -> Result<Self> {
+        let arena = match options.buffer_bytes {
+            0 => None,
+            bytes => Arena::new(options.depth.clamp(1, DEPTH_MAX), bytes)
+                .map(Some)
+                .map_err(|error| opening_failed(drive, error))?,
+        };
+        Self::with_arena(drive, options, arena)
+    }
+
+    /// The same, with buffers that are there already.
+    pub(crate) fn with_arena(
+        drive: &Arc<Drive>,
+        options: &QueueOptions,
+        arena: Option<Arena>,
+    ) -> Result<Self> {
         if options.depth == 0 || options.depth > DEPTH_MAX {
             let text = format!("a depth of {} is not between 1 and {DEPTH_MAX}", options.depth);
             return Err(Error::new(ErrorKind::InvalidInput, text).during("open a queue"));
         }
-        let failed = |error: io::Error| {
-            Error::new(io_kind(&error), "opening a queue").with_source(error).on(&*drive.name)
-        };
-        let arena = match options.buffer_bytes {
-            0 => None,
-            bytes => Some(Arena::new(options.depth, bytes).map_err(failed)?),
-        };
         let engine_options = EngineOptions {
             sq_entries: options.depth,
             cq_entries: options.cq_entries.unwrap_or(2 * options.depth).min(CQ_ENTRIES_MAX),
             register_buffers: true,
         };
-        let engine = drive.engine(&engine_options, arena.as_ref()).map_err(failed)?;
+        let engine = drive
+            .engine(&engine_options, arena.as_ref())
+            .map_err(|error| opening_failed(drive, error))?;
         let mailbox = Arc::new(Mailbox::new(engine.as_ref().map(Engine::notifier)));
         let id = drive.zones.enlist(mailbox.clone(), options.depth)?;
         let depth = options.depth as usize;
@@ -139,10 +158,12 @@ impl Queue {
             tasks: Tasks::new(),
             slots: Slots::new(options.depth),
             pending: VecDeque::with_capacity(depth),
+            chains: Chains::default(),
             completed: VecDeque::with_capacity(depth),
             issued: 0,
             waiting: 0,
             mail: Vec::with_capacity(depth),
+            nudged: false,
             reaped: Vec::with_capacity(depth),
             finished: Vec::new(),
             _one_thread: PhantomData,
@@ -161,10 +182,11 @@ impl Queue {
     /// # Errors
     /// [`Full`] gives the request back when the queue holds as many as its depth.
     #[inline]
-    pub fn push(&mut self, request: Request) -> Result<(), Full> {
+    pub fn push(&mut self, mut request: Request) -> Result<(), Full> {
         if self.in_flight() >= self.depth {
             return Err(Full(request));
         }
+        self.chains.note(&mut request);
         self.pending.push_back(request);
         Ok(())
     }
@@ -173,7 +195,7 @@ impl Queue {
     #[inline]
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.pending.len() + self.slots.used() + self.completed.len()
+        self.pending.len() + self.chains.waiting() + self.slots.used() + self.completed.len()
     }
 
     /// The next completion there is; makes no system call.
@@ -205,7 +227,7 @@ impl Queue {
                 self.go()?;
                 return Ok(self.completed.len());
             }
-            self.wait(missing)?;
+            self.wait(missing, None)?;
         }
     }
 
@@ -303,11 +325,19 @@ impl Queue {
     /// Runs rules and tasks until there is nothing more to run.
     #[inline]
     fn advance(&mut self) {
-        while let Some(request) = self.pending.pop_front() {
-            self.start(request);
-        }
-        if !self.tasks.is_empty() || self.waiting > 0 || self.mailbox.has_any() {
-            self.advance_rare();
+        loop {
+            while let Some(mut request) = self.pending.pop_front() {
+                match request.extra.take() {
+                    None => self.start(request),
+                    Some(extra) => self.start_extra(request, *extra),
+                }
+            }
+            if !self.tasks.is_empty() || self.waiting > 0 || self.mailbox.has_any() {
+                self.advance_rare();
+            }
+            if self.chains.waiting() == 0 || !self.advance_chains() {
+                return;
+            }
         }
     }
 
@@ -339,6 +369,7 @@ impl Queue {
                 Message::Turn { slot } => self.turn(slot),
                 Message::Verdict { slot, verdict } => self.verdict(slot, verdict),
                 Message::Poll { task } => self.tasks.poll(task),
+                Message::Nudge => self.nudged = true,
             }
         }
         self.mail = mail;
@@ -353,9 +384,10 @@ impl Queue {
         self.finished = finished;
     }
 
-    /// Waits for at least one thing to happen.
-    fn wait(&mut self, missing: usize) -> Result<()> {
-        let timeout = (self.deadline.is_some() && self.waiting > 0).then_some(DEADLINE_STEP);
+    /// Waits for at least one thing to happen, or for `limit` to pass.
+    fn wait(&mut self, missing: usize, limit: Option<Duration>) -> Result<()> {
+        let step = (self.deadline.is_some() && self.waiting > 0).then_some(DEADLINE_STEP);
+        let timeout = step.into_iter().chain(limit).min();
         if self.engine.is_some() {
             let rare = self.waiting > 0 || !self.tasks.is_empty();
             let want = if rare { 1 } else { missing.min(self.issued).max(1) };
@@ -364,7 +396,7 @@ impl Queue {
         } else {
             self.mailbox.wait(timeout);
         }
-        if timeout.is_some() {
+        if step.is_some() {
             self.expire();
         }
         Ok(())
@@ -410,9 +442,10 @@ impl Queue {
 
     #[inline]
     fn start(&mut self, request: Request) {
-        let Request { tag, call, fua } = request;
+        let Request { tag, call, fua, extra } = request;
         let name = call.name();
         let number = self.slots.take(tag, name, fua);
+        self.slots.get(number).extra = extra;
         match call {
             Call::Append { zone, data } => self.start_append(number, zone, data),
             Call::AppendAt { offset, data } => {
@@ -690,9 +723,10 @@ impl Queue {
         let slot = self.slots.get(number);
         slot.since = self.deadline.map(|_| Instant::now());
         slot.stage = Stage::Cold { task: u32::MAX, begun };
+        let span = tracing::debug_span!("operation", name = slot.name, zone = slot.zone.0);
         self.waiting += 1;
         let scene = Scene { drive: self.drive.clone(), desk: desk.clone(), begun: for_task };
-        let operation = operation(scene);
+        let operation = operation(scene).instrument(span);
         let operation = async move {
             let result = operation.await;
             desk.finish(number, result);
@@ -930,11 +964,15 @@ impl Queue {
             self.release_gate(number);
         }
         let buffer = self.slots.get(number).buffer.take();
+        let extra = self.slots.get(number).extra.take();
         self.slots.free(number);
         let result = match result {
             Ok(bytes) => Ok(bytes),
             Err(error) => Err(error.during(name).on(&*self.drive.name)),
         };
+        if let Some(extra) = extra {
+            self.end_extra(&extra, &result, offset);
+        }
         self.completed.push_back(Completion { tag, result, flags, offset, buffer });
     }
 
@@ -991,6 +1029,7 @@ impl Drop for Queue {
     /// leaves the drive. Completions that nobody took are dropped with their buffers.
     fn drop(&mut self) {
         self.pending.clear();
+        self.chains.clear();
         for number in self.slots.parked() {
             let zone = self.slots.get(number).zone;
             self.drive.zones.withdraw(zone, self.id, number);
@@ -1016,6 +1055,10 @@ impl Drop for Queue {
         self.tasks.clear();
         self.drive.zones.retire(self.id);
     }
+}
+
+fn opening_failed(drive: &Drive, error: io::Error) -> Error {
+    Error::new(io_kind(&error), "opening a queue").with_source(error).on(&*drive.name)
 }
 
 fn ring_error(drive: &str, error: io::Error) -> Error {

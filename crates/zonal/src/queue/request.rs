@@ -2,7 +2,11 @@
 
 use crate::buffer::Buffer;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use zonal_core::error::Result;
+use zonal_core::format::Geometry;
+use zonal_core::units::ZoneIndex;
 use zonal_core::zone::ZoneOp;
 
 /// One request to a drive; built by the functions named after the operations.
@@ -14,7 +18,54 @@ pub struct Request {
     pub(crate) tag: u64,
     pub(crate) call: Call,
     pub(crate) fua: bool,
+    /// What few requests have, behind one pointer.
+    pub(crate) extra: Option<Box<Extra>>,
 }
+
+/// What few requests have.
+#[derive(Debug, Default)]
+pub(crate) struct Extra {
+    /// The next request pushed waits for this one's success.
+    pub(crate) linked: bool,
+    /// This one waits for the one before it.
+    pub(crate) follows: bool,
+    /// The chain it is in, once it has started.
+    pub(crate) chain: Option<u64>,
+    pub(crate) report_to: Option<Place>,
+}
+
+/// A caller's own 64 bits, for the offset.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Shared(Arc<AtomicU64>),
+    Static(&'static AtomicU64),
+}
+
+impl Place {
+    /// Release: who sees the offset sees what was done before it was stored.
+    pub(crate) fn store(&self, offset: u64) {
+        match self {
+            Self::Shared(place) => place.store(offset, Ordering::Release),
+            Self::Static(place) => place.store(offset, Ordering::Release),
+        }
+    }
+}
+
+impl From<Arc<AtomicU64>> for OffsetPlace {
+    fn from(place: Arc<AtomicU64>) -> Self {
+        Self(Place::Shared(place))
+    }
+}
+
+impl From<&'static AtomicU64> for OffsetPlace {
+    fn from(place: &'static AtomicU64) -> Self {
+        Self(Place::Static(place))
+    }
+}
+
+/// Where an offset is to be stored: made from an `Arc<AtomicU64>` or a `&'static AtomicU64`.
+#[derive(Clone, Debug)]
+pub struct OffsetPlace(pub(crate) Place);
 
 #[derive(Debug)]
 pub(crate) enum Call {
@@ -41,6 +92,17 @@ impl Call {
         }
     }
 
+    fn buffer(&self) -> Option<&Buffer> {
+        match self {
+            Self::Append { data, .. }
+            | Self::AppendOrdered { data, .. }
+            | Self::AppendAt { data, .. }
+            | Self::WriteAt { data, .. } => Some(data),
+            Self::ReadAt { into, .. } => Some(into),
+            Self::Zone { .. } | Self::ResetAll | Self::Flush => None,
+        }
+    }
+
     pub(crate) fn into_buffer(self) -> Option<Buffer> {
         match self {
             Self::Append { data, .. }
@@ -55,7 +117,7 @@ impl Call {
 
 impl Request {
     fn new(call: Call) -> Self {
-        Self { tag: 0, call, fua: false }
+        Self { tag: 0, call, fua: false, extra: None }
     }
 
     /// Writes `data` somewhere in `zone`, whole; the completion says where (NVMe Zone Append).
@@ -131,6 +193,85 @@ impl Request {
         self
     }
 
+    /// Makes the request that is pushed next to this queue wait for this one's success. If it
+    /// fails, those linked behind it complete as [`ErrorKind::Cancelled`](crate::ErrorKind), and
+    /// change nothing.
+    ///
+    /// ```
+    /// use zonal::{Buffer, ErrorKind, OpenOptions, QueueOptions, Request, Target};
+    ///
+    /// let drive = zonal::open(&Target::parse("mem:size=64M,zone-size=16M")?, &OpenOptions::default())?;
+    /// let mut queue = drive.queue(&QueueOptions::default())?;
+    /// queue.push(Request::append(0, Buffer::unpooled(17)).linked())?; // not whole blocks
+    /// queue.push(Request::append(1, Buffer::unpooled(4096)))?;
+    /// queue.submit_and_wait(2)?;
+    /// let [record, commit] = [(); 2].map(|()| queue.next_completion().unwrap().result);
+    /// assert_eq!(record.unwrap_err().kind(), ErrorKind::InvalidInput);
+    /// assert_eq!(commit.unwrap_err().kind(), ErrorKind::Cancelled);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn linked(mut self) -> Self {
+        self.extra.get_or_insert_default().linked = true;
+        self
+    }
+
+    /// Stores the offset at which the bytes landed in a place of the caller's as well, before the
+    /// completion can be taken. On an error the place stays as it is. A request that moves no
+    /// bytes is refused as [`ErrorKind::Unsupported`](crate::ErrorKind).
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use zonal::{OpenOptions, Request, Target};
+    ///
+    /// let drive = zonal::open(&Target::parse("mem:size=64M,zone-size=16M")?, &OpenOptions::default())?;
+    /// let place = Arc::new(AtomicU64::new(u64::MAX));
+    /// let request = Request::append(1, drive.buffer(4096)).report_to(place.clone());
+    /// drive.request(request).wait().result?;
+    /// assert_eq!(place.load(Ordering::Acquire), 16 << 20);
+    /// # Ok::<(), zonal::Error>(())
+    /// ```
+    pub fn report_to(mut self, place: impl Into<OffsetPlace>) -> Self {
+        self.extra.get_or_insert_default().report_to = Some(place.into().0);
+        self
+    }
+
+    /// The place asked for, as far as there is one.
+    pub(crate) fn offset(&self, geometry: &Geometry) -> u64 {
+        match &self.call {
+            Call::WriteAt { offset, .. } | Call::ReadAt { offset, .. } => *offset,
+            Call::Append { .. }
+            | Call::AppendOrdered { .. }
+            | Call::AppendAt { .. }
+            | Call::Zone { .. } => {
+                let zone = self.zone(geometry);
+                if zone.0 < geometry.zones() { geometry.start_of(zone) } else { geometry.size }
+            }
+            Call::ResetAll | Call::Flush => 0,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.call.name()
+    }
+
+    /// The zone it is about, as far as it is about one.
+    pub(crate) fn zone(&self, geometry: &Geometry) -> ZoneIndex {
+        match &self.call {
+            Call::Append { zone, .. }
+            | Call::AppendOrdered { zone, .. }
+            | Call::Zone { zone, .. } => ZoneIndex(*zone),
+            Call::AppendAt { offset, .. }
+            | Call::WriteAt { offset, .. }
+            | Call::ReadAt { offset, .. } => geometry.zone_of(*offset),
+            Call::ResetAll | Call::Flush => ZoneIndex(0),
+        }
+    }
+
+    pub(crate) fn buffer(&self) -> Option<&Buffer> {
+        self.call.buffer()
+    }
+
     /// The buffer, from a request that was not taken.
     #[must_use]
     pub fn into_buffer(self) -> Option<Buffer> {
@@ -144,7 +285,7 @@ pub struct Full(pub Request);
 
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the queue is full: submit, and take completions")
+        f.write_str("no more requests fit: take completions first")
     }
 }
 
@@ -165,6 +306,39 @@ pub struct Completion {
     pub offset: u64,
     /// The request's buffer.
     pub buffer: Option<Buffer>,
+}
+
+/// A completion as callers of Linux AIO know it (`struct io_event`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AioEvent {
+    /// The request's tag (`data`).
+    pub data: u64,
+    /// Bytes written or read, or a negative error number.
+    pub res: i64,
+    /// The absolute byte offset, on the drive; where there is none for want of success, as in
+    /// [`Completion::offset`].
+    pub res2: u64,
+}
+
+impl Completion {
+    /// Result and offset as a pair of numbers.
+    ///
+    /// ```
+    /// use zonal::{OpenOptions, Request, Target};
+    ///
+    /// let drive = zonal::open(&Target::parse("mem:size=64M,zone-size=16M")?, &OpenOptions::default())?;
+    /// let event = drive.request(Request::append(1, drive.buffer(4096)).tag(7)).wait().aio();
+    /// assert_eq!((event.data, event.res, event.res2), (7, 4096, 16 << 20));
+    /// # Ok::<(), zonal::Error>(())
+    /// ```
+    #[must_use]
+    pub fn aio(&self) -> AioEvent {
+        let res = match &self.result {
+            Ok(bytes) => i64::from(*bytes),
+            Err(error) => -i64::from(error.kind().errno()),
+        };
+        AioEvent { data: self.tag, res, res2: self.offset }
+    }
 }
 
 /// Details of a completion.

@@ -1,6 +1,6 @@
 //! A queue's requests under way, one slot each, all allocated with the queue.
 
-use super::request::Flags;
+use super::request::{Extra, Flags};
 use crate::buffer::Buffer;
 use crate::view::View;
 use crate::zones::{Leaving, SlotId, Zones};
@@ -66,6 +66,7 @@ pub(super) struct Slot {
     pub(super) error: Option<io::Error>,
     pub(super) view: View,
     pub(super) since: Option<Instant>,
+    pub(super) extra: Option<Box<Extra>>,
 }
 
 impl Slot {
@@ -87,6 +88,7 @@ impl Slot {
             error: None,
             view: View::default(),
             since: None,
+            extra: None,
         }
     }
 

@@ -102,6 +102,8 @@ pub(crate) struct Counts {
     pub(crate) flush_rounds: AtomicU64,
     pub(crate) data_syncs: AtomicU64,
     pub(crate) table_writes: AtomicU64,
+    pub(crate) bounced: AtomicU64,
+    pub(crate) orphaned: AtomicU64,
 }
 
 impl Counts {

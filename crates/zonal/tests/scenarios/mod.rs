@@ -11,11 +11,13 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread;
 use shuttle::{Config, Runner};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Waker};
 use zonal::sim::{FaultPlan, Outcome, PendingIo, SimDisk, SimImage, SimMode};
 use zonal::{
-    Buffer, Completion, Device, ErrorKind, Flags, Geometry, OpenOptions, Queue, QueueOptions,
-    Request, Target,
+    Buffer, Completion, Device, ErrorKind, Flags, Geometry, HandleOptions, OpenOptions, Queue,
+    QueueOptions, Request, Target,
 };
 
 pub const BLOCK: u64 = 4096;
@@ -834,4 +836,53 @@ pub fn reset_during_cut(template: &Template) {
         }),
         cutter(&disk, &[0, 3, 2, 2]),
     ]);
+}
+
+/// Threads append through handles of a drive with a single place: each record is acknowledged
+/// once, those whose future is dropped are whole or absent, and the I/O thread ends. A wake-up that
+/// is lost, for the thread or for one of those in line, is a deadlock.
+pub fn append_through_handles(target: &Target) {
+    let handles = HandleOptions { threads: 1, depth: 1, buffer_bytes: 0, deadline: None };
+    let options = OpenOptions { handles, ..OpenOptions::default() };
+    let drive = zonal::open(target, &options).unwrap();
+    let appends = (0..2_u8).map(|thread| -> Box<dyn FnOnce() -> Vec<u64> + Send> {
+        let drive = drive.clone();
+        Box::new(move || {
+            let mut dropped = drive.append(0, record(100 + thread, 1));
+            let mut context = Context::from_waker(Waker::noop());
+            let polled = Pin::new(&mut dropped).poll(&mut context);
+            assert!(polled.is_pending(), "it has been asked for just now");
+            let first = drive.append(0, record(2 * thread + 1, 1)).wait().unwrap().offset;
+            drop(dropped);
+            let second = drive.append(0, record(2 * thread + 2, 1)).wait().unwrap().offset;
+            vec![first, second]
+        })
+    });
+    let mut places: Vec<u64> = together(appends).concat();
+    places.sort_unstable();
+    places.dedup();
+    assert_eq!(places.len(), 4, "each has a place of its own");
+    let written = wp(&drive, 0);
+    assert!((4..=6).contains(&written), "{written} blocks were written");
+    let other = drive.clone();
+    drop(drive);
+    other.close().unwrap();
+}
+
+/// Handles go while another thread starts the I/O thread, and while it closes.
+pub fn close_against_handles() {
+    let target = Target::Memory(geometry(0, 0));
+    let handles = HandleOptions { threads: 1, depth: 1, buffer_bytes: 0, deadline: None };
+    let options = OpenOptions { handles, ..OpenOptions::default() };
+    let drive = zonal::open(&target, &options).unwrap();
+    let other = drive.clone();
+    let thread = thread::spawn(move || {
+        let appended = other.append(0, record(1, 1)).wait();
+        appended.map(|landed| landed.offset).map_err(|failed| failed.error.kind())
+    });
+    drive.close().unwrap();
+    match thread.join().unwrap() {
+        Ok(offset) => assert_eq!(offset, 0),
+        Err(kind) => assert_eq!(kind, ErrorKind::DeviceReadOnly),
+    }
 }

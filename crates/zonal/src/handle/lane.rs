@@ -1,0 +1,244 @@
+//! One I/O thread as those who give it work see it.
+//!
+//! ```text
+//! submit ─► a place is free ─────────────► inbox ─► thread ─► queue ─► …
+//!    │                                       ▲
+//!    └────► none: in line, until one is ─────┘
+//! ```
+//!
+//! A lane has as many *places* as its queue is deep. Who has one is in the inbox or in the queue;
+//! so neither can overflow, and what comes back always has somewhere to go. The others stand in
+//! line and are served in the order in which they came.
+//!
+//! Invariants:
+//! * in the order in which a thread submits its requests they reach the queue;
+//! * nobody is in line while a place is free, but for the moment until whoever freed or saw it
+//!   serves the line;
+//! * a thread that sleeps has said so before it looked into its inbox for the last time, and who
+//!   puts something in looks for that afterwards: one of the two sees the other;
+//! * who is to be woken is woken within a moment, whatever others do;
+//! * a lane that has closed has all its places back, an empty inbox and nobody in line.
+
+use super::ticket::Ticket;
+use super::timers::Timers;
+use crate::mailbox::{Mailbox, Message};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use crate::sync::{Mutex, MutexGuard, lock};
+use crossbeam_queue::ArrayQueue;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+use zonal_core::error::{Error, ErrorKind};
+
+pub(crate) struct Lane {
+    depth: usize,
+    inbox: ArrayQueue<Arc<Ticket>>,
+    /// Places that are free.
+    places: AtomicUsize,
+    /// How many stand in line.
+    in_line: AtomicUsize,
+    line: Mutex<Line>,
+    running: AtomicBool,
+    asleep: AtomicBool,
+    stopping: AtomicBool,
+    pub(crate) timers: Timers,
+    /// Who is to be woken, by whoever comes first: see [`Lane::wake_all`].
+    wakers: ArrayQueue<Waker>,
+}
+
+#[derive(Default)]
+struct Line {
+    tickets: VecDeque<Arc<Ticket>>,
+    /// Why nothing is taken any more.
+    closed: Option<(ErrorKind, String)>,
+    /// Wakes the thread, once it has a queue.
+    mailbox: Option<Arc<Mailbox>>,
+}
+
+impl Lane {
+    pub(crate) fn new(depth: u32) -> Self {
+        let depth = depth as usize;
+        Self {
+            depth,
+            inbox: ArrayQueue::new(depth),
+            places: AtomicUsize::new(0),
+            in_line: AtomicUsize::new(0),
+            line: Mutex::default(),
+            running: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            timers: Timers::default(),
+            wakers: ArrayQueue::new(depth),
+        }
+    }
+
+    // ---- those who give it work -----------------------------------------------------------
+
+    /// Hands a request to the thread, now or when there is a place.
+    ///
+    /// # Errors
+    /// The lane takes nothing any more.
+    pub(crate) fn submit(&self, ticket: &Arc<Ticket>) -> Result<(), Error> {
+        if self.try_submit(ticket) {
+            return Ok(());
+        }
+        let mut line = lock(&self.line);
+        if let Some((kind, text)) = &line.closed {
+            return Err(Error::new(*kind, text.clone()));
+        }
+        line.tickets.push_back(ticket.clone());
+        self.in_line.fetch_add(1, Ordering::SeqCst);
+        self.serve(line);
+        Ok(())
+    }
+
+    /// The same, if there is a place now.
+    pub(crate) fn try_submit(&self, ticket: &Arc<Ticket>) -> bool {
+        let free = self.in_line.load(Ordering::SeqCst) == 0 && self.take_place();
+        if free {
+            self.post(ticket.clone());
+        }
+        free
+    }
+
+    /// Whether there is a thread, or one is about to be.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// Makes the thread look about, if it sleeps.
+    pub(crate) fn nudge(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            let mailbox = lock(&self.line).mailbox.clone();
+            if let Some(mailbox) = mailbox {
+                mailbox.post(Message::Nudge);
+            }
+        }
+    }
+
+    /// Asks the thread to end when it has nothing to do any more.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.nudge();
+    }
+
+    fn take_place(&self) -> bool {
+        let one_less = |free: usize| free.checked_sub(1);
+        self.places.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+    }
+
+    fn post(&self, ticket: Arc<Ticket>) {
+        let fits = self.inbox.push(ticket).is_ok();
+        debug_assert!(fits, "there are no more places than room in the inbox");
+        self.nudge();
+    }
+
+    /// Lets those in line go on who can.
+    fn serve(&self, mut line: MutexGuard<'_, Line>) {
+        while !line.tickets.is_empty() && self.take_place() {
+            let Some(ticket) = line.tickets.pop_front() else { break };
+            // In the inbox before the line looks shorter: nobody may pass by.
+            let fits = self.inbox.push(ticket).is_ok();
+            debug_assert!(fits, "there are no more places than room in the inbox");
+            self.in_line.fetch_sub(1, Ordering::SeqCst);
+        }
+        drop(line);
+        self.nudge();
+    }
+
+    /// Wakes everybody whose request has ended.
+    ///
+    /// The thread wakes the first by itself, and leaves the others for a moment to whoever is
+    /// woken: it runs where they will run, and can wake them without a system call each.
+    pub(super) fn wake_all(&self) {
+        while let Some(waker) = self.wakers.pop() {
+            waker.wake();
+        }
+    }
+
+    // ---- the thread -----------------------------------------------------------------------
+
+    /// The thread has a queue that can be woken.
+    pub(super) fn wake_by(&self, mailbox: &Arc<Mailbox>) {
+        lock(&self.line).mailbox = Some(mailbox.clone());
+    }
+
+    /// The next request there is.
+    pub(super) fn next(&self) -> Option<Arc<Ticket>> {
+        self.inbox.pop()
+    }
+
+    /// A request has ended, or was abandoned before it was sent.
+    pub(super) fn free_place(&self) {
+        self.places.fetch_add(1, Ordering::SeqCst);
+        if self.in_line.load(Ordering::SeqCst) > 0 {
+            self.serve(lock(&self.line));
+        }
+    }
+
+    /// Wakes one of these, who will wake the others; those must be woken before long in any case.
+    pub(super) fn wake_one(&self, wakers: &mut Vec<Waker>) {
+        let Some(first) = wakers.pop() else { return };
+        for waker in wakers.drain(..) {
+            if let Err(waker) = self.wakers.push(waker) {
+                waker.wake();
+            }
+        }
+        first.wake();
+    }
+
+    /// Whether somebody is still to be woken.
+    pub(super) fn has_to_wake(&self) -> bool {
+        !self.wakers.is_empty()
+    }
+
+    /// Says that the thread is about to sleep. False: it must not, there is work.
+    pub(super) fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let ends = self.is_stopping() && self.places.load(Ordering::SeqCst) == self.depth;
+        let work = ends || !self.inbox.is_empty();
+        if work {
+            self.wake_up();
+        }
+        !work
+    }
+
+    pub(super) fn wake_up(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Takes nothing any more, for that reason, if there is nothing left to do.
+    pub(super) fn close(&self, kind: ErrorKind, why: &str) -> bool {
+        let all = self.places.compare_exchange(self.depth, 0, Ordering::SeqCst, Ordering::SeqCst);
+        if all.is_err() {
+            return false;
+        }
+        let mut line = lock(&self.line);
+        if line.tickets.is_empty() {
+            line.closed = Some((kind, why.to_owned()));
+            line.mailbox = None;
+            self.running.store(false, Ordering::SeqCst);
+            return true;
+        }
+        self.places.store(self.depth, Ordering::SeqCst);
+        self.serve(line);
+        false
+    }
+
+    /// Takes requests, for a thread that is about to start.
+    pub(super) fn open(&self) {
+        let mut line = lock(&self.line);
+        line.closed = None;
+        self.wake_up();
+        self.stopping.store(false, Ordering::SeqCst);
+        self.places.store(self.depth, Ordering::SeqCst);
+        self.running.store(true, Ordering::SeqCst);
+        drop(line);
+    }
+}

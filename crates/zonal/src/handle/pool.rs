@@ -1,0 +1,143 @@
+//! The I/O threads of a drive: started when the first handle needs them, ended with the last.
+//!
+//! Each zone belongs to one thread, so that one zone's requests reach the drive in the order in
+//! which they were submitted. What concerns the whole drive goes to the first.
+
+use super::HandleOptions;
+use super::lane::Lane;
+use super::ticket::Ticket;
+use super::worker::{CLOSED, Outfit};
+use crate::buffer::{Arena, Buffer};
+use crate::device::Drive;
+use crate::queue::QueueOptions;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, lock, thread};
+use crossbeam_queue::ArrayQueue;
+use std::sync::{Arc, OnceLock};
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::units::ZoneIndex;
+
+/// Tickets kept to be used again.
+const SPARE_TICKETS: usize = 1024;
+
+pub(crate) struct Pool {
+    pub(crate) drive: Arc<Drive>,
+    options: HandleOptions,
+    threads: Box<[Thread]>,
+    arena: OnceLock<Option<Arena>>,
+    spare: ArrayQueue<Arc<Ticket>>,
+    closed: AtomicBool,
+}
+
+struct Thread {
+    lane: Arc<Lane>,
+    handle: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl Pool {
+    pub(crate) fn new(drive: Arc<Drive>, options: HandleOptions) -> Self {
+        let thread =
+            |_| Thread { lane: Arc::new(Lane::new(options.depth)), handle: Mutex::new(None) };
+        Self {
+            drive,
+            options,
+            threads: (0..options.threads).map(thread).collect(),
+            arena: OnceLock::new(),
+            spare: ArrayQueue::new(SPARE_TICKETS),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn options(&self) -> &HandleOptions {
+        &self.options
+    }
+
+    /// A buffer of the memory that all threads share, as far as there is one.
+    pub(crate) fn lease(&self, length: usize) -> Option<Buffer> {
+        self.arena()?.lease(length)
+    }
+
+    fn arena(&self) -> Option<&Arena> {
+        let HandleOptions { threads, depth, buffer_bytes, .. } = self.options;
+        let make = || Arena::new(threads * depth, buffer_bytes).ok();
+        self.arena.get_or_init(|| if buffer_bytes == 0 { None } else { make() }).as_ref()
+    }
+
+    /// A ticket to ask with.
+    pub(super) fn ticket(&self) -> Arc<Ticket> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// A ticket whose end was taken.
+    pub(super) fn give_back(&self, ticket: Arc<Ticket>) {
+        // With enough of them it is dropped.
+        let _ = self.spare.push(ticket);
+    }
+
+    /// The lane of a zone, with its thread.
+    ///
+    /// # Errors
+    /// The drive was closed, or no thread can be had.
+    pub(super) fn lane(&self, zone: ZoneIndex) -> Result<&Arc<Lane>> {
+        let number = zone.0 % self.options.threads;
+        let thread = &self.threads[number as usize];
+        if !thread.lane.is_running() {
+            self.start(thread, number)?;
+        }
+        Ok(&thread.lane)
+    }
+
+    #[cold]
+    fn start(&self, thread: &Thread, number: u32) -> Result<()> {
+        let mut handle = lock(&thread.handle);
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::DeviceReadOnly, CLOSED));
+        }
+        if thread.lane.is_running() {
+            return Ok(());
+        }
+        join(handle.take());
+        let HandleOptions { depth, deadline, .. } = self.options;
+        let options = QueueOptions { depth, deadline, ..QueueOptions::default() };
+        let (drive, lane) = (self.drive.clone(), thread.lane.clone());
+        let outfit = Outfit { drive, lane, options, arena: self.arena().cloned(), number };
+        thread.lane.open();
+        let builder = thread::Builder::new().name(format!("zonal-io-{number}"));
+        let spawned = builder.spawn(move || outfit.run()).map_err(|error| {
+            thread.lane.close(ErrorKind::Io, "its I/O thread cannot be started");
+            let text = "no I/O thread can be started; raise this process's limit on threads";
+            Error::new(ErrorKind::Io, text).on(&*self.drive.name).with_source(error)
+        });
+        *handle = Some(spawned?);
+        Ok(())
+    }
+
+    /// Waits for everything under way, and ends all threads. What is asked for from now on is
+    /// refused.
+    pub(crate) fn stop(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let running: Vec<_> = self.threads.iter().map(|t| (t, lock(&t.handle).take())).collect();
+        running.iter().filter(|(_, handle)| handle.is_some()).for_each(|(t, _)| t.lane.stop());
+        running.into_iter().for_each(|(_, handle)| join(handle));
+    }
+
+    /// The drive was not closed after all: threads start again when they are needed.
+    pub(crate) fn resume(&self) {
+        self.closed.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Pool {
+    /// With the last handle all futures are gone: what is under way ends as it would have.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Waits for a thread's end, unless it is the caller: a waker may drop a program's last handle.
+fn join(handle: Option<thread::JoinHandle<()>>) {
+    let Some(handle) = handle else { return };
+    if handle.thread().id() != thread::current().id() && handle.join().is_err() {
+        tracing::error!("an I/O thread panicked");
+    }
+}

@@ -1,0 +1,102 @@
+//! The programs in `examples` do what they say.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+use zonal::{CreateOptions, Geometry, Preallocate};
+
+/// An example's program. Cargo builds them beside the tests, but not for one suite by itself.
+fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    Command::new(tests.ancestors().nth(2).unwrap().join("examples").join(name))
+}
+
+/// Whether they were built.
+fn are_built() -> bool {
+    let all = ["log_writer", "record_store", "bench_of_ones_own"];
+    let built = all.iter().all(|name| Path::new(example(name).get_program()).exists());
+    if !built {
+        eprintln!("SKIP the examples are not built; cargo test --workspace builds them");
+    }
+    built
+}
+
+fn image() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("disk.qcow2");
+    let zone = 1 << 20;
+    let geometry =
+        Geometry { zone_size: zone, zone_capacity: zone, ..Geometry::with_size(8 * zone) };
+    let preallocate = Preallocate::Off;
+    zonal::create(&path, CreateOptions { geometry, preallocate, force: false, progress: None })
+        .unwrap();
+    (folder, path)
+}
+
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_log_keeps_every_line_in_order_across_zones_and_runs() {
+    if !are_built() {
+        return;
+    }
+    let (_folder, path) = image();
+    let mut expected = String::new();
+    for run in 0..2 {
+        // More lines than a zone has blocks, some of them empty.
+        let lines: String = (0..400)
+            .map(|n| if n % 50 == 7 { "\n".into() } else { format!("{run} {n}\n") })
+            .collect();
+        let mut child = example("log_writer")
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        expected += &lines;
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    }
+}
+
+#[test]
+fn the_store_finds_its_records_again() {
+    if !are_built() {
+        return;
+    }
+    let (_folder, path) = image();
+    let store = |words: &[&str]| output(example("record_store").arg(&path).args(words));
+    store(&["set", "apple", "green"]);
+    store(&["set", "plum", "blue"]);
+    store(&["set", "apple", "red"]);
+    store(&["set", "wall", &"x".repeat(9000)]);
+    assert_eq!(store(&["get", "apple"]), "red\n");
+    assert_eq!(store(&["get", "wall"]).len(), 9001);
+    assert_eq!(store(&["list"]), "apple\nplum\nwall\n");
+    let missing = example("record_store").arg(&path).args(["get", "pear"]).output().unwrap();
+    assert!(!missing.status.success());
+}
+
+#[test]
+fn the_benchmark_measures_both_ways() {
+    if !are_built() {
+        return;
+    }
+    let run = |target: Option<&Path>| {
+        let mut command = example("bench_of_ones_own");
+        output(command.args(target).args(["--seconds", "0.05", "--iodepth", "4"]))
+    };
+    let (_folder, path) = image();
+    for text in [run(None), run(Some(&path))] {
+        assert!(text.contains("queue: ") && text.contains("handles: "), "{text}");
+    }
+}
