@@ -7,6 +7,7 @@ pub use crate::engine::sim::{
 
 use crate::device::Device;
 use crate::engine::Disk;
+use crate::image::{CheckOptions, CheckReport};
 use crate::open::OpenOptions;
 use crate::queue::Queue;
 use std::hash::Hasher;
@@ -31,6 +32,15 @@ pub fn hash_state(queue: &Queue, hasher: &mut impl Hasher) {
 pub fn create(disk: &SimDisk, geometry: &Geometry) -> Result<()> {
     let layout = Layout::plan(geometry)?;
     crate::image::write_layout(&Disk::Sim(disk.clone()), &layout, |_| Ok(()))
+}
+
+/// Checks the image on a simulated disk, without changing it.
+///
+/// # Errors
+/// As [`check`](crate::check).
+pub fn check(disk: &SimDisk, options: &CheckOptions) -> Result<CheckReport> {
+    let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
+    crate::image::check_disk(&Disk::Sim(disk.clone()), options, || open(disk, &read_only))
 }
 
 /// Opens the image on a simulated disk, as after a power cut: only its table counts.

@@ -2,6 +2,7 @@
 
 use super::metadata_error;
 use super::open::{open, read_header};
+use crate::device::Device;
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::open::OpenOptions;
@@ -84,9 +85,19 @@ fn check_file(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
     if !file.identity().is_ok_and(|identity| identity.is_regular()) {
         return Err(Error::new(ErrorKind::NotZoned, "it is no regular file"));
     }
-    let disk = Disk::File(file);
+    check_disk(&Disk::File(file), options, || {
+        open(path, &OpenOptions { read_only: true, ..OpenOptions::default() })
+    })
+}
+
+/// Checks the image on `disk`, which `open` opens to be read.
+pub(crate) fn check_disk(
+    disk: &Disk,
+    options: &CheckOptions,
+    open: impl FnOnce() -> Result<Device>,
+) -> Result<CheckReport> {
     let mut report = CheckReport::default();
-    match check_metadata(&disk, &mut report) {
+    match check_metadata(disk, &mut report) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::Damaged => report.add(&error),
         Err(error) => return Err(error),
@@ -94,7 +105,7 @@ fn check_file(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
     if report.findings.iter().any(|finding| finding.severity == Severity::Error) {
         return Ok(report);
     }
-    match open(path, &OpenOptions { read_only: true, ..OpenOptions::default() }) {
+    match open() {
         Ok(device) => {
             let info = device.info();
             report.findings.extend(info.warnings.into_iter().map(|text| Finding {
@@ -137,7 +148,7 @@ fn check_metadata(disk: &Disk, report: &mut CheckReport) -> Result<()> {
 }
 
 /// Reads every written byte once.
-fn read_all(device: &crate::Device, queue: &mut Queue, report: &mut CheckReport) -> Result<()> {
+fn read_all(device: &Device, queue: &mut Queue, report: &mut CheckReport) -> Result<()> {
     for zone in device.report(..)? {
         let end = zone.write_pointer.unwrap_or(zone.start + zone.capacity);
         let mut at = zone.start;

@@ -10,6 +10,7 @@ mod check;
 mod create;
 mod open;
 
+pub(crate) use check::check_disk;
 pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
 pub(crate) use create::write_layout;
 pub use create::{CreateOptions, Preallocate, create};

@@ -93,6 +93,9 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
 /// Opens an image on a disk of the simulator, which has neither lock nor live file.
 pub(crate) fn open_disk(disk: Disk, name: &str, options: &OpenOptions) -> Result<Device> {
     let mut parts = read_image(disk)?;
+    if options.read_only {
+        return parts.into_reader(name, None);
+    }
     let notes =
         parts.mend(None, BootId([1; 16]), &OpenOptions { drop_unflushed: true, ..*options })?;
     parts.begin_session(BootId([1; 16]))?;
