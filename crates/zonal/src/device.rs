@@ -107,6 +107,10 @@ pub struct Info {
     pub target: String,
     /// `memory` or `image`.
     pub kind: &'static str,
+    /// How an image's data lies in its file, `contiguous` or `scattered`.
+    pub layout: Option<&'static str>,
+    /// The bytes of an image's cluster.
+    pub cluster_size: Option<u64>,
     /// The image's own number.
     pub image_id: Option<[u8; 16]>,
     /// How the image's last session stands.
@@ -187,11 +191,20 @@ impl Device {
     #[must_use]
     pub fn info(&self) -> Info {
         let OpenNotes { session, recovered, warnings } = self.0.notes.clone();
-        let (kind, image_id) = match &self.0.medium {
+        let (kind, image) = match &self.0.medium {
             Medium::Memory(_) => ("memory", None),
-            Medium::Image(image) => ("image", image.id()),
+            Medium::Image(image) => ("image", Some(image)),
         };
-        Info { target: self.0.name.clone(), kind, image_id, session, recovered, warnings }
+        Info {
+            target: self.0.name.clone(),
+            kind,
+            layout: image.map(|image| image.layout().0),
+            cluster_size: image.map(|image| image.layout().1),
+            image_id: image.and_then(Image::id),
+            session,
+            recovered,
+            warnings,
+        }
     }
 
     /// Counts of what is rare.

@@ -22,7 +22,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! * [`open`] gives a [`Device`], shared by all threads; [`create`] makes an image.
+//! * [`open`] gives a [`Device`], shared by all threads; [`create`] makes an image, [`adopt`] gives
+//!   zones to one of another making.
 //! * [`Device::queue`] gives a [`Queue`], one thread's: push [`Request`]s, submit, take
 //!   [`Completion`]s.
 //! * [`sim`] has a disk that fails, reorders and loses power on command, for tests.
@@ -49,7 +50,8 @@ mod zones;
 pub use buffer::Buffer;
 pub use device::{Device, Info, Limits, Metrics, ZoneInfo, ZoneKind};
 pub use image::{
-    CheckOptions, CheckReport, CreateOptions, Finding, Preallocate, Severity, check, create,
+    AdoptOptions, Adopted, CheckOptions, CheckReport, CreateOptions, Finding, Preallocate,
+    Severity, adopt, check, create,
 };
 pub use open::{OpenOptions, open};
 pub use queue::request::{Completion, Flags, Full, Request};

@@ -7,7 +7,7 @@ pub use crate::engine::sim::{
 
 use crate::device::Device;
 use crate::engine::Disk;
-use crate::image::{CheckOptions, CheckReport};
+use crate::image::{AdoptOptions, Adopted, CheckOptions, CheckReport};
 use crate::open::OpenOptions;
 use crate::queue::Queue;
 use std::hash::Hasher;
@@ -32,6 +32,14 @@ pub fn hash_state(queue: &Queue, hasher: &mut impl Hasher) {
 pub fn create(disk: &SimDisk, geometry: &Geometry) -> Result<()> {
     let layout = Layout::plan(geometry)?;
     crate::image::write_layout(&Disk::Sim(disk.clone()), &layout, |_| Ok(()))
+}
+
+/// Gives zones to the image on a simulated disk.
+///
+/// # Errors
+/// As [`adopt`](crate::adopt).
+pub fn adopt(disk: &SimDisk, options: AdoptOptions<'_>) -> Result<Adopted> {
+    crate::image::adopt_disk(&Disk::Sim(disk.clone()), options)
 }
 
 /// Checks the image on a simulated disk, without changing it.

@@ -1,7 +1,6 @@
 //! Checking an image without changing it.
 
-use super::metadata_error;
-use super::open::{open, read_header};
+use super::open::{open, read_header, read_map, table_reader};
 use crate::device::Device;
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
@@ -12,7 +11,7 @@ use crate::sys::file::Access;
 use std::fmt;
 use std::path::Path;
 use zonal_core::error::{Error, ErrorKind, Result};
-use zonal_core::format::check::{check_refcounts, verify_contiguous};
+use zonal_core::format::check::check_refcounts;
 
 /// Data is read in pieces of this size, in bytes.
 const PIECE: usize = 1 << 20;
@@ -131,14 +130,11 @@ pub(crate) fn check_disk(
 
 fn check_metadata(disk: &Disk, report: &mut CheckReport) -> Result<()> {
     let header = read_header(disk)?;
-    #[allow(clippy::cast_possible_truncation)] // at most 32 MiB, as the header was checked
-    let mut l1 = vec![0; header.l1_entries as usize * 8];
-    let read = |offset, bytes: &mut [u8]| {
-        disk.read_exact_at(bytes, offset).map_err(|error| metadata_error("a table", error))
-    };
-    read(header.l1_offset, &mut l1)?;
-    let data_offset = verify_contiguous(&header, &l1, read)?;
-    for finding in check_refcounts(&header, &l1, data_offset, read)? {
+    let (l1, map) = read_map(disk, &header.tables)?;
+    if header.zonal.is_some() {
+        map.refuse_cut(&header.tables)?;
+    }
+    for finding in check_refcounts(&header.tables, &l1, &map, table_reader(disk))? {
         let severity =
             if finding.kind.is_dangerous() { Severity::Error } else { Severity::Warning };
         let text = finding.to_string();
