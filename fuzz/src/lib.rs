@@ -1,10 +1,13 @@
 //! Images for the fuzz targets: sound ones with changed fields, their checksums made right again
 //! so that the change is looked at and not only noticed, and bytes of no shape at all.
 
+#[path = "../../crates/zonal/tests/foreign/plain.rs"]
+mod plain;
+
 use arbitrary::Arbitrary;
 use std::sync::OnceLock;
-use zonal::Geometry;
 use zonal::sim::{FaultPlan, SimDisk, SimImage, SimMode};
+use zonal::{AdoptOptions, Geometry};
 
 /// An image is at most this long. A sparse file may be longer, and opening it then takes longer;
 /// that is measured, not fuzzed.
@@ -20,6 +23,8 @@ pub struct Case {
     length: Option<u32>,
     /// Whether the checksums are made right after the changes.
     seal: bool,
+    /// Whether it is given zones.
+    pub adopt: bool,
     /// What is done with the drive, if it opens.
     pub deeds: Vec<Deed>,
 }
@@ -57,9 +62,15 @@ enum Value {
     /// What stands there, and a little.
     Near(i8),
     /// An offset in the file, in units of 512 bytes, with `COPIED` or not.
-    Place { sector: u16, copied: bool },
+    Place {
+        sector: u16,
+        copied: bool,
+    },
     /// What stands at another place.
-    Copy { table: u8, index: u16 },
+    Copy {
+        table: u8,
+        index: u16,
+    },
 }
 
 /// Something done with a drive.
@@ -123,7 +134,36 @@ fn images() -> Vec<SimImage> {
     };
     let limits = Geometry { max_open_zones: 2, max_active_zones: 3, ..geometry.clone() };
     let sectors = Geometry { block_size: 512, ..geometry.clone() };
-    [geometry, limits, sectors].iter().map(ours).collect()
+    let ours = [geometry, limits, sectors].map(|geometry| ours(&geometry));
+    let plain = [9, 12, 16].map(foreign);
+    let adopted = plain.clone().map(adopted);
+    ours.into_iter().chain(adopted).chain(plain).collect()
+}
+
+/// An image of another making, with data out of order.
+fn foreign(bits: u32) -> SimImage {
+    plain::plain(bits, 2 << 20, &[(5, 1), (1, 2), ((1 << 20) >> bits, 3), (2, 0)])
+}
+
+/// A drive of it, with clusters in some zones.
+fn adopted(image: SimImage) -> SimImage {
+    let disk = SimDisk::new(&image, quiet(0));
+    zonal::sim::adopt(&disk, zones()).expect("a sound image");
+    exercise(&disk, &[Deed::Append(1, 3), Deed::Append(3, 1), Deed::Flush]);
+    disk.image()
+}
+
+fn zones() -> AdoptOptions<'static> {
+    AdoptOptions { zone_size: Some(256 << 10), ..AdoptOptions::default() }
+}
+
+/// Adopts whatever is on a disk.
+pub fn adopt(disk: &SimDisk) {
+    let mut options = zones();
+    options.conventional_zones = 1;
+    if let Err(error) = zonal::sim::adopt(disk, options) {
+        assert!(!error.to_string().is_empty());
+    }
 }
 
 /// An image of ours with a little in it.
@@ -181,9 +221,7 @@ fn changed(base: &Base, changes: &[Change]) -> SimImage {
             Value::Below(value) => u64::MAX - u64::from(*value),
             Value::Power(power) => 1 << (power % 64),
             Value::Near(by) => number(at).wrapping_add_signed(i64::from(*by)),
-            Value::Place { sector, copied } => {
-                u64::from(*sector) << 9 | u64::from(*copied) << 63
-            }
+            Value::Place { sector, copied } => u64::from(*sector) << 9 | u64::from(*copied) << 63,
             Value::Copy { table, index } => number(base.place(*table, *index, width)),
         };
         image.write(at, &value.to_be_bytes()[8 - width as usize..]);
@@ -199,9 +237,8 @@ fn seal(image: &mut SimImage) {
     let Some(at) = head.windows(8).position(|bytes| bytes == EXTENSION) else { return };
     let at = at + 8;
     let Some(extension) = head.get_mut(at..at + 52) else { return };
-    let place = |at: usize| {
-        u64::from_be_bytes(extension[at..at + 8].try_into().expect("eight bytes"))
-    };
+    let place =
+        |at: usize| u64::from_be_bytes(extension[at..at + 8].try_into().expect("eight bytes"));
     for offset in [place(32), place(40)] {
         for copy in 0..2 {
             seal_page(image, offset.wrapping_add(copy * PAGE));

@@ -112,13 +112,7 @@ pub(crate) fn adopt_disk(disk: &Disk, mut options: AdoptOptions<'_>) -> Result<A
         Some(header) => read_pointers(disk, header)?,
         None => find_data(disk, &geometry, &source.tables, &map, &mut options)?,
     };
-    let written = write(disk, &adoption, &pointers);
-    if written.is_err()
-        && let Err(error) = disk.set_len(source.tables.file_len)
-    {
-        tracing::warn!("what was added behind the image is left there: {error}");
-    }
-    written?;
+    write(disk, &adoption, &pointers, source.tables.file_len)?;
     let full = (0..).map(ZoneIndex).zip(&pointers);
     let full =
         full.filter(|&(zone, wp)| *wp > Blocks::ZERO && *wp >= geometry.capacity_blocks(zone));
@@ -280,14 +274,26 @@ fn first_data(disk: &Disk, tables: &Tables, map: &Map, from: u64, to: u64) -> Re
     Ok(None)
 }
 
-fn write(disk: &Disk, adoption: &Adoption, pointers: &[Blocks]) -> Result<()> {
+/// Writes the tables, and the header when they are durable. What was added is taken away again where
+/// that fails before the header; after it the image may have zones.
+fn write(disk: &Disk, adoption: &Adoption, pointers: &[Blocks], old_length: u64) -> Result<()> {
     let failed = |error| metadata_error("the tables", error);
-    disk.set_len(adoption.file_len()).map_err(failed)?;
     let wp = |zone: ZoneIndex| pointers.get(zone.index()).copied().unwrap_or_default();
-    for (offset, bytes) in adoption.metadata(random_id()?, wp)? {
-        if offset == 0 {
-            disk.sync_data().map_err(failed)?;
+    let mut chunks = adoption.metadata(random_id()?, wp)?.peekable();
+    let mut tables = || {
+        disk.set_len(adoption.file_len())?;
+        while let Some((offset, bytes)) = chunks.next_if(|(offset, _)| *offset > 0) {
+            disk.write_all_at(&bytes, offset)?;
         }
+        disk.sync_data()
+    };
+    if let Err(error) = tables() {
+        if let Err(error) = disk.set_len(old_length) {
+            tracing::warn!("what was added behind the image is left there: {error}");
+        }
+        return Err(failed(error));
+    }
+    for (offset, bytes) in chunks {
         disk.write_all_at(&bytes, offset).map_err(failed)?;
     }
     disk.sync_data().map_err(failed)

@@ -178,7 +178,12 @@ fn parse_header(disk: &Disk, length: u64, most: usize) -> Result<Header> {
         if error.kind() != ErrorKind::NotZoned {
             return error;
         }
-        let text = format!("it seems to be {}; make a drive with zonal create", seems(&bytes));
+        let next = if bytes.starts_with(b"QFI\xfb") {
+            "give it zones with zonal adopt, or make a drive with zonal create"
+        } else {
+            "make a drive with zonal create"
+        };
+        let text = format!("it seems to be {}; {next}", seems(&bytes));
         Error::new(ErrorKind::NotZoned, text)
     })
 }
