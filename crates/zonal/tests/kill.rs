@@ -329,7 +329,7 @@ fn a_killed_writer_of_an_adopted_image_loses_nothing_either() {
             return;
         }
         kill_again_and_again(&path, 4);
-        foreign::as_qemu_reads_it(&path);
+        foreign::as_qemu_reads_it_after_a_kill(&path);
     }
 }
 

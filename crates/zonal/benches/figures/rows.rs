@@ -40,6 +40,11 @@ pub(crate) const ROWS: &[Row] = &[
     row!("append-64zones", "image: append 4 KiB, iodepth 32, 64 zones", append_64_zones),
     row!("append-64k", "image: append 64 KiB, iodepth 16, one zone", append_64k),
     row!("sizes", "image: append 64 KiB × 16 against 4 KiB × 32, bytes", sizes),
+    row!(
+        "scattered",
+        "image: append 4 KiB, iodepth 32, an adopted image's scattered clusters",
+        scattered
+    ),
     row!("verified", "image: append 4 KiB, iodepth 32, each record read back", verified),
     row!("randread", "image: random read 4 KiB, iodepth 32", randread),
     row!("mem-one", "memory: append 512 bytes, one thread", memory_one),
@@ -201,6 +206,22 @@ fn sizes(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
     let paired = bench.against_itself(LARGE, APPEND)?;
     let work = "image: bytes/s of 64 KiB × 16 over 4 KiB × 32";
     Ok(vec![Line::ratio(work, "", &paired, ["64 KiB", "4 KiB"], Sample::bytes_rate)])
+}
+
+/// An image of another making, with zones, against one of ours.
+fn scattered(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
+    bench.prepare_image()?;
+    let adopted = ImageDrive::adopted(&bench.folder.path().join("adopted.qcow2"), bench.size)?;
+    let image = bench.image()?;
+    let names = ["adopted", "ours"];
+    let mut lines = Vec::new();
+    for (work, said) in [(APPEND, "4 KiB, iodepth 32"), (LARGE, "64 KiB, iodepth 16")] {
+        let paired =
+            bench.compare(|time| adopted.append(work, time), |time| image.append(work, time))?;
+        let work = format!("image: append {said}, scattered clusters of 64 KiB over one piece");
+        lines.push(Line::ratio(work, "", &paired, names, Sample::rate));
+    }
+    Ok(lines)
 }
 
 fn verified(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {

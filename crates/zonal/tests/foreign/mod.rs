@@ -73,11 +73,20 @@ pub(crate) fn stripped(path: &Path, copy: &Path) {
 /// What `qemu-img check` and `convert` make of a stripped image: it must be sound, and these are the
 /// bytes.
 pub(crate) fn as_qemu_reads_it(path: &Path) -> Vec<u8> {
+    converted(path, |sound, says| sound && says.contains("No errors were found"))
+}
+
+/// The same after a kill, which may have lost clusters that were counted and not used yet.
+pub(crate) fn as_qemu_reads_it_after_a_kill(path: &Path) -> Vec<u8> {
+    converted(path, |sound, says| sound || says.contains("no harm to data"))
+}
+
+fn converted(path: &Path, is_fine: impl FnOnce(bool, &str) -> bool) -> Vec<u8> {
     let (copy, raw) = (path.with_extension("copy"), path.with_extension("raw"));
     stripped(path, &copy);
     let (copy, raw) = (copy.to_str().unwrap(), raw.to_str().unwrap());
     let (sound, says) = qemu("qemu-img", &["check", "-f", "qcow2", copy]).unwrap();
-    assert!(sound && says.contains("No errors were found"), "{says}");
+    assert!(is_fine(sound, &says) && !says.contains("ERROR"), "{says}");
     let (done, says) =
         qemu("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", copy, raw]).unwrap();
     assert!(done, "{says}");

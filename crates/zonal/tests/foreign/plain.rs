@@ -35,11 +35,11 @@ pub(crate) fn plain(bits: u32, size: u64, data: &[(u64, u8)]) -> SimImage {
     }
     let copied = 1 << 63;
     for (n, table) in (0..).zip(&tables) {
-        put(l1 * cluster + table * 8, (l2 + n) * cluster | copied);
+        put(l1 * cluster + table * 8, ((l2 + n) * cluster) | copied);
     }
     for (n, (guest, _)) in (0..).zip(data) {
         let table = tables.binary_search(&(guest / entries)).expect("it was listed") as u64;
-        put((l2 + table) * cluster + guest % entries * 8, (first + n) * cluster | copied);
+        put((l2 + table) * cluster + guest % entries * 8, ((first + n) * cluster) | copied);
     }
     for counted in 0..clusters {
         image.write((1 + table_clusters) * cluster + counted * 2, &[0, 1]);
