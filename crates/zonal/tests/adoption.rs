@@ -33,7 +33,7 @@ fn options() -> AdoptOptions<'static> {
 
 /// Clusters of a drive, out of order: zone 0 has data, zone 3 a cluster of zeros.
 fn data(bits: u32) -> Vec<(u64, u8)> {
-    vec![((ZONE >> bits) - 1, 3), (1, 7), (0, 9), ((3 * ZONE >> bits) + 1, 0)]
+    vec![((ZONE >> bits) - 1, 3), (1, 7), (0, 9), (((3 * ZONE) >> bits) + 1, 0)]
 }
 
 fn quiet() -> SimMode {

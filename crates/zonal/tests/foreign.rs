@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
 #[path = "foreign/mod.rs"]
+#[allow(dead_code, reason = "this file uses a part of it")]
 mod foreign;
 
 use foreign::{adopted, as_qemu_reads_it, create, qemu, qemu_io, stripped};
