@@ -478,6 +478,34 @@ fn another_revision_of_the_zoned_extension_is_refused_by_name() {
 }
 
 #[test]
+fn a_reset_with_discard_gives_the_space_back_and_keeps_the_clusters() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = folder();
+    let path = folder.path().join("disk");
+    if adopted(&path, ZONES * ZONE, 64 << 10, zones()).is_none() {
+        return;
+    }
+    let options = OpenOptions { discard: true, ..OpenOptions::default() };
+    let drive = zonal::open(&Target::Path(path.clone()), &options).unwrap();
+    let mut queue = queue(&drive);
+    let data =
+        || Request::append_ordered(1, zonal::Buffer::from_slice(&vec![7; CAPACITY as usize]));
+    run(&mut queue, data()).result.unwrap();
+    run(&mut queue, Request::flush()).result.unwrap();
+    let space = || std::fs::metadata(&path).unwrap().blocks() * 512;
+    let full = space();
+    run(&mut queue, Request::reset(1)).result.unwrap();
+    run(&mut queue, Request::open(1)).result.unwrap();
+    assert!(space() + CAPACITY <= full, "{full} bytes before, {} after", space());
+    run(&mut queue, data()).result.unwrap();
+    assert!(read(&mut queue, ZONE, CAPACITY as usize).iter().all(|&byte| byte == 7));
+    drop(queue);
+    drive.close().unwrap();
+    is_sound(&path);
+    assert_eq!(allocated(&path), ZONE + CAPACITY, "the conventional zone, and this one");
+}
+
+#[test]
 fn an_image_in_use_is_not_adopted() {
     let folder = folder();
     let path = folder.path().join("disk");
