@@ -31,6 +31,11 @@ controls:
     RUSTFLAGS='--cfg zonal_break --cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_controls_dir }} \
         cargo test -p zonal --test shuttle_controls -- --nocapture
 
+# Hostile images, a minute for each target; `just fuzz 3600` for an hour. Wants cargo-fuzz.
+fuzz seconds="60":
+    cargo fuzz run --sanitizer none image_open -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024
+    cargo fuzz run --sanitizer none check -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024
+
 # The figures, against fio and qemu-img where they are installed.
 bench *args:
     cargo bench -p zonal --bench figures -- {{ args }}

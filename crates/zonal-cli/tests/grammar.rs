@@ -4,9 +4,9 @@ mod common;
 
 use common::Place;
 
-const COMMANDS: [&str; 14] = [
-    "create", "info", "report", "append", "cat", "read", "write", "open", "close", "finish",
-    "reset", "flush", "check", "bench",
+const COMMANDS: [&str; 15] = [
+    "create", "adopt", "info", "report", "append", "cat", "read", "write", "open", "close",
+    "finish", "reset", "flush", "check", "bench",
 ];
 
 #[test]

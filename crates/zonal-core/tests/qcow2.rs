@@ -8,8 +8,9 @@ use std::os::unix::fs::FileExt;
 use support::{Scratch, qemu_img, strip_zones, write_image};
 use zonal_core::error::{Error, ErrorKind};
 use zonal_core::format::Geometry;
-use zonal_core::format::check::{check_refcounts, verify_contiguous};
+use zonal_core::format::check::check_refcounts;
 use zonal_core::format::layout::Layout;
+use zonal_core::format::map::Map;
 use zonal_core::format::qcow2::{Header, MAX_CLUSTER};
 
 const ID: [u8; 16] = *b"id of this image";
@@ -26,8 +27,8 @@ fn header_of(file: &File) -> zonal_core::error::Result<Header> {
 }
 
 fn l1_of(file: &File, header: &Header) -> Vec<u8> {
-    let mut l1 = vec![0; header.l1_entries as usize * 8];
-    file.read_exact_at(&mut l1, header.l1_offset).unwrap();
+    let mut l1 = vec![0; header.tables.l1_entries as usize * 8];
+    file.read_exact_at(&mut l1, header.tables.l1_offset).unwrap();
     l1
 }
 
@@ -47,9 +48,10 @@ fn a_written_image_is_read_back_as_planned() {
         let header = header_of(&file).unwrap();
         assert_eq!(header, layout.header(ID));
         let l1 = l1_of(&file, &header);
-        let data = verify_contiguous(&header, &l1, reader(&file)).unwrap();
-        assert_eq!(data, layout.data.offset);
-        assert_eq!(check_refcounts(&header, &l1, data, reader(&file)).unwrap(), []);
+        let tables = &header.tables;
+        let map = Map::read(tables, &l1, reader(&file)).unwrap();
+        assert_eq!(map.contiguous(tables), Some(layout.data.offset));
+        assert_eq!(check_refcounts(tables, &l1, &map, reader(&file)).unwrap(), []);
     }
 }
 

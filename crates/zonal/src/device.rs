@@ -4,7 +4,7 @@ use crate::buffer::Arena;
 use crate::engine::{Disk, Engine, EngineOptions, IoKind};
 use crate::file_zone::FileZone;
 use crate::handle::{HandleOptions, Pool};
-use crate::image::Image;
+use crate::image::{Image, Mapping};
 use crate::memory::Memory;
 use crate::queue::request::{Completion, Request};
 use crate::queue::{Queue, QueueOptions};
@@ -120,6 +120,10 @@ pub struct Info {
     pub target: String,
     /// `memory`, `image` or `file`.
     pub kind: &'static str,
+    /// How an image's data lies in its file, `contiguous` or `scattered`.
+    pub layout: Option<&'static str>,
+    /// The bytes of an image's cluster.
+    pub cluster_size: Option<u64>,
     /// The image's own number.
     pub image_id: Option<[u8; 16]>,
     /// How the image's last session stands.
@@ -224,12 +228,21 @@ impl Device {
     #[must_use]
     pub fn info(&self) -> Info {
         let OpenNotes { session, recovered, warnings } = self.drive.notes.clone();
-        let (kind, image_id) = match &self.drive.medium {
+        let (kind, image) = match &self.drive.medium {
             Medium::Memory(_) => ("memory", None),
-            Medium::Image(image) => ("image", image.id()),
+            Medium::Image(image) => ("image", Some(image)),
             Medium::File(_) => ("file", None),
         };
-        Info { target: self.drive.name.clone(), kind, image_id, session, recovered, warnings }
+        Info {
+            target: self.drive.name.clone(),
+            kind,
+            layout: image.map(|image| image.layout().0),
+            cluster_size: image.map(|image| image.layout().1),
+            image_id: image.and_then(Image::id),
+            session,
+            recovered,
+            warnings,
+        }
     }
 
     /// Counts of what is rare.
@@ -371,13 +384,13 @@ impl Drive {
         }
     }
 
-    /// Where on the disk a byte of the drive is; nowhere for one in memory.
+    /// Where on the disk the drive's bytes are; nowhere for one in memory.
     #[inline]
-    pub(crate) fn host_offset(&self, offset: u64) -> Option<u64> {
+    pub(crate) fn mapping(&self) -> Option<&Mapping> {
         match &self.medium {
             Medium::Memory(_) => None,
-            Medium::Image(image) => Some(image.host_offset(offset)),
-            Medium::File(_) => Some(offset),
+            Medium::Image(image) => Some(image.mapping()),
+            Medium::File(_) => Some(&Mapping::IDENTITY),
         }
     }
 

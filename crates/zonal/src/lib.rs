@@ -44,7 +44,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! * [`open`] gives a [`Device`], shared by all threads; [`create`] makes an image.
+//! * [`open`] gives a [`Device`], shared by all threads; [`create`] makes an image, [`adopt`] gives
+//!   zones to one of another making.
 //! * [`Device::append`] and its kin, [`Zone`]: operations to be awaited or waited for.
 //! * [`Device::queue`] gives a [`Queue`], one thread's: push [`Request`]s, submit, take
 //!   [`Completion`]s.
@@ -78,7 +79,8 @@ pub use handle::{
     Failed, HandleOptions, IO_THREADS_MAX, Operation, Record, Records, Transfer, Zone,
 };
 pub use image::{
-    CheckOptions, CheckReport, CreateOptions, Finding, Preallocate, Severity, check, create,
+    AdoptOptions, Adopted, CheckOptions, CheckReport, CreateOptions, Finding, Preallocate,
+    Severity, adopt, check, create,
 };
 pub use open::{OpenOptions, open};
 pub use queue::request::{AioEvent, Completion, Flags, Full, OffsetPlace, Request};

@@ -7,6 +7,7 @@ pub use crate::engine::sim::{
 
 use crate::device::Device;
 use crate::engine::Disk;
+use crate::image::{AdoptOptions, Adopted, CheckOptions, CheckReport};
 use crate::open::OpenOptions;
 use crate::queue::Queue;
 use std::hash::Hasher;
@@ -39,6 +40,23 @@ pub fn create(disk: &SimDisk, geometry: &Geometry) -> Result<()> {
 /// As [`open`](crate::open).
 pub fn open_file(disk: &SimDisk, options: &OpenOptions) -> Result<Device> {
     crate::file_zone::open_disk(Disk::Sim(disk.clone()), "file:sim", options, None)
+}
+
+/// Gives zones to the image on a simulated disk.
+///
+/// # Errors
+/// As [`adopt`](crate::adopt).
+pub fn adopt(disk: &SimDisk, options: AdoptOptions<'_>) -> Result<Adopted> {
+    crate::image::adopt_disk(&Disk::Sim(disk.clone()), options)
+}
+
+/// Checks the image on a simulated disk, without changing it.
+///
+/// # Errors
+/// As [`check`](crate::check).
+pub fn check(disk: &SimDisk, options: &CheckOptions) -> Result<CheckReport> {
+    let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
+    crate::image::check_disk(&Disk::Sim(disk.clone()), options, || open(disk, &read_only))
 }
 
 /// Opens the image on a simulated disk, as after a power cut: only its table counts.

@@ -5,12 +5,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test")]
 
+#[path = "foreign/mod.rs"]
+#[allow(dead_code, reason = "this file uses a part of it")]
+mod foreign;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 use zonal::{
-    Buffer, CreateOptions, Device, EngineChoice, Geometry, OpenOptions, Preallocate, Queue,
-    QueueOptions, Request, Target,
+    AdoptOptions, Buffer, CreateOptions, Device, EngineChoice, Geometry, OpenOptions, Preallocate,
+    Queue, QueueOptions, Request, Target,
 };
 
 const BLOCK: usize = 4096;
@@ -190,6 +194,38 @@ fn a_thousand_appends_over_threads_allocate_nothing_and_lock_a_few_times_a_batch
         &drive,
         &Budget { system_calls: APPENDS as u64 + 2 * 2 * BATCHES, locks: 8 * BATCHES },
     );
+    drive.close().unwrap();
+}
+
+#[test]
+fn a_thousand_appends_to_scattered_clusters_allocate_and_lock_nothing_either() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("disk.qcow2");
+    let options = AdoptOptions { zone_size: Some(16 << 20), ..AdoptOptions::default() };
+    if foreign::adopted(&path, 64 << 20, 64 << 10, options).is_none() {
+        return;
+    }
+    let drive = zonal::open(&Target::Path(path), &OpenOptions::default()).unwrap();
+    // Written before, and by that allocated below as well.
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    for zone in 0..4 {
+        let mut left = 16 << 20;
+        while left > 0 {
+            let mut buffer = queue.buffer(64 << 10).unwrap();
+            buffer.fill(1);
+            queue.push(Request::append(zone, buffer)).unwrap();
+            queue.submit_and_wait(1).unwrap();
+            queue.next_completion().unwrap().result.unwrap();
+            left -= 64 << 10;
+        }
+    }
+    for request in [Request::flush(), Request::reset_all()] {
+        queue.push(request).unwrap();
+        queue.submit_and_wait(1).unwrap();
+        queue.next_completion().unwrap().result.unwrap();
+    }
+    drop(queue);
+    exercise(&drive, &Budget { system_calls: BATCHES, locks: 0 });
     drive.close().unwrap();
 }
 

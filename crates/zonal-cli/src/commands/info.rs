@@ -36,6 +36,8 @@ struct Description {
     max_active_zones: Option<u32>,
     engine: String,
     direct_io: bool,
+    layout: Option<String>,
+    cluster_size: Option<u64>,
     image_id: Option<String>,
     session: Option<String>,
     recovered: Option<String>,
@@ -61,11 +63,19 @@ impl Description {
             max_active_zones: limits.max_active_zones,
             engine: limits.engine.to_owned(),
             direct_io: limits.direct_io,
+            layout: info.layout.map(str::to_owned),
+            cluster_size: info.cluster_size,
             image_id: info.image_id.map(uuid),
             session: info.session,
             recovered: info.recovered,
             warnings: info.warnings,
         }
+    }
+
+    /// How an image's data lies in its file.
+    fn layout(&self) -> Option<String> {
+        let (layout, cluster) = (self.layout.as_ref()?, self.cluster_size?);
+        Some(format!("{layout}, clusters of {}", format_size(cluster)))
     }
 
     /// Name and value, a line each; what is not known of this kind of drive is left out.
@@ -85,6 +95,7 @@ impl Description {
             ("open zones", Some(limit(self.max_open_zones))),
             ("active zones", Some(limit(self.max_active_zones))),
             ("engine", Some(format!("{}{direct}", self.engine))),
+            ("layout", self.layout()),
             ("image id", self.image_id.clone()),
             ("session", self.session.clone()),
             ("recovered", self.recovered.clone()),

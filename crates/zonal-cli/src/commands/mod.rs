@@ -1,5 +1,6 @@
 //! The commands: one file for each family, each with its words (`…Args`) and its `run`.
 
+mod adopt;
 mod append;
 mod bench;
 mod cat;
@@ -22,6 +23,8 @@ use crate::{outcome::Outcome, output::Ui};
 pub(crate) enum Command {
     /// Make an empty zoned drive in a file
     Create(create::CreateArgs),
+    /// Give zones to a qcow2 image of another making, with its data
+    Adopt(adopt::AdoptArgs),
     /// Show a drive's geometry, limits and condition
     Info(info::InfoArgs),
     /// List zones with their state and write pointer
@@ -55,6 +58,7 @@ impl Command {
     pub(crate) fn run(&self, ui: &Ui) -> Result<Outcome> {
         match self {
             Self::Create(args) => create::run(args, ui),
+            Self::Adopt(args) => adopt::run(args, ui),
             Self::Info(args) => info::run(args, ui),
             Self::Report(args) => report::run(args, ui),
             Self::Append(args) => append::run(args, ui),

@@ -1,166 +1,24 @@
-//! The reading side of the tables: is the data in one piece, and do the refcounts agree.
+//! Do the refcounts agree with what the tables use, and what of the file is free.
 //!
-//! Both functions read through a closure, a cluster at a time, so that memory does not grow with the
-//! drive. [`verify_contiguous`] is what an open relies on: after it, the drive's byte `n` is the
-//! file's byte `data offset + n`. [`check_refcounts`] is for `zonal check`, after it.
+//! Everything is read through a closure, a cluster at a time, so that memory does not grow with the
+//! drive, but for the pieces its data is in. [`check_refcounts`] is for `zonal check`, [`Space`] for
+//! who gives clusters to the drive; both come after [`Map::read`].
 
-use super::qcow2::{COMPRESSED, COPIED, Header, OFFSET, Region, ZERO};
-use super::{be64, damaged, unsupported};
+use super::map::{Entry, Map, entry, entry_at, l2_tables};
+use super::qcow2::Tables;
+use super::unsupported;
 use crate::error::{Error, ErrorKind, Result};
 use alloc::{format, vec, vec::Vec};
 use core::fmt;
 
 /// Most findings listed; an image with more has one cause, not a thousand.
 pub const MAX_FINDINGS: usize = 1000;
-/// Most separate ranges of clusters kept while checking, 16 MiB of them.
-const MAX_RANGES: usize = 1 << 20;
-/// Bits of an L1 entry that must be 0.
-const L1_RESERVED: u64 = !(COPIED | OFFSET);
-/// Bits of an uncompressed L2 entry that must be 0.
-const L2_RESERVED: u64 = !(COPIED | OFFSET | ZERO);
+/// Most separate ranges of clusters kept while checking: data and tables.
+const MAX_RANGES: usize = 2 * super::map::MAX_RUNS;
 
-/// Checks that guest cluster `i` is at data offset + `i` clusters for all of the drive, and returns
-/// the data's offset in the file. `l1` is the L1 table's bytes; `read` fills a buffer of up to one
-/// cluster from an offset in the file.
-///
-/// # Errors
-/// [`ErrorKind::Unsupported`] when clusters are scattered, compressed, unallocated or marked zero:
-/// the image is sound, but not made by us. [`ErrorKind::Damaged`] when a table cannot be, with its
-/// place in the file. What `read` fails with.
-pub fn verify_contiguous(
-    header: &Header,
-    l1: &[u8],
-    mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
-) -> Result<u64> {
-    let mut table = Vec::new();
-    let mut data = None;
-    for (index, l2) in l2_tables(header, l1).enumerate() {
-        let l2 = l2?;
-        if index as u64 >= header.l1_entries_needed() {
-            break;
-        }
-        if l2 == 0 {
-            return Err(scattered(header, index as u64, "clusters that are not allocated"));
-        }
-        let first = index as u64 * header.l2_entries();
-        let count = header.l2_entries().min(header.data_clusters() - first);
-        // A small drive's table is nearly empty.
-        table.resize(usize::try_from(count * 8).unwrap_or(0), 0);
-        read(l2, &mut table)?;
-        for i in 0..count {
-            let entry = entry_at(&table, i)?;
-            let host = data_cluster(header, entry, l2 + i * 8)?;
-            let start = *data.get_or_insert(host);
-            if host != start + (first + i) * header.cluster_size() {
-                return Err(unsupported(l2 + i * 8, 8, SCATTERED));
-            }
-        }
-    }
-    let start = data.ok_or_else(|| damaged(24, 8, "a drive without data"))?;
-    verify_data_range(header, l1, start)?;
-    Ok(start)
-}
-
-const SCATTERED: &str = "the drive's clusters are scattered over the file; only images whose data is \
-                         in one piece, as `zonal create` makes them, can be opened";
-
-fn scattered(header: &Header, l1_index: u64, what: &str) -> Error {
-    let detail = format!("{what}; only images made by `zonal create` can be opened");
-    unsupported(header.l1_offset + l1_index * 8, 8, detail)
-}
-
-fn cluster_buffer(header: &Header) -> Vec<u8> {
-    // A header's cluster has at most 2 MiB.
-    vec![0; usize::try_from(header.cluster_size()).unwrap_or(0)]
-}
-
-fn entry_at(table: &[u8], index: u64) -> Result<u64> {
-    usize::try_from(index)
-        .ok()
-        .and_then(|index| be64(table, index))
-        .ok_or_else(|| Error::new(ErrorKind::Damaged, "a table shorter than its header says"))
-}
-
-/// The offsets of the L2 tables that the L1 table names, 0 for none; each checked.
-fn l2_tables<'a>(header: &'a Header, l1: &'a [u8]) -> impl Iterator<Item = Result<u64>> + 'a {
-    let regions = header.regions();
-    (0..u64::from(header.l1_entries)).map(move |index| {
-        let entry = entry_at(l1, index)?;
-        let place = header.l1_offset + index * 8;
-        if entry == 0 {
-            return Ok(0);
-        }
-        let table = entry & OFFSET;
-        if entry & L1_RESERVED != 0 || entry & COPIED == 0 || table == 0 {
-            return Err(damaged(place, 8, format!("L1 entry {entry:#x} cannot be")));
-        }
-        check_cluster(header, table, place)?;
-        for region in &regions {
-            if region.overlaps(table, header.cluster_size()) {
-                let detail = format!("an L2 table at {table} lies in {}", region.name);
-                return Err(damaged(place, 8, detail));
-            }
-        }
-        Ok(table)
-    })
-}
-
-/// A cluster an entry at `place` names: aligned, and starting inside the file.
-fn check_cluster(header: &Header, cluster: u64, place: u64) -> Result<()> {
-    if cluster.is_multiple_of(header.cluster_size()) && cluster < header.file_len {
-        return Ok(());
-    }
-    let detail = format!(
-        "a cluster at {cluster}, in clusters of {} and a file of {} bytes",
-        header.cluster_size(),
-        header.file_len
-    );
-    Err(damaged(place, 8, detail))
-}
-
-/// Where the data cluster of an L2 entry is.
-fn data_cluster(header: &Header, entry: u64, place: u64) -> Result<u64> {
-    let what = if entry & COMPRESSED != 0 {
-        "a compressed cluster"
-    } else if entry & ZERO != 0 {
-        "a cluster marked zero"
-    } else if entry & OFFSET == 0 {
-        "a cluster that is not allocated"
-    } else {
-        let host = entry & OFFSET;
-        if entry & L2_RESERVED != 0 || entry & COPIED == 0 {
-            return Err(damaged(place, 8, format!("L2 entry {entry:#x} cannot be")));
-        }
-        check_cluster(header, host, place)?;
-        return Ok(host);
-    };
-    let detail = format!("{what}; only images made by `zonal create` can be opened");
-    Err(unsupported(place, 8, detail))
-}
-
-/// The data as one range: inside the file, and apart from every table.
-fn verify_data_range(header: &Header, l1: &[u8], start: u64) -> Result<()> {
-    let length = header.data_clusters() * header.cluster_size();
-    let fits = start.checked_add(header.geometry.size).is_some_and(|end| end <= header.file_len);
-    if !fits {
-        let detail =
-            format!("the data ends past the file's {} bytes; it was cut short", header.file_len);
-        return Err(damaged(start, header.geometry.size, detail));
-    }
-    for region in header.regions() {
-        if region.overlaps(start, length) {
-            let detail = format!("{} lies in the drive's data", region.name);
-            return Err(damaged(region.offset, region.length, detail));
-        }
-    }
-    let data = Region { name: "the data", offset: start, length };
-    for l2 in l2_tables(header, l1) {
-        let l2 = l2?;
-        if l2 != 0 && data.overlaps(l2, header.cluster_size()) {
-            return Err(damaged(l2, header.cluster_size(), "an L2 table lies in the drive's data"));
-        }
-    }
-    Ok(())
+fn cluster_buffer(tables: &Tables) -> Vec<u8> {
+    // A cluster has at most 2 MiB.
+    vec![0; usize::try_from(tables.cluster_size()).unwrap_or(0)]
 }
 
 /// What a check of the refcounts found wrong.
@@ -208,15 +66,20 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
-            FindingKind::Leak => "counted but not used",
-            FindingKind::Unreferenced => "used but not counted",
-            FindingKind::CountedTwice => "counted more than once",
-            FindingKind::Overlap => "used by two parts at once",
-            FindingKind::BadRefcountBlock => "a refcount block that cannot be there",
-            FindingKind::More => "more findings follow",
-        };
-        write!(f, "offset {}, length {}: {what}", self.offset, self.length)
+        write!(f, "offset {}, length {}: {}", self.offset, self.length, self.kind)
+    }
+}
+
+impl fmt::Display for FindingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leak => "counted but not used",
+            Self::Unreferenced => "used but not counted",
+            Self::CountedTwice => "counted more than once",
+            Self::Overlap => "used by two parts at once",
+            Self::BadRefcountBlock => "a refcount block that cannot be there",
+            Self::More => "more findings follow",
+        })
     }
 }
 
@@ -276,6 +139,14 @@ impl Ranges {
         self.0 = joined;
     }
 
+    /// What settled ranges leave out below `end`.
+    fn gaps(&self, end: u64) -> Vec<(u64, u64)> {
+        let starts = core::iter::once(0).chain(self.0.iter().map(|range| range.1));
+        let ends = self.0.iter().map(|range| range.0).chain(core::iter::once(end));
+        let gap = |(start, to): (u64, u64)| (start, to.min(end).saturating_sub(start));
+        starts.zip(ends).map(gap).filter(|gap| gap.1 > 0).collect()
+    }
+
     /// Whether settled ranges hold a cluster.
     fn contain(&self, cluster: u64) -> bool {
         let after = self.0.partition_point(|range| range.0 <= cluster);
@@ -283,83 +154,166 @@ impl Ranges {
     }
 }
 
-/// Compares the refcounts of an image whose data is in one piece from `data_offset` (as
-/// [`verify_contiguous`] says) with what its tables use. `l1` and `read` are as there; `read` is asked
-/// for at most a cluster. The list is empty when all is well, and ends with [`FindingKind::More`] when
-/// it would be longer than [`MAX_FINDINGS`].
+/// Compares the refcounts of an image with what its tables use. `l1` and `read` are as for
+/// [`Map::read`], which gave `map`. The list is empty when all is well, and ends with
+/// [`FindingKind::More`] when it would be longer than [`MAX_FINDINGS`].
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`] and [`ErrorKind::Unsupported`] for tables that [`verify_contiguous`] would
-/// refuse too; what `read` fails with.
+/// [`ErrorKind::Damaged`] and [`ErrorKind::Unsupported`] for tables that cannot be; what `read` fails
+/// with.
 pub fn check_refcounts(
-    header: &Header,
+    tables: &Tables,
     l1: &[u8],
-    data_offset: u64,
+    map: &Map,
     mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<Vec<Finding>> {
     let mut findings = Findings::default();
-    let blocks = refcount_blocks(header, &mut findings, &mut read)?;
-    let used = used_clusters(header, l1, data_offset, &blocks, &mut findings, &mut read)?;
-    compare_refcounts(header, &blocks, &used, &mut findings, &mut read)?;
+    let blocks = refcount_blocks(tables, &mut findings, &mut read)?;
+    let used = used_clusters(tables, l1, map, &blocks, &mut findings, &mut read)?;
+    compare_refcounts(tables, &blocks, &used, &mut findings, &mut read)?;
     Ok(findings.0)
+}
+
+/// What of a file can be given to the drive, and where that is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Where the refcount blocks are; they cover the whole file.
+    pub blocks: Vec<u64>,
+    /// Clusters inside the file that no table uses: (first, how many), ascending.
+    pub free: Vec<(u64, u64)>,
+}
+
+impl Space {
+    /// Finds what no table uses. What is counted all the same was lost when a process died between
+    /// counting and using it: it counts as free here.
+    ///
+    /// # Errors
+    /// As [`check_refcounts`]; [`ErrorKind::Damaged`] where two parts share a cluster;
+    /// [`ErrorKind::Unsupported`] where refcount blocks are missing for a part of the file.
+    pub fn read(
+        tables: &Tables,
+        l1: &[u8],
+        map: &Map,
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
+    ) -> Result<Self> {
+        let mut findings = Findings::default();
+        let blocks = refcount_blocks(tables, &mut findings, &mut read)?;
+        let used = used_clusters(tables, l1, map, &blocks, &mut findings, &mut read)?;
+        if let Some(finding) = findings.0.first() {
+            return Err(super::damaged(
+                finding.offset,
+                finding.length,
+                format!("{}", finding.kind),
+            ));
+        }
+        let needed = tables.file_clusters().div_ceil(tables.refcounts());
+        let whole = (0..).zip(&blocks).take_while(|(n, (index, _))| n == index).count();
+        if (whole as u64) < needed {
+            let detail = format!(
+                "{needed} refcount blocks are needed, and {whole} there; give it new ones with \
+                 `zonal adopt`"
+            );
+            return Err(unsupported(tables.refcount_table_offset, 8, detail));
+        }
+        let blocks = blocks.into_iter().take(whole).map(|(_, offset)| offset).collect();
+        Ok(Self { blocks, free: used.gaps(tables.file_len / tables.cluster_size()) })
+    }
+}
+
+/// Makes the refcount at `index` of a block 1, whatever it was.
+pub fn count_once(block: &mut [u8], order: u32, index: u64) {
+    let bit = index << order;
+    let byte = usize::try_from(bit / 8).unwrap_or(usize::MAX);
+    if order < 3 {
+        // Several to a byte, the first in the lowest bits.
+        let Some(byte) = block.get_mut(byte) else { return };
+        let mask = (1u8 << (1 << order)) - 1;
+        *byte = *byte & !(mask << (bit % 8)) | 1 << (bit % 8);
+        return;
+    }
+    let end = byte.saturating_add(1 << (order - 3));
+    if let Some((last, rest)) = block.get_mut(byte..end).and_then(<[u8]>::split_last_mut) {
+        rest.fill(0);
+        *last = 1;
+    }
 }
 
 /// The refcount blocks that the table names: (index, offset).
 fn refcount_blocks(
-    header: &Header,
+    tables: &Tables,
     findings: &mut Findings,
     read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<Vec<(u64, u64)>> {
-    let cluster = header.cluster_size();
-    let mut table = cluster_buffer(header);
+    let cluster = tables.cluster_size();
+    let mut table = cluster_buffer(tables);
     let mut blocks = Vec::new();
-    for part in 0..u64::from(header.refcount_table_clusters) {
-        let offset = header.refcount_table_offset + part * cluster;
+    for part in 0..u64::from(tables.refcount_table_clusters) {
+        let offset = tables.refcount_table_offset + part * cluster;
         read(offset, &mut table)?;
-        for i in 0..header.l2_entries() {
+        for i in 0..tables.l2_entries() {
             let block = entry_at(&table, i)?;
             if block == 0 {
                 continue;
             }
-            if !block.is_multiple_of(cluster) || block >= header.file_len {
+            if !block.is_multiple_of(cluster) || block >= tables.file_len {
                 findings.add(FindingKind::BadRefcountBlock, offset + i * 8, 8);
                 continue;
             }
-            blocks.push((part * header.l2_entries() + i, block));
+            blocks.push((part * tables.l2_entries() + i, block));
         }
     }
+    drop_repeated(tables, &mut blocks, findings);
     Ok(blocks)
+}
+
+/// Leaves each block once: one that stands for many would be read as often.
+fn drop_repeated(tables: &Tables, blocks: &mut Vec<(u64, u64)>, findings: &mut Findings) {
+    blocks.sort_unstable_by_key(|&(index, block)| (block, index));
+    blocks.dedup_by(|later, earlier| {
+        let repeated = later.1 == earlier.1;
+        if repeated {
+            let place = tables.refcount_table_offset + later.0 * 8;
+            findings.add(FindingKind::BadRefcountBlock, place, 8);
+        }
+        repeated
+    });
+    blocks.sort_unstable();
 }
 
 /// Every cluster in use.
 fn used_clusters(
-    header: &Header,
+    tables: &Tables,
     l1: &[u8],
-    data_offset: u64,
+    map: &Map,
     blocks: &[(u64, u64)],
     findings: &mut Findings,
     read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<Ranges> {
-    let cluster = header.cluster_size();
+    let cluster = tables.cluster_size();
     let mut used = Ranges::default();
-    for region in header.regions() {
+    for region in tables.regions() {
         used.add(region.offset / cluster, region.length / cluster)?;
     }
-    used.add(data_offset / cluster, header.data_clusters())?;
+    for run in &map.runs {
+        used.add(run.host / cluster, run.clusters)?;
+    }
+    for host in &map.zeroed {
+        used.add(host / cluster, 1)?;
+    }
     for (_, block) in blocks {
         used.add(block / cluster, 1)?;
     }
-    for l2 in l2_tables(header, l1) {
+    for l2 in l2_tables(tables, l1) {
         let l2 = l2?;
         if l2 != 0 {
             used.add(l2 / cluster, 1)?;
         }
     }
     // What L2 tables map past the drive's end may be what the header names as well: counted once.
-    let mut past_end = past_end(header, l1, read)?;
+    let mut past_end = past_end(tables, l1, read)?;
     past_end.settle(cluster, findings);
     let mut known = Ranges::default();
-    for region in header.regions() {
+    for region in tables.regions() {
         known.add(region.offset / cluster, region.length / cluster)?;
     }
     known.settle(cluster, &mut Findings::default());
@@ -376,27 +330,28 @@ fn used_clusters(
 
 /// The clusters that L2 tables map past the drive's end: our own tables, or a VM's state.
 fn past_end(
-    header: &Header,
+    tables: &Tables,
     l1: &[u8],
     read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<Ranges> {
-    let mut table = cluster_buffer(header);
+    let mut table = cluster_buffer(tables);
     let mut ranges = Ranges::default();
-    for (index, l2) in l2_tables(header, l1).enumerate() {
+    for (index, l2) in l2_tables(tables, l1).enumerate() {
         let l2 = l2?;
-        let first = index as u64 * header.l2_entries();
-        let of_data = header.data_clusters().saturating_sub(first).min(header.l2_entries());
-        if l2 == 0 || of_data == header.l2_entries() {
+        let first = index as u64 * tables.l2_entries();
+        let of_data = tables.data_clusters().saturating_sub(first).min(tables.l2_entries());
+        if l2 == 0 || of_data == tables.l2_entries() {
             continue;
         }
         read(l2, &mut table)?;
-        for i in of_data..header.l2_entries() {
+        for i in of_data..tables.l2_entries() {
             let entry = entry_at(&table, i)?;
-            if entry & (COMPRESSED | OFFSET) == 0 {
-                continue;
+            match self::entry(tables, entry, l2 + i * 8)? {
+                Entry::Hole => {}
+                Entry::Zeroed(host) | Entry::Data(host) => {
+                    ranges.add(host / tables.cluster_size(), 1)?;
+                }
             }
-            let host = data_cluster(header, entry, l2 + i * 8)?;
-            ranges.add(host / header.cluster_size(), 1)?;
         }
     }
     Ok(ranges)
@@ -404,15 +359,15 @@ fn past_end(
 
 /// Holds every refcount against what is used.
 fn compare_refcounts(
-    header: &Header,
+    tables: &Tables,
     blocks: &[(u64, u64)],
     used: &Ranges,
     findings: &mut Findings,
     read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<()> {
-    let cluster = header.cluster_size();
-    let per_block = (cluster * 8) >> header.refcount_order;
-    let mut block = cluster_buffer(header);
+    let cluster = tables.cluster_size();
+    let per_block = tables.refcounts();
+    let mut block = cluster_buffer(tables);
     // Clusters up to here have been looked at.
     let mut next = 0;
     for &(index, offset) in blocks {
@@ -422,7 +377,7 @@ fn compare_refcounts(
         read(offset, &mut block)?;
         for i in 0..per_block {
             let number = first + i;
-            let kind = match (refcount(&block, header.refcount_order, i), used.contain(number)) {
+            let kind = match (refcount(&block, tables.refcount_order, i), used.contain(number)) {
                 (0, false) | (1, true) => continue,
                 (0, true) => FindingKind::Unreferenced,
                 (_, true) => FindingKind::CountedTwice,
@@ -464,6 +419,7 @@ mod tests {
     use super::*;
     use crate::format::Geometry;
     use crate::format::layout::{CLUSTER, Layout};
+    use crate::format::qcow2::{COMPRESSED, COPIED, Header, ZERO};
     use alloc::collections::BTreeMap;
     use proptest::prelude::*;
 
@@ -496,17 +452,20 @@ mod tests {
                 .copy_from_slice(&value.to_be_bytes());
         }
 
-        fn verify(&self) -> Result<u64> {
+        fn map(&self) -> Result<Map> {
             let l1 = &self.clusters[&self.layout.l1.offset];
-            verify_contiguous(&self.header, l1, |offset, buffer| self.read(offset, buffer))
+            Map::read(&self.header.tables, l1, |offset, buffer| self.read(offset, buffer))
+        }
+
+        fn contiguous(&self) -> Option<u64> {
+            self.map().unwrap().contiguous(&self.header.tables)
         }
 
         fn check(&self) -> Vec<Finding> {
             let l1 = &self.clusters[&self.layout.l1.offset];
-            check_refcounts(&self.header, l1, self.layout.data.offset, |offset, buffer| {
-                self.read(offset, buffer)
-            })
-            .unwrap()
+            let map = self.map().unwrap();
+            let read = |offset, buffer: &mut [u8]| self.read(offset, buffer);
+            check_refcounts(&self.header.tables, l1, &map, read).unwrap()
         }
     }
 
@@ -514,24 +473,69 @@ mod tests {
     fn a_planned_image_is_contiguous_and_counted() {
         for size in [4096, 64 << 20, 600 << 30] {
             let image = Image::new(size);
-            assert_eq!(image.verify().unwrap(), image.layout.data.offset);
+            assert_eq!(image.contiguous(), Some(image.layout.data.offset));
             assert_eq!(image.check(), []);
         }
     }
 
     #[test]
-    fn a_sound_image_of_another_shape_is_not_supported() {
+    fn data_in_pieces_is_found_where_it_is() {
         let data = Image::new(64 << 20).layout.data.offset;
-        for entry in
-            [0, COPIED | (data + 2 * CLUSTER), COPIED | data | ZERO, COMPRESSED | data, ZERO]
-        {
+        for (entry, host) in [(0, None), (ZERO, None), (COPIED | data | ZERO, None)] {
             let mut image = Image::new(64 << 20);
-            image.set(image.layout.l2.offset, 1, entry);
-            assert_eq!(image.verify().unwrap_err().kind(), ErrorKind::Unsupported, "{entry:#x}");
+            image.set(image.layout.l2.offset, 0, entry);
+            let (map, tables) = (image.map().unwrap(), &image.header.tables);
+            assert_eq!((map.host(tables, 0), map.contiguous(tables)), (host, None), "{entry:#x}");
+            assert_eq!(map.host(tables, 1), Some(data + CLUSTER));
+            assert_eq!(map.zeroed.len(), usize::from(entry & COPIED != 0));
         }
         let mut image = Image::new(64 << 20);
+        image.set(image.layout.l2.offset, 3, COPIED | (data + 4 * CLUSTER));
+        image.set(image.layout.l2.offset, 4, COPIED | (data + 3 * CLUSTER));
+        let (map, tables) = (image.map().unwrap(), &image.header.tables);
+        assert_eq!(map.runs.len(), 4);
+        assert_eq!(map.host(tables, 4), Some(data + 3 * CLUSTER));
+        let within: Vec<_> = map.within(tables, 1, 4).map(|r| (r.guest, r.clusters)).collect();
+        assert_eq!(within, [(1, 2), (3, 1)]);
+        let mut image = Image::new(64 << 20);
         image.set(image.layout.l1.offset, 0, 0);
-        assert_eq!(image.verify().unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(image.map().unwrap().runs, []);
+    }
+
+    #[test]
+    fn a_compressed_cluster_is_refused_by_name() {
+        let mut image = Image::new(64 << 20);
+        image.set(image.layout.l2.offset, 1, COMPRESSED | image.layout.data.offset);
+        let error = image.map().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.detail().contains("compressed"), "{error}");
+    }
+
+    #[test]
+    fn what_no_table_uses_is_free() {
+        let mut image = Image::new(64 << 20);
+        let data = image.layout.data.offset / CLUSTER;
+        for n in [0, 5, 6] {
+            image.set(image.layout.l2.offset, n, 0);
+        }
+        let (map, tables) = (image.map().unwrap(), &image.header.tables);
+        let l1 = &image.clusters[&image.layout.l1.offset];
+        let read = |offset, buffer: &mut [u8]| image.read(offset, buffer);
+        let space = Space::read(tables, l1, &map, read).unwrap();
+        assert_eq!(space.free, [(data, 1), (data + 5, 2)]);
+        assert_eq!(space.blocks, [image.layout.refcount_blocks.offset]);
+    }
+
+    #[test]
+    fn a_cluster_is_counted_in_every_width() {
+        for order in 0..=6 {
+            let mut block = [0; 64];
+            block[usize::try_from((3 << order) / 8).unwrap()] = if order < 3 { 0 } else { 7 };
+            count_once(&mut block, order, 3);
+            let counts: Vec<_> = (0..8).map(|n| refcount(&block, order, n)).collect();
+            assert_eq!(counts, [0, 0, 0, 1, 0, 0, 0, 0], "order {order}");
+            count_once(&mut block, order, u64::MAX >> 8);
+        }
     }
 
     #[test]
@@ -548,11 +552,13 @@ mod tests {
             (l1, COPIED | 512),
             (l1, COPIED | (1 << 40)),
             (l1, COPIED | l1),               // on the L1 table
+            (l1, COPIED | l2),               // the same table twice
+            (l2, COPIED),                    // counted, and nowhere
             (l1, COPIED | (data + CLUSTER)), // in the data
         ] {
             let mut image = Image::new(64 << 20);
             image.set(table, 1, entry);
-            let error = image.verify().unwrap_err();
+            let error = image.map().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Damaged, "{table} {entry:#x}");
             assert!(error.context().offset.is_some());
         }
@@ -565,12 +571,15 @@ mod tests {
         for i in 0..32 {
             image.set(image.layout.l2.offset, i, COPIED | (zone_table + i as u64 * CLUSTER));
         }
-        let error = image.verify().unwrap_err();
+        let error = image.map().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Damaged);
         assert!(error.detail().contains("zone table"), "{error}");
         let mut image = Image::new(64 << 20);
-        image.header.file_len -= 4096;
-        assert_eq!(image.verify().unwrap_err().kind(), ErrorKind::Damaged);
+        image.header.tables.file_len -= 4096;
+        let map = image.map().unwrap();
+        assert_eq!(map.refuse_cut(&image.header.tables).unwrap_err().kind(), ErrorKind::Damaged);
+        image.header.tables.file_len -= CLUSTER;
+        assert_eq!(image.map().unwrap_err().kind(), ErrorKind::Damaged);
     }
 
     #[test]
@@ -647,9 +656,12 @@ mod tests {
             }
             let read = |offset, buffer: &mut [u8]| image.read(offset, buffer);
             let l1 = &image.clusters[&image.layout.l1.offset];
-            let _ = verify_contiguous(&image.header, l1, read);
-            let _ = verify_contiguous(&image.header, &l1[..cut], read);
-            let _ = check_refcounts(&image.header, l1, image.layout.data.offset, read);
+            let tables = &image.header.tables;
+            let _ = Map::read(tables, &l1[..cut], read);
+            if let Ok(map) = Map::read(tables, l1, read) {
+                let _ = check_refcounts(tables, l1, &map, read);
+                let _ = Space::read(tables, l1, &map, read);
+            }
         }
     }
 }

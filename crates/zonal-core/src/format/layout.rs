@@ -15,7 +15,7 @@
 //! * No chunk is larger than a cluster, however large the drive. What a chunk leaves out is zeros, as
 //!   it is in a file that was just made and extended to [`Layout::file_len`].
 
-use super::qcow2::{self, COPIED, Header, MAX_L1, MAX_REFCOUNT_TABLE, OFFSET};
+use super::qcow2::{self, COPIED, Header, MAX_L1, MAX_REFCOUNT_TABLE, OFFSET, Tables};
 use super::{Geometry, zonal, zoned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{Blocks, ZoneIndex};
@@ -130,25 +130,32 @@ impl Layout {
     pub fn header(&self, image_id: [u8; 16]) -> Header {
         // `plan` has bounded both counts.
         let count = |clusters: u64| u32::try_from(clusters).unwrap_or(u32::MAX);
+        let ours = zonal::Extension {
+            block_size: self.geometry.block_size,
+            max_append: self.geometry.max_append,
+            image_id,
+            sessions_offset: self.sessions.offset,
+            generations_offset: self.generations.offset,
+        };
+        let zone_table_offset = self.zone_table.offset;
         Header {
             geometry: self.geometry.clone(),
-            cluster_bits: CLUSTER_BITS,
-            refcount_order: REFCOUNT_ORDER,
-            l1_offset: self.l1.offset,
-            l1_entries: count(self.l2.clusters),
-            refcount_table_offset: self.refcount_table.offset,
-            refcount_table_clusters: count(self.refcount_table.clusters),
-            zone_table_offset: self.zone_table.offset,
-            zonal: Some(zonal::Extension {
-                block_size: self.geometry.block_size,
-                max_append: self.geometry.max_append,
-                image_id,
-                sessions_offset: self.sessions.offset,
-                generations_offset: self.generations.offset,
-            }),
-            file_len: self.file_len,
+            tables: Tables {
+                size: self.geometry.size,
+                cluster_bits: CLUSTER_BITS,
+                refcount_order: REFCOUNT_ORDER,
+                l1_offset: self.l1.offset,
+                l1_entries: count(self.l2.clusters),
+                refcount_table_offset: self.refcount_table.offset,
+                refcount_table_clusters: count(self.refcount_table.clusters),
+                file_len: self.file_len,
+                extra: qcow2::extra(CLUSTER, &self.geometry, zone_table_offset, Some(&ours)),
+            },
+            zone_table_offset,
+            zonal: Some(ours),
             autoclear: 0,
             clamps: Vec::new(),
+            stranger: None,
         }
     }
 

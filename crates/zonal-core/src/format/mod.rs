@@ -12,9 +12,11 @@
 //! the zone table) and [`zonal`] (our extension, sessions, generations); [`check`] proves that the
 //! data lies in one piece and that the refcounts agree. `docs/image-format.md` has the byte tables.
 
+pub mod adopt;
 pub mod check;
 pub mod geometry;
 pub mod layout;
+pub mod map;
 pub mod qcow2;
 pub mod zonal;
 pub mod zoned;

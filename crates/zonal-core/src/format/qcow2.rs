@@ -23,7 +23,8 @@ pub const MAX_CLUSTER: usize = 2 << 20;
 pub const MAX_L1: u64 = 32 << 20;
 /// The largest refcount table QEMU opens, in bytes.
 pub const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
-/// Bytes of a header as [`Header::encode`] writes it; the rest of its cluster is zeros.
+/// Bytes of a header as [`Header::encode`] writes it, in clusters that are not smaller; the rest of
+/// its cluster is zeros.
 pub const ENCODED: usize = 4096;
 
 /// `COPIED`, bit 63 of L1 and L2 entries: the cluster's refcount is exactly 1.
@@ -51,6 +52,8 @@ const ZONED_BIT: u8 = 5;
 
 const EXT_END: u32 = 0;
 const EXT_FEATURE_NAMES: u32 = 0x6803_f857;
+/// Names the format of a backing file; without one it says nothing.
+const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
 /// The longest name in the feature name table.
 const FEATURE_NAME: usize = 46;
 
@@ -92,12 +95,11 @@ const _: () = {
     assert!(offset_of!(Raw, compression_type) == 104);
 };
 
-/// A checked header: where everything of the image is.
+/// Where the tables of an image are that every qcow2 image has, with zones or without.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// The drive, limits clamped; without our extension its blocks are sectors of 512 bytes, and its
-    /// append limit the default one.
-    pub geometry: Geometry,
+pub struct Tables {
+    /// The drive's size in bytes.
+    pub size: u64,
     /// Cluster size as a power of two, 9 to 21.
     pub cluster_bits: u32,
     /// Width of a refcount in bits, as a power of two, 0 to 6.
@@ -110,20 +112,35 @@ pub struct Header {
     pub refcount_table_offset: u64,
     /// Clusters of the refcount table.
     pub refcount_table_clusters: u32,
+    /// The file's length in bytes when the header was read.
+    pub file_len: u64,
+    /// What only extensions point to.
+    pub(super) extra: Vec<Region>,
+}
+
+/// A checked header: where everything of the image is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The drive, limits clamped; without our extension its blocks are sectors of 512 bytes, and its
+    /// append limit the default one.
+    pub geometry: Geometry,
+    /// The tables of qcow2.
+    pub tables: Tables,
     /// Where the zone table is.
     pub zone_table_offset: u64,
     /// Our extension, if the image has it.
     pub zonal: Option<zonal::Extension>,
-    /// The file's length in bytes when the header was read.
-    pub file_len: u64,
     /// Autoclear feature bits. None is known here: a writer makes them 0 before its first write.
     pub autoclear: u64,
     /// Limits of the header that the drive cannot reach, and what holds instead.
     pub clamps: Vec<Clamp>,
+    /// The first header extension that this program does not know, if there is one: what it points
+    /// to looks free.
+    pub stranger: Option<u32>,
 }
 
 /// A range of the file with its name, for messages.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Region {
     pub(super) name: &'static str,
     pub(super) offset: u64,
@@ -138,80 +155,30 @@ impl Region {
     }
 }
 
-impl Header {
-    /// Reads a header from `bytes`: the file's first [`MAX_CLUSTER`] bytes, or all of a shorter file.
+impl Tables {
+    /// Reads the header of an image without zones that is to be given some. `bytes` are as for
+    /// [`Header::parse`].
     ///
     /// # Errors
-    /// [`ErrorKind::NotZoned`] for what is no qcow2 image, or one without zones;
-    /// [`ErrorKind::Unsupported`] for features or revisions we do not handle, by name;
-    /// [`ErrorKind::Damaged`] for fields that cannot be, with their place in the file.
-    pub fn parse(bytes: &[u8], file_len: u64) -> Result<Self> {
-        let raw = fixed_part(bytes)?;
-        let cluster = 1u64 << raw.cluster_bits()?;
-        let extensions = Extensions::find(bytes, raw, cluster)?;
-        let zoned = extensions.zoned(raw)?;
-        raw.refuse_features()?;
-        let ours = extensions
-            .zonal
-            .map(|(data, offset)| zonal::Extension::parse(data, offset))
-            .transpose()?;
-        let place = extensions.zoned.map_or(0, |(_, offset)| offset);
-        let (geometry, clamps) = geometry(raw.size.get(), &zoned, ours.as_ref())
-            .map_err(|error| error.at(place, zoned::LENGTH as u64))?;
-        let header = Self {
-            geometry,
-            cluster_bits: raw.cluster_bits()?,
-            refcount_order: raw.refcount_order.get(),
-            l1_offset: raw.l1_offset.get(),
-            l1_entries: raw.l1_size.get(),
-            refcount_table_offset: raw.refcount_table_offset.get(),
-            refcount_table_clusters: raw.refcount_table_clusters.get(),
-            zone_table_offset: zoned.table_offset,
-            zonal: ours,
-            file_len,
-            autoclear: raw.autoclear.get(),
-            clamps,
-        };
-        header.check_tables()?;
-        Ok(header)
-    }
-
-    /// The bytes the file starts with; zeros follow to the end of the cluster.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let raw = Raw {
-            magic: MAGIC.into(),
-            version: VERSION.into(),
-            backing_offset: 0.into(),
-            backing_size: 0.into(),
-            cluster_bits: self.cluster_bits.into(),
-            size: self.geometry.size.into(),
-            crypt_method: 0.into(),
-            l1_size: self.l1_entries.into(),
-            l1_offset: self.l1_offset.into(),
-            refcount_table_offset: self.refcount_table_offset.into(),
-            refcount_table_clusters: self.refcount_table_clusters.into(),
-            nb_snapshots: 0.into(),
-            snapshots_offset: 0.into(),
-            incompatible: ZONED.into(),
-            compatible: 0.into(),
-            autoclear: self.autoclear.into(),
-            refcount_order: self.refcount_order.into(),
-            // 112, as asserted above.
-            header_length: 112.into(),
-            compression_type: 0,
-            padding: [0; 7],
-        };
-        let mut bytes = raw.as_bytes().to_vec();
-        push_extension(&mut bytes, EXT_FEATURE_NAMES, &feature_name());
-        let zoned = zoned::Extension::of(&self.geometry, self.zone_table_offset);
-        push_extension(&mut bytes, zoned::MAGIC, &zoned.encode());
-        if let Some(ours) = &self.zonal {
-            push_extension(&mut bytes, zonal::MAGIC, &ours.encode());
+    /// As [`Header::parse`]; [`ErrorKind::InvalidInput`] for an image that has zones, and
+    /// [`ErrorKind::Unsupported`] for header extensions whose data would have to be moved, or is not
+    /// known, by name.
+    pub fn parse_plain(bytes: &[u8], file_len: u64) -> Result<Self> {
+        let raw = fixed_part(bytes).map_err(|error| match error.detail() {
+            VERSION_2 => unsupported(4, 4, ADOPT_VERSION_2),
+            _ => error,
+        })?;
+        let extensions = Extensions::find(bytes, raw, 1 << raw.cluster_bits()?)?;
+        if extensions.zoned.is_some() || raw.incompatible.get() & ZONED != 0 {
+            return Err(Error::new(ErrorKind::InvalidInput, "it has zones already"));
         }
-        push_extension(&mut bytes, EXT_END, &[]);
-        bytes.resize(ENCODED, 0);
-        bytes
+        raw.refuse_features()?;
+        if let Some((magic, at)) = extensions.stranger {
+            return Err(unsupported(at, 8, stranger(magic)));
+        }
+        let tables = raw.tables(file_len)?;
+        tables.check()?;
+        Ok(tables)
     }
 
     /// Bytes of a cluster.
@@ -226,10 +193,16 @@ impl Header {
         self.cluster_size() / 8
     }
 
+    /// Refcounts of one refcount block, which fills a cluster.
+    #[must_use]
+    pub const fn refcounts(&self) -> u64 {
+        (self.cluster_size() * 8) >> self.refcount_order
+    }
+
     /// Clusters of the drive's data, the last maybe not all of it.
     #[must_use]
     pub const fn data_clusters(&self) -> u64 {
-        self.geometry.size.div_ceil(self.cluster_size())
+        self.size.div_ceil(self.cluster_size())
     }
 
     /// L1 entries that the drive's data needs; what the table has above them is past the drive's end.
@@ -238,25 +211,15 @@ impl Header {
         self.data_clusters().div_ceil(self.l2_entries())
     }
 
-    /// Where in the file a zone's table entry is.
+    /// Clusters of the file, the last maybe not all of it.
     #[must_use]
-    pub fn zone_entry_offset(&self, zone: ZoneIndex) -> u64 {
-        self.zone_table_offset + zoned::ENTRY * u64::from(zone.0)
-    }
-
-    /// [`zoned::decode`], with the entry's place in the file in its errors.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Damaged`], naming the zone and the place.
-    pub fn decode_entry(&self, zone: ZoneIndex, entry: u64) -> Result<Blocks> {
-        zoned::decode(&self.geometry, zone, entry)
-            .map_err(|error| error.at(self.zone_entry_offset(zone), zoned::ENTRY))
+    pub const fn file_clusters(&self) -> u64 {
+        self.file_len.div_ceil(self.cluster_size())
     }
 
     /// Every part of the file the header knows, in whole clusters.
     pub(super) fn regions(&self) -> Vec<Region> {
         let cluster = self.cluster_size();
-        let zones = self.geometry.zones();
         let region = |name, offset, length: u64| Region {
             name,
             offset,
@@ -270,28 +233,18 @@ impl Header {
                 self.refcount_table_offset,
                 u64::from(self.refcount_table_clusters) * cluster,
             ),
-            region("the zone table", self.zone_table_offset, u64::from(zones) * zoned::ENTRY),
         ];
-        if let Some(ours) = &self.zonal {
-            let page = zonal::PAGE as u64;
-            let pages = u64::from(zonal::generation_pages(zones));
-            regions.push(region("the session record", ours.sessions_offset, 2 * page));
-            regions.push(region("the generations", ours.generations_offset, 2 * pages * page));
-        }
+        regions.extend(&self.extra);
         regions
     }
 
-    fn check_tables(&self) -> Result<()> {
-        if self.zonal.is_some() && self.cluster_size() < zonal::PAGE as u64 {
-            let detail = "clusters of less than 4096 bytes, which our tables' pages would overrun";
-            return Err(unsupported(offset_of!(Raw, cluster_bits) as u64, 4, detail));
-        }
+    fn check(&self) -> Result<()> {
         let l1 = u64::from(self.l1_entries) * 8;
         if l1 > MAX_L1 || u64::from(self.l1_entries) < self.l1_entries_needed() {
             let detail = format!(
                 "{} L1 entries; a drive of {} bytes needs {}, and {} are too many",
                 self.l1_entries,
-                self.geometry.size,
+                self.size,
                 self.l1_entries_needed(),
                 MAX_L1 / 8 + 1
             );
@@ -338,6 +291,151 @@ impl Header {
     }
 }
 
+impl Header {
+    /// Reads a header from `bytes`: the file's first [`MAX_CLUSTER`] bytes, or all of a shorter file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotZoned`] for what is no qcow2 image, or one without zones;
+    /// [`ErrorKind::Unsupported`] for features or revisions we do not handle, by name;
+    /// [`ErrorKind::Damaged`] for fields that cannot be, with their place in the file.
+    pub fn parse(bytes: &[u8], file_len: u64) -> Result<Self> {
+        let raw = fixed_part(bytes)?;
+        let cluster = 1u64 << raw.cluster_bits()?;
+        let extensions = Extensions::find(bytes, raw, cluster)?;
+        let zoned = extensions.zoned(raw)?;
+        raw.refuse_features()?;
+        let ours = extensions
+            .zonal
+            .map(|(data, offset)| zonal::Extension::parse(data, offset))
+            .transpose()?;
+        let place = extensions.zoned.map_or(0, |(_, offset)| offset);
+        let (geometry, clamps) = geometry(raw.size.get(), &zoned, ours.as_ref())
+            .map_err(|error| error.at(place, zoned::LENGTH as u64))?;
+        let mut tables = raw.tables(file_len)?;
+        tables.extra = extra(tables.cluster_size(), &geometry, zoned.table_offset, ours.as_ref());
+        tables.check()?;
+        let header = Self {
+            geometry,
+            tables,
+            zone_table_offset: zoned.table_offset,
+            zonal: ours,
+            autoclear: raw.autoclear.get(),
+            clamps,
+            stranger: extensions.stranger.map(|(magic, _)| magic),
+        };
+        header.check_pages()?;
+        Ok(header)
+    }
+
+    /// The bytes the file starts with, at most [`ENCODED`] of them; zeros follow to the end of the
+    /// cluster.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let raw = Raw {
+            magic: MAGIC.into(),
+            version: VERSION.into(),
+            backing_offset: 0.into(),
+            backing_size: 0.into(),
+            cluster_bits: self.tables.cluster_bits.into(),
+            size: self.tables.size.into(),
+            crypt_method: 0.into(),
+            l1_size: self.tables.l1_entries.into(),
+            l1_offset: self.tables.l1_offset.into(),
+            refcount_table_offset: self.tables.refcount_table_offset.into(),
+            refcount_table_clusters: self.tables.refcount_table_clusters.into(),
+            nb_snapshots: 0.into(),
+            snapshots_offset: 0.into(),
+            incompatible: ZONED.into(),
+            compatible: 0.into(),
+            autoclear: self.autoclear.into(),
+            refcount_order: self.tables.refcount_order.into(),
+            // 112, as asserted above.
+            header_length: 112.into(),
+            compression_type: 0,
+            padding: [0; 7],
+        };
+        let mut bytes = raw.as_bytes().to_vec();
+        push_extension(&mut bytes, EXT_FEATURE_NAMES, &feature_name());
+        let zoned = zoned::Extension::of(&self.geometry, self.zone_table_offset);
+        push_extension(&mut bytes, zoned::MAGIC, &zoned.encode());
+        if let Some(ours) = &self.zonal {
+            push_extension(&mut bytes, zonal::MAGIC, &ours.encode());
+        }
+        push_extension(&mut bytes, EXT_END, &[]);
+        // All of it fits the smallest cluster, and its first sector.
+        bytes.resize(ENCODED.min(1 << self.tables.cluster_bits), 0);
+        bytes
+    }
+
+    /// Where in the file a zone's table entry is.
+    #[must_use]
+    pub fn zone_entry_offset(&self, zone: ZoneIndex) -> u64 {
+        self.zone_table_offset + zoned::ENTRY * u64::from(zone.0)
+    }
+
+    /// [`zoned::decode`], with the entry's place in the file in its errors.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`], naming the zone and the place.
+    pub fn decode_entry(&self, zone: ZoneIndex, entry: u64) -> Result<Blocks> {
+        zoned::decode(&self.geometry, zone, entry)
+            .map_err(|error| error.at(self.zone_entry_offset(zone), zoned::ENTRY))
+    }
+
+    /// Our tables are written in pages, which in images of small clusters must not be torn.
+    fn check_pages(&self) -> Result<()> {
+        let Some(ours) = &self.zonal else { return Ok(()) };
+        for (name, offset) in [
+            ("the zone table", self.zone_table_offset),
+            ("the session record", ours.sessions_offset),
+            ("the generations", ours.generations_offset),
+        ] {
+            if !offset.is_multiple_of(zonal::PAGE as u64) {
+                let detail = format!("{name} does not start on a page of {}", zonal::PAGE);
+                return Err(damaged(offset, zonal::PAGE as u64, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What only extensions point to: whole clusters, and for us whole pages.
+pub(super) fn extra(
+    cluster: u64,
+    geometry: &Geometry,
+    zone_table: u64,
+    ours: Option<&zonal::Extension>,
+) -> Vec<Region> {
+    let page = zonal::PAGE as u64;
+    let unit = if ours.is_some() { cluster.max(page) } else { cluster };
+    let region =
+        |name, offset, length: u64| Region { name, offset, length: length.next_multiple_of(unit) };
+    let zones = u64::from(geometry.zones());
+    let mut regions = vec![region("the zone table", zone_table, zones * zoned::ENTRY)];
+    if let Some(ours) = ours {
+        let pages = u64::from(zonal::generation_pages(geometry.zones()));
+        regions.push(region("the session record", ours.sessions_offset, 2 * page));
+        regions.push(region("the generations", ours.generations_offset, 2 * pages * page));
+    }
+    regions
+}
+
+/// What an extension that is not known would need, by its name where it has one.
+fn stranger(magic: u32) -> alloc::string::String {
+    match magic {
+        0x2385_2875 => {
+            "persistent bitmaps; remove them first, with `qemu-img bitmap --remove`".into()
+        }
+        0x0537_be77 => "the header of an encrypted disk; decrypt the image first".into(),
+        0x4441_5441 => "the name of an external data file; convert the image to one without".into(),
+        _ => format!("a header extension {magic:#010x}, which this program does not know"),
+    }
+}
+
+const VERSION_2: &str = "a qcow2 image of version 2, which has no zones";
+const ADOPT_VERSION_2: &str =
+    "qcow2 version 2; bring it to 3 first, with `qemu-img amend -o compat=1.1`";
+
 fn fixed_part(bytes: &[u8]) -> Result<&Raw> {
     let magic = bytes.first_chunk::<4>().copied().map(u32::from_be_bytes);
     if magic != Some(MAGIC) {
@@ -349,12 +447,26 @@ fn fixed_part(bytes: &[u8]) -> Result<&Raw> {
     };
     match raw.version.get() {
         VERSION => Ok(raw),
-        2 => Err(Error::new(ErrorKind::NotZoned, "a qcow2 image of version 2, which has no zones")),
+        2 => Err(Error::new(ErrorKind::NotZoned, VERSION_2)),
         other => Err(unsupported(4, 4, format!("qcow2 version {other}; only 3 is understood"))),
     }
 }
 
 impl Raw {
+    fn tables(&self, file_len: u64) -> Result<Tables> {
+        Ok(Tables {
+            size: self.size.get(),
+            cluster_bits: self.cluster_bits()?,
+            refcount_order: self.refcount_order.get(),
+            l1_offset: self.l1_offset.get(),
+            l1_entries: self.l1_size.get(),
+            refcount_table_offset: self.refcount_table_offset.get(),
+            refcount_table_clusters: self.refcount_table_clusters.get(),
+            file_len,
+            extra: Vec::new(),
+        })
+    }
+
     fn cluster_bits(&self) -> Result<u32> {
         let bits = self.cluster_bits.get();
         if (9..=21).contains(&bits) {
@@ -431,6 +543,8 @@ impl Raw {
 struct Extensions<'a> {
     zoned: Option<(&'a [u8], u64)>,
     zonal: Option<(&'a [u8], u64)>,
+    /// The magic and place of the first that is not known.
+    stranger: Option<(u32, u64)>,
 }
 
 impl<'a> Extensions<'a> {
@@ -456,7 +570,11 @@ impl<'a> Extensions<'a> {
                 EXT_END => break,
                 zoned::MAGIC => &mut found.zoned,
                 zonal::MAGIC => &mut found.zonal,
-                _ => &mut other,
+                EXT_FEATURE_NAMES | EXT_BACKING_FORMAT => &mut other,
+                _ => {
+                    found.stranger.get_or_insert((magic, at as u64));
+                    &mut other
+                }
             };
             if slot.is_some() {
                 let detail = format!("a second header extension {magic:#010x}");

@@ -5,10 +5,11 @@ use crate::system::{Device as BlockDevice, cpu_ns};
 use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use zonal::{
-    Buffer, Completion, CreateOptions, Device, Geometry, OpenOptions, Preallocate, Queue,
-    QueueOptions, Request, Target,
+    AdoptOptions, Buffer, Completion, CreateOptions, Device, Geometry, OpenOptions, Preallocate,
+    Queue, QueueOptions, Request, Target,
 };
 
 /// How many zones the drive has, so that all of them can be written in turns.
@@ -44,6 +45,26 @@ impl ImageDrive {
         let device = zonal::open(&Target::Path(path.to_owned()), &OpenOptions::default())?;
         ensure!(device.limits().direct_io, "this file system has no direct I/O");
         Ok(Self { device, path: path.to_owned(), size })
+    }
+
+    /// The same in an image of `qemu-img create -o cluster_size=64k,preallocation=off` that was
+    /// adopted: scattered clusters, allocated as zones leave empty.
+    pub(crate) fn adopted(path: &Path, size: u64) -> anyhow::Result<Self> {
+        let options = "cluster_size=64k,preallocation=off";
+        let made = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-o", options])
+            .arg(path)
+            .arg(size.to_string())
+            .status()
+            .context("qemu-img is not installed")?;
+        ensure!(made.success(), "qemu-img create failed");
+        let zone_size = Some(size / ZONES);
+        zonal::adopt(path, AdoptOptions { zone_size, ..AdoptOptions::default() })?;
+        let device = zonal::open(&Target::Path(path.to_owned()), &OpenOptions::default())?;
+        ensure!(device.info().layout == Some("scattered"), "it is no scattered image");
+        let drive = Self { device, path: path.to_owned(), size };
+        drive.fill()?;
+        Ok(drive)
     }
 
     /// Appends for `time` to a drive that was reset before. When it is full it is reset again,

@@ -51,6 +51,11 @@ pub(crate) const ROWS: &[Row] = &[
         "image: append 4 KiB by handles under tokio, iodepth 32, 64 zones",
         handle_64_zones
     ),
+    row!(
+        "scattered",
+        "image: append 4 KiB, iodepth 32, an adopted image's scattered clusters",
+        scattered
+    ),
     row!("verified", "image: append 4 KiB, iodepth 32, each record read back", verified),
     row!("randread", "image: random read 4 KiB, iodepth 32", randread),
     row!("mem-one", "memory: append 512 bytes, one thread", memory_one),
@@ -239,6 +244,22 @@ fn by_handles(bench: &mut Bench<'_>, work: Work, zones: &str) -> anyhow::Result<
         ),
         Line::ratio(format!("{name}: CPU over a queue's"), "", &paired, sides, Sample::cpu_ns_each),
     ])
+}
+
+/// An image of another making, with zones, against one of ours.
+fn scattered(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
+    bench.prepare_image()?;
+    let adopted = ImageDrive::adopted(&bench.folder.path().join("adopted.qcow2"), bench.size)?;
+    let image = bench.image()?;
+    let names = ["adopted", "ours"];
+    let mut lines = Vec::new();
+    for (work, said) in [(APPEND, "4 KiB, iodepth 32"), (LARGE, "64 KiB, iodepth 16")] {
+        let paired =
+            bench.compare(|time| adopted.append(work, time), |time| image.append(work, time))?;
+        let work = format!("image: append {said}, scattered clusters of 64 KiB over one piece");
+        lines.push(Line::ratio(work, "", &paired, names, Sample::rate));
+    }
+    Ok(lines)
 }
 
 fn verified(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {

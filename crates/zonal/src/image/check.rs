@@ -1,7 +1,7 @@
 //! Checking an image without changing it.
 
-use super::metadata_error;
-use super::open::{open, read_header};
+use super::open::{open, read_header, read_map, table_reader};
+use crate::device::Device;
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::open::OpenOptions;
@@ -11,7 +11,7 @@ use crate::sys::file::Access;
 use std::fmt;
 use std::path::Path;
 use zonal_core::error::{Error, ErrorKind, Result};
-use zonal_core::format::check::{check_refcounts, verify_contiguous};
+use zonal_core::format::check::check_refcounts;
 
 /// Data is read in pieces of this size, in bytes.
 const PIECE: usize = 1 << 20;
@@ -84,9 +84,19 @@ fn check_file(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
     if !file.identity().is_ok_and(|identity| identity.is_regular()) {
         return Err(Error::new(ErrorKind::NotZoned, "it is no regular file"));
     }
-    let disk = Disk::File(file);
+    check_disk(&Disk::File(file), options, || {
+        open(path, &OpenOptions { read_only: true, ..OpenOptions::default() })
+    })
+}
+
+/// Checks the image on `disk`, which `open` opens to be read.
+pub(crate) fn check_disk(
+    disk: &Disk,
+    options: &CheckOptions,
+    open: impl FnOnce() -> Result<Device>,
+) -> Result<CheckReport> {
     let mut report = CheckReport::default();
-    match check_metadata(&disk, &mut report) {
+    match check_metadata(disk, &mut report) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::Damaged => report.add(&error),
         Err(error) => return Err(error),
@@ -94,7 +104,7 @@ fn check_file(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
     if report.findings.iter().any(|finding| finding.severity == Severity::Error) {
         return Ok(report);
     }
-    match open(path, &OpenOptions { read_only: true, ..OpenOptions::default() }) {
+    match open() {
         Ok(device) => {
             let info = device.info();
             report.findings.extend(info.warnings.into_iter().map(|text| Finding {
@@ -120,14 +130,11 @@ fn check_file(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
 
 fn check_metadata(disk: &Disk, report: &mut CheckReport) -> Result<()> {
     let header = read_header(disk)?;
-    #[allow(clippy::cast_possible_truncation)] // at most 32 MiB, as the header was checked
-    let mut l1 = vec![0; header.l1_entries as usize * 8];
-    let read = |offset, bytes: &mut [u8]| {
-        disk.read_exact_at(bytes, offset).map_err(|error| metadata_error("a table", error))
-    };
-    read(header.l1_offset, &mut l1)?;
-    let data_offset = verify_contiguous(&header, &l1, read)?;
-    for finding in check_refcounts(&header, &l1, data_offset, read)? {
+    let (l1, map) = read_map(disk, &header.tables)?;
+    if header.zonal.is_some() {
+        map.refuse_cut(&header.tables)?;
+    }
+    for finding in check_refcounts(&header.tables, &l1, &map, table_reader(disk))? {
         let severity =
             if finding.kind.is_dangerous() { Severity::Error } else { Severity::Warning };
         let text = finding.to_string();
@@ -137,7 +144,7 @@ fn check_metadata(disk: &Disk, report: &mut CheckReport) -> Result<()> {
 }
 
 /// Reads every written byte once.
-fn read_all(device: &crate::Device, queue: &mut Queue, report: &mut CheckReport) -> Result<()> {
+fn read_all(device: &Device, queue: &mut Queue, report: &mut CheckReport) -> Result<()> {
     for zone in device.report(..)? {
         let end = zone.write_pointer.unwrap_or(zone.start + zone.capacity);
         let mut at = zone.start;

@@ -1,15 +1,26 @@
-//! A drive in a qcow2 image of ours: one contiguous run of data, and the metadata beside it.
+//! A drive in a qcow2 image: its data, and the metadata beside it.
 //!
-//! The hot path is an addition: drive offset plus the data's offset in the file. What changes in
-//! the metadata is the zone table, the generation pages and the session record, all written by
-//! one writer at a time (the leader of a persist round), durably.
+//! The hot path is an addition where the data is in one piece, as in images of ours, and else a look
+//! into the zone's table ([`mapping`]). What changes in the metadata is the zone table, the
+//! generation pages and the session record, all written by one writer at a time (the leader of a
+//! persist round), durably; and in images that were adopted, refcounts and L2 tables when a zone
+//! takes its first data ([`clusters`]).
 //!
 //! See `docs/image-format.md` for the bytes.
 
+mod adopt;
 mod check;
+mod clusters;
 mod create;
+mod mapping;
 mod open;
 
+pub(crate) use adopt::adopt_disk;
+pub use adopt::{AdoptOptions, Adopted, adopt};
+pub(crate) use clusters::{Clusters, Grant, Span};
+pub(crate) use mapping::{Mapping, Piece};
+
+pub(crate) use check::check_disk;
 pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
 pub(crate) use create::write_layout;
 pub use create::{CreateOptions, Preallocate, create};
@@ -38,7 +49,9 @@ pub(crate) struct Image {
     header: Header,
     /// Ours; `None` in a foreign image, which is opened to be read.
     extension: Option<Extension>,
-    data_offset: u64,
+    mapping: Mapping,
+    /// What gives zones the clusters they are missing; in scattered images that take writes.
+    clusters: Option<Clusters>,
     state: Mutex<State>,
     live: Option<PathBuf>,
 }
@@ -58,10 +71,38 @@ impl Image {
         &self.disk
     }
 
-    /// Where in the file a byte of the drive is.
+    /// Where in the file bytes of the drive are.
     #[inline]
-    pub(crate) fn host_offset(&self, offset: u64) -> u64 {
-        self.data_offset + offset
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    pub(crate) fn clusters(&self) -> Option<&Clusters> {
+        self.clusters.as_ref()
+    }
+
+    /// Clusters for all that a zone is missing.
+    pub(crate) fn grants(&self, zone: ZoneIndex) -> Result<Vec<Grant>> {
+        match (&self.mapping, &self.clusters) {
+            (Mapping::Scattered(scattered), Some(clusters)) => {
+                let grants = clusters.grants(scattered, &self.header.geometry, zone)?;
+                Ok(grants.collect())
+            }
+            (Mapping::Contiguous(_), _) | (_, None) => Ok(Vec::new()),
+        }
+    }
+
+    /// A zone's clusters are there, durably.
+    pub(crate) fn complete(&self, zone: ZoneIndex, grants: &[Grant]) {
+        if let Mapping::Scattered(scattered) = &self.mapping {
+            let runs: Vec<_> = grants.iter().flat_map(|grant| grant.runs.iter().copied()).collect();
+            scattered.complete(&self.header.geometry, zone, &runs);
+        }
+    }
+
+    /// How the data lies in the file, and the bytes of a cluster.
+    pub(crate) fn layout(&self) -> (&'static str, u64) {
+        (self.mapping.name(), self.header.tables.cluster_size())
     }
 
     pub(crate) fn id(&self) -> Option<[u8; 16]> {

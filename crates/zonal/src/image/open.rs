@@ -5,7 +5,7 @@
 //! below the write pointers zeroed, before the new session begins. An image opened to be read is
 //! left alone: what would be mended is masked in memory.
 
-use super::{Image, PAGE, State, metadata_error};
+use super::{Clusters, Image, Mapping, PAGE, State, metadata_error};
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
@@ -24,8 +24,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zonal_core::error::{Error, ErrorKind, Result};
-use zonal_core::format::check::verify_contiguous;
-use zonal_core::format::qcow2::{Header, MAX_CLUSTER};
+use zonal_core::format::check::Space;
+use zonal_core::format::map::Map;
+use zonal_core::format::qcow2::{Header, MAX_CLUSTER, Tables};
 use zonal_core::format::zonal::{
     Condition, Extension, GENERATIONS_PER_PAGE, Session, generation_pages, newest_page,
 };
@@ -58,7 +59,7 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     if locked {
         take_lock(&file, || live::owner(&live_path))?;
     }
-    let parts = read_image(Disk::File(options.driven(file.clone())?))?;
+    let parts = read_image(Disk::File(options.driven(file.clone())?), options.read_only)?;
     let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
     let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
     let expected = Expected {
@@ -95,7 +96,10 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
 
 /// Opens an image on a disk of the simulator, which has neither lock nor live file.
 pub(crate) fn open_disk(disk: Disk, name: &str, options: &OpenOptions) -> Result<Device> {
-    let mut parts = read_image(disk)?;
+    let mut parts = read_image(disk, options.read_only)?;
+    if options.read_only {
+        return parts.into_reader(name, None);
+    }
     let notes =
         parts.mend(None, BootId([1; 16]), &OpenOptions { drop_unflushed: true, ..*options })?;
     parts.begin_session(BootId([1; 16]))?;
@@ -112,16 +116,17 @@ struct Parts {
     disk: Disk,
     header: Header,
     extension: Option<Extension>,
-    data_offset: u64,
+    mapping: Mapping,
+    clusters: Option<Clusters>,
     session: Session,
     generation_sequences: Vec<u64>,
     found: Vec<Found>,
     masks: BTreeMap<ZoneIndex, Vec<Extent>>,
 }
 
-fn read_image(disk: Disk) -> Result<Parts> {
+fn read_image(disk: Disk, read_only: bool) -> Result<Parts> {
     let header = read_header(&disk)?;
-    let data_offset = data_offset(&disk, &header)?;
+    let (mapping, clusters) = read_mapping(&disk, &header, read_only)?;
     let extension = header.zonal;
     let zones = header.geometry.zones();
     let session = match &extension {
@@ -146,7 +151,17 @@ fn read_image(disk: Disk) -> Result<Parts> {
     for &(zone, extent) in &session.dead {
         masks.entry(zone).or_default().push(extent);
     }
-    Ok(Parts { disk, header, extension, data_offset, session, generation_sequences, found, masks })
+    Ok(Parts {
+        disk,
+        header,
+        extension,
+        mapping,
+        clusters,
+        session,
+        generation_sequences,
+        found,
+        masks,
+    })
 }
 
 pub(super) fn read_header(disk: &Disk) -> Result<Header> {
@@ -166,7 +181,12 @@ fn parse_header(disk: &Disk, length: u64, most: usize) -> Result<Header> {
         if error.kind() != ErrorKind::NotZoned {
             return error;
         }
-        let text = format!("it seems to be {}; make a drive with zonal create", seems(&bytes));
+        let next = if bytes.starts_with(b"QFI\xfb") {
+            "give it zones with zonal adopt, or make a drive with zonal create"
+        } else {
+            "make a drive with zonal create"
+        };
+        let text = format!("it seems to be {}; {next}", seems(&bytes));
         Error::new(ErrorKind::NotZoned, text)
     })
 }
@@ -202,15 +222,66 @@ fn seems(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// Where the data begins, after all of the mapping has been seen to be contiguous.
-fn data_offset(disk: &Disk, header: &Header) -> Result<u64> {
+/// Where the data is; and for a drive that is to be written, where its zones get clusters from.
+fn read_mapping(
+    disk: &Disk,
+    header: &Header,
+    read_only: bool,
+) -> Result<(Mapping, Option<Clusters>)> {
+    let tables = &header.tables;
+    let (l1, map) = read_map(disk, tables)?;
+    if header.zonal.is_some() {
+        map.refuse_cut(tables)?;
+    }
+    let contiguous = map.contiguous(tables).is_some();
+    if !contiguous && header.geometry.zone_size < tables.cluster_size() {
+        let text = "its clusters are scattered, and larger than its zones; copy it with qemu-img";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    let mapping = Mapping::new(&header.geometry, tables, &map);
+    if contiguous || read_only || header.zonal.is_none() {
+        return Ok((mapping, None));
+    }
+    if let Some(magic) = header.stranger {
+        let text = format!(
+            "a header extension {magic:#010x}, whose clusters are not known and may be taken for \
+             free; open it read-only"
+        );
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    refuse_missing_conventional(header, &mapping)?;
+    let space = Space::read(tables, &l1, &map, table_reader(disk))?;
+    let clusters = Clusters::new(tables, &map, space)?;
+    Ok((mapping, Some(clusters)))
+}
+
+/// The L1 table, and what it and the L2 tables map.
+pub(super) fn read_map(disk: &Disk, tables: &Tables) -> Result<(Vec<u8>, Map)> {
     #[allow(clippy::cast_possible_truncation)] // at most 32 MiB, as the header was checked
-    let mut l1 = vec![0; header.l1_entries as usize * 8];
-    disk.read_exact_at(&mut l1, header.l1_offset)
+    let mut l1 = vec![0; tables.l1_entries as usize * 8];
+    disk.read_exact_at(&mut l1, tables.l1_offset)
         .map_err(|error| metadata_error("the L1 table", error))?;
-    verify_contiguous(header, &l1, |offset, bytes| {
-        disk.read_exact_at(bytes, offset).map_err(|error| metadata_error("an L2 table", error))
-    })
+    let map = Map::read(tables, &l1, table_reader(disk))?;
+    Ok((l1, map))
+}
+
+pub(super) fn table_reader(disk: &Disk) -> impl FnMut(u64, &mut [u8]) -> Result<()> + '_ {
+    |offset, bytes| {
+        disk.read_exact_at(bytes, offset).map_err(|error| metadata_error("a table", error))
+    }
+}
+
+/// Conventional zones are written anywhere at any time: there is no first write to wait for.
+fn refuse_missing_conventional(header: &Header, mapping: &Mapping) -> Result<()> {
+    let zones = (0..header.geometry.conventional_zones).map(ZoneIndex);
+    let Mapping::Scattered(scattered) = mapping else { return Ok(()) };
+    match zones.into_iter().find(|&zone| scattered.is_missing(&header.geometry, zone)) {
+        None => Ok(()),
+        Some(zone) => {
+            let text = "a conventional zone without clusters; open it read-only";
+            Err(Error::new(ErrorKind::Unsupported, text).in_zone(zone.0))
+        }
+    }
 }
 
 fn read_session(disk: &Disk, header: &Header, extension: &Extension) -> Result<Session> {
@@ -221,7 +292,7 @@ fn read_session(disk: &Disk, header: &Header, extension: &Extension) -> Result<S
     Session::newest(a, b, &extension.image_id, &header.geometry)
 }
 
-fn read_table(disk: &Disk, header: &Header) -> Result<Vec<Found>> {
+pub(super) fn read_table(disk: &Disk, header: &Header) -> Result<Vec<Found>> {
     let zones = header.geometry.zones();
     let mut found = Vec::with_capacity(zones as usize);
     let per_read = zones.min((1 << 20) / 8);
@@ -374,14 +445,17 @@ impl Parts {
             let block = u64::from(geometry.block_size);
             let offset = geometry.start_of(*zone) + u64::from(extent.start.0) * block;
             let length = u64::from(extent.length().0) * block;
-            let host = self.data_offset + offset;
-            let zeroed = match self.disk.zero(host, length) {
-                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                    zero_by_writing(&self.disk, host, length)
-                }
-                result => result,
-            };
-            zeroed.map_err(|error| metadata_error("a torn record", error))?;
+            for piece in self.mapping.pieces(offset, length) {
+                // What is nowhere reads as zeros.
+                let Some(host) = piece.host else { continue };
+                let zeroed = match self.disk.zero(host, piece.length) {
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                        zero_by_writing(&self.disk, host, piece.length)
+                    }
+                    result => result,
+                };
+                zeroed.map_err(|error| metadata_error("a torn record", error))?;
+            }
         }
         self.disk.sync_data().map_err(|error| metadata_error("the data", error))
     }
@@ -403,7 +477,7 @@ impl Parts {
     fn begin_session(&mut self, boot: BootId) -> Result<()> {
         if self.extension.is_none() {
             let text = "the image has no zonal extension, so a session cannot be kept in it; \
-                        open it read-only, or copy its zones into an image made by `zonal create`";
+                        open it read-only, or give it one with `zonal adopt`";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         if !self.session.clean {
@@ -486,12 +560,24 @@ impl Parts {
                 zones.mask_at_open(zone, extent.below(found[zone.index()].wp));
             }
         }
+        if self.clusters.is_some()
+            && let Mapping::Scattered(scattered) = &self.mapping
+        {
+            let geometry = &self.header.geometry;
+            let sequential = geometry.conventional_zones..geometry.zones();
+            for zone in sequential.map(ZoneIndex) {
+                if scattered.is_missing(geometry, zone) {
+                    zones.lacks_clusters(zone);
+                }
+            }
+        }
         let state = State { session: self.session, generations: self.generation_sequences };
         let image = Image {
             disk: self.disk,
             header: self.header,
             extension: self.extension,
-            data_offset: self.data_offset,
+            mapping: self.mapping,
+            clusters: self.clusters,
             state: Mutex::new(state),
             live,
         };
@@ -545,7 +631,7 @@ pub(crate) fn take_lock(file: &FileDisk, owner: impl Fn() -> Option<u32>) -> Res
     Ok(())
 }
 
-fn open_error(error: io::Error, path: &Path) -> Error {
+pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
     let (kind, text) = match error.kind() {
         io::ErrorKind::NotFound => {
             let text = format!("make a drive with: zonal create {} --size 8G", path.display());
@@ -607,7 +693,7 @@ mod tests {
     /// Begins to open an image as [`open_file`] does, and ends where a kill might end it.
     fn mend_and_die(path: &Path) {
         let file = FileDisk::open(path, Access::ReadWrite).unwrap();
-        let mut parts = read_image(Disk::File(file.clone())).unwrap();
+        let mut parts = read_image(Disk::File(file.clone()), false).unwrap();
         let boot = boot_id().unwrap();
         let expected = Expected {
             zones: parts.zones(),

@@ -5,6 +5,7 @@
 //! * flush: notes, wait, data sync, table;
 //! * first write after a reset: table says "at start", then (with discard) the zone is punched,
 //!   then the write;
+//! * first write to a zone without clusters: refcounts, then L2 entries, then the write;
 //! * finish: zeros to the capacity, then the state; the table hears of it from the next flush,
 //!   after its data sync;
 //! * settling: zeros over dead ranges, data sync, the cut of a file, then the verdicts.
@@ -13,7 +14,7 @@ use super::task::Desk;
 use crate::buffer::Buffer;
 use crate::device::Drive;
 use crate::engine::IoKind;
-use crate::image::Image;
+use crate::image::{Image, Span};
 use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Zones, drained};
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -28,6 +29,9 @@ use zonal_core::zone::{ZoneOp, ZoneState};
 
 /// Zeros are written in pieces of this size where the disk cannot punch.
 const ZERO_PIECE: u64 = 1 << 20;
+
+/// So many spans of tables are changed at once, when a zone gets its clusters.
+const SPANS_AT_ONCE: usize = 32;
 
 /// What an operation works with.
 #[derive(Clone)]
@@ -61,7 +65,7 @@ pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result
     zones.would(zone, op).map_err(Error::from)?;
     let begun = scene.begun.replace(true);
     match op {
-        ZoneOp::Open => settle_reset(&scene, zone).await?,
+        ZoneOp::Open => make_ready(&scene, zone).await?,
         ZoneOp::Close => {}
         ZoneOp::Finish => {
             settle_reset(&scene, zone).await?;
@@ -92,8 +96,71 @@ pub(super) async fn reset_all(scene: Scene) -> Result<()> {
     Ok(())
 }
 
+/// Sees to it that a zone can take data: its reset is durable, and it has a place for all of it.
+pub(super) async fn make_ready(scene: &Scene, zone: ZoneIndex) -> Result<()> {
+    settle_reset(scene, zone).await?;
+    allocate(scene, zone).await
+}
+
+/// Gives a zone the clusters it is missing: counted first, then entered, each durably.
+async fn allocate(scene: &Scene, zone: ZoneIndex) -> Result<()> {
+    let zones = scene.zones();
+    let Some((image, clusters)) = scene.image().and_then(|image| Some((image, image.clusters()?)))
+    else {
+        return Ok(());
+    };
+    if !zones.is_lacking_clusters(zone) {
+        return Ok(());
+    }
+    let _turn = clusters.turn().await;
+    if !zones.is_lacking_clusters(zone) {
+        return Ok(());
+    }
+    latched(zones)?;
+    let grants = image.grants(zone)?;
+    for grant in &grants {
+        change_tables(scene, &grant.counts).await?;
+        change_tables(scene, &grant.entries).await?;
+    }
+    image.complete(zone, &grants);
+    zones.has_clusters(zone);
+    Ok(())
+}
+
+/// Changes pages of refcount blocks or L2 tables, durably, so many at a time.
+async fn change_tables(scene: &Scene, spans: &[Span]) -> Result<()> {
+    for spans in spans.chunks(SPANS_AT_ONCE) {
+        change_spans(scene, spans).await.map_err(|error| {
+            let text = format!("its clusters cannot be allocated: {}", super::io_text(&error));
+            Error::new(super::io_kind(&error), text).with_source(error)
+        })?;
+    }
+    Ok(())
+}
+
+async fn change_spans(scene: &Scene, spans: &[Span]) -> io::Result<()> {
+    let reads: Vec<_> = spans
+        .iter()
+        .map(|span| {
+            let buffer = Buffer::unpooled(span.length);
+            scene.desk.io(IoKind::Read, span.offset, span.length as u64, Some(buffer))
+        })
+        .collect();
+    let mut batch = Vec::with_capacity(spans.len());
+    for (read, span) in reads.into_iter().zip(spans) {
+        let (read, buffer) = read.await;
+        let Some(mut buffer) = buffer else { return Err(io::ErrorKind::Other.into()) };
+        if (read? as usize) < span.length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        span.apply(&mut buffer);
+        batch.push((span.offset, buffer));
+    }
+    write_all_durably(scene, batch).await
+}
+
 /// Sees to it that a zone's reset is durable before the zone takes data again.
-pub(super) async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
+async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     if !scene.zones().is_reset_pending(zone) {
         return Ok(());
     }
@@ -112,10 +179,12 @@ async fn punch(scene: &Scene, zone: ZoneIndex) {
         return;
     }
     let mut punch = Punch { zones, zone, done: false };
-    let offset = image.host_offset(zones.offset_of(zone, 0.into()));
     let length = u64::from(zones.capacity(zone).0) * zones.block_size();
-    if let (Err(error), _) = scene.desk.io(IoKind::Zero, offset, length, None).await {
-        tracing::debug!("zone {zone}: its space cannot be given back: {error}");
+    for piece in image.mapping().pieces(zones.offset_of(zone, 0.into()), length) {
+        let Some(host) = piece.host else { continue };
+        if let (Err(error), _) = scene.desk.io(IoKind::Zero, host, piece.length, None).await {
+            tracing::debug!("zone {zone}: its space cannot be given back: {error}");
+        }
     }
     punch.done = true;
 }
@@ -322,19 +391,25 @@ async fn zero(scene: &Scene, zone: ZoneIndex, extent: Extent) -> Result<()> {
     if length == 0 {
         return Ok(());
     }
-    let Some(host) = scene.drive.host_offset(offset) else {
+    let Some(mapping) = scene.drive.mapping() else {
         scene.drive.zero_memory(offset, length);
         return Ok(());
     };
-    let failed = |error: io::Error| {
-        Error::new(super::io_kind(&error), "zeroing").at(offset, length).with_source(error)
-    };
+    for piece in mapping.pieces(offset, length) {
+        // What is nowhere reads as zeros.
+        let Some(host) = piece.host else { continue };
+        zero_piece(scene, host, piece.length).await.map_err(|error| {
+            Error::new(super::io_kind(&error), "zeroing").at(offset, length).with_source(error)
+        })?;
+    }
+    Ok(())
+}
+
+async fn zero_piece(scene: &Scene, host: u64, length: u64) -> io::Result<()> {
     match scene.desk.io(IoKind::Zero, host, length, None).await.0 {
         Ok(_) => Ok(()),
-        Err(error) if is_unsupported(&error) => {
-            write_zeros(scene, host, length).await.map_err(failed)
-        }
-        Err(error) => Err(failed(error)),
+        Err(error) if is_unsupported(&error) => write_zeros(scene, host, length).await,
+        Err(error) => Err(error),
     }
 }
 

@@ -23,6 +23,7 @@ mod task;
 use crate::buffer::{Arena, Buffer};
 use crate::device::Drive;
 use crate::engine::{Engine, EngineOptions, Io, IoKind};
+use crate::image::Piece;
 use crate::mailbox::{Mailbox, Message};
 use crate::zones::cells::DEPTH_MAX;
 use crate::zones::{Conclusion, Counts, SlotId};
@@ -32,7 +33,7 @@ pub(crate) use cold::stalled;
 pub(crate) use park::LINGER;
 use request::{Call, Completion, Flags, Full, Request};
 use slot::{Slot, Slots, Stage};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -596,21 +597,32 @@ impl Queue {
             }
             // Its turn comes again when its zone has drained or settled.
             (Barrier::Wait(_), Pass::Gate) => self.waits(number),
-            // A reset has to be durable first; after that it is this slot's turn again.
-            (Barrier::Needs(_), Pass::Gate) => {
-                self.waits(number);
-                let mailbox = self.mailbox.clone();
-                self.spawn(number, |scene| {
-                    Box::pin(async move {
-                        // A failure latches the drive, which refuses the write at its turn.
-                        if let Err(error) = cold::settle_reset(&scene, zone).await {
-                            tracing::debug!("zone {zone}: its reset is not durable: {error}");
-                        }
-                        mailbox.post(Message::Turn { slot: number });
-                    })
-                });
-            }
+            // Its zone has to be made ready first; after that it is this slot's turn again.
+            (Barrier::Needs(_), Pass::Gate) => self.make_ready(number),
         }
+    }
+
+    /// Makes the zone ready that a parked request waits for, or refuses the request when that was
+    /// tried and failed.
+    fn make_ready(&mut self, number: u32) {
+        let slot = self.slots.get(number);
+        let zone = slot.zone;
+        if let Some(error) = slot.unready.take().and_then(|unready| unready.take()) {
+            let error = error.in_zone(zone.0).at(slot.offset, slot.length());
+            return self.refuse(number, error);
+        }
+        let outcome = Rc::new(RefCell::new(None));
+        slot.unready = Some(outcome.clone());
+        self.waits(number);
+        let mailbox = self.mailbox.clone();
+        self.spawn(number, |scene| {
+            Box::pin(async move {
+                if let Err(error) = cold::make_ready(&scene, zone).await {
+                    outcome.replace(Some(error));
+                }
+                mailbox.post(Message::Turn { slot: number });
+            })
+        });
     }
 
     /// Notes that a parked request did not go on at once.
@@ -757,24 +769,63 @@ impl Queue {
         let done = slot.transferred as usize;
         let offset = slot.offset + u64::from(slot.transferred);
         let Some(buffer) = &mut slot.buffer else { return };
-        match self.drive.host_offset(offset) {
+        match self.drive.mapping() {
             None => {
                 let result = self.drive.copy_memory(kind, self.id, offset, buffer, &slot.view);
                 self.ended(u64::from(number), Ok(result));
             }
-            Some(host) => {
+            Some(mapping) => {
                 let fixed = self.arena.as_ref().is_some_and(|arena| buffer.is_of(arena));
                 let rest = &mut buffer[done..];
+                let piece = mapping.locate(offset, rest.len() as u64);
+                let Some(host) = piece.host else {
+                    return self.issue_nowhere(number, kind, piece);
+                };
+                #[allow(clippy::cast_possible_truncation)] // at most `rest`, of TRANSFER_MAX
+                let len = piece.length as u32;
+                slot.asked = len;
                 let io = Io {
                     kind,
                     offset: host,
                     ptr: rest.as_mut_ptr(),
-                    len: rest.len(),
+                    len: len as usize,
                     fixed,
                     token: u64::from(number),
                 };
                 self.issued += 1;
                 self.push_io(io);
+            }
+        }
+    }
+
+    /// A part of a read that has no place in the file: zeros, and then what follows it.
+    #[cold]
+    fn issue_nowhere(&mut self, number: u32, kind: IoKind, mut piece: Piece) {
+        // As if the medium had it: `ended` counts it off again.
+        self.issued += 1;
+        if kind != IoKind::Read {
+            let error = io::Error::other("a write before its zone had its clusters");
+            return self.ended(u64::from(number), Err(error));
+        }
+        loop {
+            let slot = self.slots.get(number);
+            let Some(buffer) = &mut slot.buffer else { return };
+            let done = slot.transferred as usize;
+            #[allow(clippy::cast_possible_truncation)] // at most what is left of the buffer
+            let end = done + piece.length as usize;
+            buffer[done..end].fill(0);
+            #[allow(clippy::cast_possible_truncation)] // at most TRANSFER_MAX
+            let transferred = end as u32;
+            slot.transferred = transferred;
+            if end == buffer.len() {
+                return self.ended(u64::from(number), Ok(0));
+            }
+            let (offset, left) = (slot.offset + end as u64, (buffer.len() - end) as u64);
+            let Some(image) = self.drive.image() else { return };
+            piece = image.mapping().locate(offset, left);
+            if piece.host.is_some() {
+                self.issued -= 1;
+                return self.issue(number, kind);
             }
         }
     }
@@ -797,7 +848,10 @@ impl Queue {
                 let whole = u64::from(slot.transferred) >= length
                     || slot.ends_with_disk(bytes, &self.drive.zones);
                 if !whole && bytes > 0 {
-                    Counts::add(&self.drive.zones.counts.short);
+                    // Fewer than were asked for, and not just one piece of several.
+                    if bytes < slot.asked {
+                        Counts::add(&self.drive.zones.counts.short);
+                    }
                     let kind =
                         if slot.stage == Stage::Reading { IoKind::Read } else { IoKind::Write };
                     return self.issue(number, kind);

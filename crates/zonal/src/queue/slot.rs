@@ -4,7 +4,7 @@ use super::request::{Extra, Flags};
 use crate::buffer::Buffer;
 use crate::view::View;
 use crate::zones::{Leaving, SlotId, Zones};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::rc::Rc;
@@ -62,6 +62,10 @@ pub(super) struct Slot {
     /// Absolute, in bytes.
     pub(super) offset: u64,
     pub(super) transferred: u32,
+    /// Bytes that were last asked of the medium.
+    pub(super) asked: u32,
+    /// Why the zone could not be made ready for this request, if that was tried.
+    pub(super) unready: Option<Rc<RefCell<Option<Error>>>>,
     pub(super) buffer: Option<Buffer>,
     pub(super) error: Option<io::Error>,
     pub(super) view: View,
@@ -84,6 +88,8 @@ impl Slot {
             epoch: Epoch::Even,
             offset: 0,
             transferred: 0,
+            asked: 0,
+            unready: None,
             buffer: None,
             error: None,
             view: View::default(),
@@ -167,6 +173,7 @@ impl Slots {
         slot.stage = Stage::Free;
         slot.buffer = None;
         slot.since = None;
+        slot.unready = None;
         self.free.push(number);
     }
 

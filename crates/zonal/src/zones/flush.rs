@@ -110,6 +110,8 @@ pub(super) struct Durability {
     punching: BTreeSet<ZoneIndex>,
     punch_waiters: Vec<Waker>,
     discards: bool,
+    /// Zones that have no place for some of their data yet, a bit each; empty where that cannot be.
+    lacking: Vec<u64>,
     notes: Vec<Note>,
     /// They are the round's second ones; for [`Durability::hash_state`].
     noted_again: bool,
@@ -132,6 +134,7 @@ impl Durability {
             punching: BTreeSet::new(),
             punch_waiters: Vec::new(),
             discards,
+            lacking: Vec::new(),
             notes: Vec::new(),
             noted_again: false,
             table_pages: BTreeSet::new(),
@@ -176,6 +179,16 @@ impl Durability {
         reset && self.durable[zone.index()] > Blocks::ZERO && !is_broken(Rule::ResetBeforeWrite)
     }
 
+    /// Whether the zone takes no data yet because something has to be durable first.
+    pub(super) fn is_unready(&self, zone: ZoneIndex) -> bool {
+        self.is_reset_pending(zone) || self.is_lacking(zone)
+    }
+
+    fn is_lacking(&self, zone: ZoneIndex) -> bool {
+        let bits = self.lacking.get(zone.index() / 64).copied().unwrap_or(0);
+        bits >> (zone.index() % 64) & 1 == 1
+    }
+
     /// Masks or conditions have changed.
     pub(super) fn blemished(&mut self) {
         self.blemished = true;
@@ -213,7 +226,7 @@ impl Durability {
         (&self.shadow, &self.durable, &self.dirty).hash(hasher);
         (&self.to_discard, &self.punching, self.punch_waiters.len()).hash(hasher);
         (&self.notes, !self.notes.is_empty() && self.noted_again).hash(hasher);
-        (&self.table_pages, &self.generation_pages, self.blemished).hash(hasher);
+        (&self.table_pages, &self.generation_pages, self.blemished, &self.lacking).hash(hasher);
         for group in [&self.flush, &self.persist] {
             let served = if group.led { group.served } else { group.done };
             let count = |ticket: u64| ticket.saturating_sub(group.done);
@@ -427,6 +440,25 @@ impl Zones {
         let control = self.control();
         let durability = &control.durability;
         durability.dirty.is_empty() && durability.table_pages.is_empty() && !durability.blemished
+    }
+
+    /// The zone has no place for some of its data, and takes none before it has; at open.
+    pub(crate) fn lacks_clusters(&self, zone: ZoneIndex) {
+        let lacking = &mut self.control().durability.lacking;
+        lacking.resize(self.count.div_ceil(64) as usize, 0);
+        lacking[zone.index() / 64] |= 1 << (zone.index() % 64);
+    }
+
+    /// The zone has a place for all its data.
+    pub(crate) fn has_clusters(&self, zone: ZoneIndex) {
+        if let Some(bits) = self.control().durability.lacking.get_mut(zone.index() / 64) {
+            *bits &= !(1 << (zone.index() % 64));
+        }
+    }
+
+    /// Whether a zone takes no data yet because it has no place for some of it.
+    pub(crate) fn is_lacking_clusters(&self, zone: ZoneIndex) -> bool {
+        self.control().durability.is_lacking(zone)
     }
 
     /// Whether a zone takes no data yet because its reset is not durable.

@@ -445,7 +445,7 @@ impl Zones {
             let (opened, entered) = match old.enter(write, capacity, pass) {
                 Ok(entered) => (old, entered),
                 Err(Barrier::Needs(place)) => {
-                    if self.durable && control.durability.is_reset_pending(zone) {
+                    if self.durable && control.durability.is_unready(zone) {
                         return Err(Barrier::Needs(place));
                     }
                     self.make_room(&mut control, place).map_err(Barrier::Refused)?;

@@ -76,18 +76,36 @@ impl SimImage {
         self.sectors.iter().map(move |(&sector, bytes)| (sector * size, &bytes[..]))
     }
 
-    /// Replaces whole sectors, from `offset` on.
-    ///
-    /// # Panics
-    /// `offset` is not a sector's, or `bytes` are not whole sectors inside the image.
+    /// Replaces bytes from `offset` on, for tests that damage an image. What lies past its end is
+    /// left out.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
-        let size = self.sector_bytes as u64;
-        let end = offset.checked_add(bytes.len() as u64);
-        let whole = offset.is_multiple_of(size) && bytes.len().is_multiple_of(self.sector_bytes);
-        assert!(whole && end.is_some_and(|end| end <= self.length), "not whole sectors of it");
-        for (sector, piece) in (offset / size..).zip(bytes.chunks(self.sector_bytes)) {
-            self.put(sector, content(piece.to_vec()));
+        let mut at = offset.min(self.length);
+        let end = at.saturating_add(bytes.len() as u64).min(self.length);
+        let mut left = &bytes[..near(end - at)];
+        while !left.is_empty() {
+            let (sector, within) =
+                (at / self.sector_bytes as u64, near(at % self.sector_bytes as u64));
+            let (piece, rest) = left.split_at(left.len().min(self.sector_bytes - within));
+            let old = self.sectors.get(&sector);
+            let mut whole = old.map_or_else(|| vec![0; self.sector_bytes], |old| old.to_vec());
+            whole[within..within + piece.len()].copy_from_slice(piece);
+            self.put(sector, content(whole));
+            at += piece.len() as u64;
+            left = rest;
         }
+    }
+
+    /// Cuts it off, or lengthens it with zeros.
+    pub fn set_len(&mut self, length: u64) {
+        let (last, within) =
+            (length / self.sector_bytes as u64, near(length % self.sector_bytes as u64));
+        drop(self.sectors.split_off(&(last + u64::from(within > 0))));
+        if within > 0 {
+            let mut cut = self.sectors.get(&last).cloned();
+            cut_off(&mut cut, within);
+            self.put(last, cut);
+        }
+        self.length = length;
     }
 
     /// Its length in bytes.

@@ -1,0 +1,336 @@
+//! Giving zones to a qcow2 image of another making: its data stays where it is, and all tables are
+//! made anew behind it.
+//!
+//! ```text
+//! the image as it was │ zone table │ session │ generations │ L1 │ refcount table │ blocks │ L2 │ room for data
+//! ```
+//!
+//! Invariants:
+//! * Nothing of the image as it was is written before the header, which is the stream's last chunk
+//!   and fits one sector: before it the image has no zones, after it it has.
+//! * The new tables are those of the whole drive. What is written later, when a zone takes its first
+//!   data, is refcounts and L2 entries in tables that are there.
+//! * The file is long enough for every cluster of the drive from the beginning, sparse.
+//! * New parts start on a page of 4096 bytes, also where clusters are smaller.
+//! * The old tables are free: counted 0, and used again.
+
+use super::map::{Map, Run};
+use super::qcow2::{self, COPIED, Header, MAX_L1, MAX_REFCOUNT_TABLE, OFFSET, Tables};
+use super::{Geometry, zonal, zoned};
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::{Blocks, ZoneIndex};
+use alloc::{format, vec, vec::Vec};
+use core::ops::Range;
+
+/// Refcounts of 16 bits, QEMU's default.
+const REFCOUNT_ORDER: u32 = 4;
+const PAGE: u64 = zonal::PAGE as u64;
+/// Most bytes of a chunk.
+const CHUNK: u64 = 2 << 20;
+
+/// Where everything of an adopted image goes.
+#[derive(Clone, Debug)]
+pub struct Adoption {
+    geometry: Geometry,
+    /// The data: what was there, and the conventional zones.
+    map: Map,
+    tables: Tables,
+    zone_table: u64,
+    sessions: u64,
+    generations: u64,
+    /// Where the refcount blocks begin.
+    blocks: u64,
+    /// Where the L2 tables begin.
+    l2: u64,
+}
+
+impl Adoption {
+    /// Plans the image of a drive of this shape. `map` is the image's, and none of its clusters lies
+    /// where a sequential zone cannot be written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for a shape that does not fit the image: another size, zones or
+    /// blocks that do not consist of whole clusters, tables larger than qcow2 allows.
+    pub fn plan(geometry: &Geometry, image: &Tables, map: &Map) -> Result<Self> {
+        geometry.validate_for_image()?;
+        let cluster = image.cluster_size();
+        refuse_misfits(geometry, image)?;
+        let mut map = Map { runs: map.runs.clone(), ..Map::default() };
+        let conventional = geometry.start_of(ZoneIndex(geometry.conventional_zones)) / cluster;
+        let holes = holes(&map.runs, 0..conventional);
+        let mapped: u64 = map.runs.iter().map(|run| run.clusters).sum();
+        let missing = image.data_clusters() - mapped;
+
+        let unit = cluster.max(PAGE);
+        let zones = u64::from(geometry.zones());
+        let pages = 2 * u64::from(zonal::generation_pages(geometry.zones()));
+        let mut end = image.file_len.checked_next_multiple_of(unit).unwrap_or(OFFSET);
+        let mut place = |bytes: u64| {
+            let offset = end;
+            end += bytes.next_multiple_of(unit);
+            offset
+        };
+        let zone_table = place(zones * zoned::ENTRY);
+        let sessions = place(2 * PAGE);
+        let generations = place(pages * PAGE);
+        let hidden = (end_of(generations, pages * PAGE, unit) - zone_table) / cluster;
+        let of_data = image.l1_entries_needed();
+        let l1_entries = of_data + hidden.div_ceil(image.l2_entries());
+        let l1 = place(l1_entries * 8);
+        let l2_bytes = l1_entries * cluster;
+        let sized = Tables { refcount_order: REFCOUNT_ORDER, ..image.clone() };
+        let before = l1 + (l1_entries * 8).next_multiple_of(unit);
+        let rest = l2_bytes.next_multiple_of(unit) + missing * cluster;
+        let (table_clusters, blocks_count) = refcounts_for(&sized, before + rest, unit);
+        let refcount_table = place(table_clusters * cluster);
+        let blocks = place(blocks_count * cluster);
+        let l2 = place(l2_bytes);
+
+        let file_len = end.saturating_add(missing * cluster);
+        if l1_entries * 8 > MAX_L1
+            || table_clusters * cluster > MAX_REFCOUNT_TABLE
+            || file_len > OFFSET
+        {
+            return invalid(format!(
+                "a drive of {} bytes is too large for clusters of {cluster}",
+                geometry.size
+            ));
+        }
+        // In the room for data, which begins where the tables end.
+        let mut room = end;
+        for hole in holes {
+            map.runs.push(Run { host: room, ..hole });
+            room += hole.clusters * cluster;
+        }
+        map.runs.sort_unstable_by_key(|run| run.guest);
+        let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let tables = Tables {
+            l1_offset: l1,
+            l1_entries: count(l1_entries),
+            refcount_table_offset: refcount_table,
+            refcount_table_clusters: count(table_clusters),
+            file_len,
+            ..sized
+        };
+        let geometry = geometry.clone();
+        Ok(Self { geometry, map, tables, zone_table, sessions, generations, blocks, l2 })
+    }
+
+    /// The file's length in bytes, room for every cluster of the drive included.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.tables.file_len
+    }
+
+    /// The header of the image, once all of it is there.
+    #[must_use]
+    pub fn header(&self, image_id: [u8; 16]) -> Header {
+        let ours = zonal::Extension {
+            block_size: self.geometry.block_size,
+            max_append: self.geometry.max_append,
+            image_id,
+            sessions_offset: self.sessions,
+            generations_offset: self.generations,
+        };
+        let mut tables = self.tables.clone();
+        tables.extra =
+            qcow2::extra(tables.cluster_size(), &self.geometry, self.zone_table, Some(&ours));
+        Header {
+            geometry: self.geometry.clone(),
+            tables,
+            zone_table_offset: self.zone_table,
+            zonal: Some(ours),
+            autoclear: 0,
+            clamps: Vec::new(),
+            stranger: None,
+        }
+    }
+
+    /// The metadata of the image as (offset in the file, bytes), the header last. `wp` says where each
+    /// zone's write pointer is. Chunks of nothing but zeros are left out: the file is extended to
+    /// [`file_len`](Self::file_len) first, and sync goes before the header and after.
+    ///
+    /// # Errors
+    /// None is known; the session records are encoded first.
+    pub fn metadata<'a>(
+        &'a self,
+        image_id: [u8; 16],
+        wp: impl Fn(ZoneIndex) -> Blocks + 'a,
+    ) -> Result<impl Iterator<Item = (u64, Vec<u8>)> + 'a> {
+        let mut sessions = zonal::Session::closed(0).encode(&image_id)?.to_vec();
+        sessions.extend_from_slice(&zonal::Session::closed(1).encode(&image_id)?);
+        let used = self.used();
+        let blocks = self.refcount_blocks();
+        let zones = entries(self.zone_table, self.geometry.zones().into(), move |zone| {
+            let zone = ZoneIndex(u32::try_from(zone).unwrap_or(u32::MAX));
+            zoned::encode(&self.geometry, zone, wp(zone))
+        });
+        let cluster = self.tables.cluster_size();
+        let l1 = entries(self.tables.l1_offset, self.tables.l1_entries.into(), move |index| {
+            (self.l2 + index * cluster) | COPIED
+        });
+        let table = entries(self.tables.refcount_table_offset, blocks, move |index| {
+            self.blocks + index * cluster
+        });
+        let blocks =
+            (0..blocks).map(move |block| (self.blocks + block * cluster, self.block(&used, block)));
+        let l2 = (0..u64::from(self.tables.l1_entries))
+            .map(move |index| (self.l2 + index * cluster, self.l2_table(index)));
+        let header = core::iter::once((0, self.header(image_id).encode()));
+        let parts = core::iter::once((self.sessions, sessions)).chain(zones).chain(l1);
+        let parts = parts.chain(table).chain(blocks).chain(l2);
+        Ok(parts.filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0)).chain(header))
+    }
+
+    /// The clusters in use, ascending. What only rounds a part up to a page is not.
+    fn used(&self) -> Vec<Range<u64>> {
+        let cluster = self.tables.cluster_size();
+        let data = self.map.runs.iter();
+        let data = data.map(|run| run.host / cluster..run.host / cluster + run.clusters);
+        let part =
+            |offset: u64, bytes: u64| offset / cluster..offset / cluster + bytes.div_ceil(cluster);
+        let Tables { l1_offset, l1_entries, refcount_table_offset, .. } = self.tables;
+        let ours = [
+            0..1,
+            part(self.zone_table, l1_offset - self.zone_table),
+            part(l1_offset, u64::from(l1_entries) * 8),
+            part(refcount_table_offset, u64::from(self.tables.refcount_table_clusters) * cluster),
+            part(self.blocks, self.refcount_blocks() * cluster),
+            part(self.l2, u64::from(l1_entries) * cluster),
+        ];
+        let mut used: Vec<_> = data.chain(ours).collect();
+        used.sort_unstable_by_key(|range| range.start);
+        used
+    }
+
+    fn refcount_blocks(&self) -> u64 {
+        self.tables.file_clusters().div_ceil(self.tables.refcounts())
+    }
+
+    /// A refcount block.
+    fn block(&self, used: &[Range<u64>], block: u64) -> Vec<u8> {
+        let per_block = self.tables.refcounts();
+        let (first, end) = (block * per_block, (block + 1) * per_block);
+        let mut bytes = vec![0; near(self.tables.cluster_size())];
+        let from = used.partition_point(|range| range.end <= first);
+        for range in used[from..].iter().take_while(|range| range.start < end) {
+            for cluster in range.start.max(first)..range.end.min(end) {
+                super::check::count_once(&mut bytes, REFCOUNT_ORDER, cluster - first);
+            }
+        }
+        bytes
+    }
+
+    /// An L2 table: of the data, or past the drive's end of what only extensions point to, so that a
+    /// program that does not know them finds it in use.
+    fn l2_table(&self, index: u64) -> Vec<u8> {
+        let tables = &self.tables;
+        let (cluster, count) = (tables.cluster_size(), tables.l2_entries());
+        let mut bytes = vec![0; near(cluster)];
+        let hidden = [Run {
+            guest: tables.l1_entries_needed() * count,
+            host: self.zone_table,
+            clusters: (self.tables.l1_offset - self.zone_table) / cluster,
+        }];
+        let first = index * count;
+        let hidden = Map { runs: hidden.to_vec(), ..Map::default() };
+        let map = if index < tables.l1_entries_needed() { &self.map } else { &hidden };
+        for run in map.within(tables, first, first + count) {
+            for n in 0..run.clusters {
+                let at = near((run.guest + n - first) * 8);
+                let entry = (run.host + n * cluster) | COPIED;
+                bytes[at..at + 8].copy_from_slice(&entry.to_be_bytes());
+            }
+        }
+        bytes
+    }
+}
+
+fn invalid<T>(detail: alloc::string::String) -> Result<T> {
+    Err(Error::new(ErrorKind::InvalidInput, detail))
+}
+
+fn refuse_misfits(geometry: &Geometry, image: &Tables) -> Result<()> {
+    let cluster = image.cluster_size();
+    if geometry.size != image.size {
+        return invalid(format!(
+            "a drive of {} bytes in an image of {}",
+            geometry.size, image.size
+        ));
+    }
+    if geometry.zone_size < cluster {
+        return invalid(format!(
+            "zone size {} is less than a cluster of {cluster}; take larger zones",
+            geometry.zone_size
+        ));
+    }
+    if u64::from(geometry.block_size) > cluster {
+        // A block that a power cut may tear between two clusters is none.
+        return invalid(format!(
+            "block size {} is more than a cluster of {cluster}; take smaller blocks",
+            geometry.block_size
+        ));
+    }
+    Ok(())
+}
+
+/// The clusters of a part of the drive that no run covers.
+pub fn holes(runs: &[Run], part: Range<u64>) -> Vec<Run> {
+    let mut holes = Vec::new();
+    let mut next = part.start;
+    let mut hole = |from: u64, to: u64| {
+        if from < to {
+            holes.push(Run { guest: from, host: 0, clusters: to - from });
+        }
+    };
+    let first = runs.partition_point(|run| run.guest + run.clusters <= part.start);
+    for run in runs[first..].iter().take_while(|run| run.guest < part.end) {
+        hole(next, run.guest);
+        next = run.guest + run.clusters;
+    }
+    hole(next, part.end);
+    holes
+}
+
+const fn end_of(offset: u64, bytes: u64, unit: u64) -> u64 {
+    offset + bytes.next_multiple_of(unit)
+}
+
+/// The clusters of refcount table and blocks that count a file of so many bytes and themselves.
+fn refcounts_for(tables: &Tables, bytes: u64, unit: u64) -> (u64, u64) {
+    let cluster = tables.cluster_size();
+    let (mut table, mut blocks) = (1, 1);
+    loop {
+        let own =
+            (table * cluster).next_multiple_of(unit) + (blocks * cluster).next_multiple_of(unit);
+        let needed = (bytes + own).div_ceil(cluster).div_ceil(tables.refcounts());
+        let table_needed = (needed * 8).div_ceil(cluster);
+        if (table_needed, needed) == (table, blocks) {
+            return (table, blocks);
+        }
+        // Both only grow, and a block counts more clusters than it takes.
+        (table, blocks) = (table_needed.max(table), needed.max(blocks));
+    }
+}
+
+/// A table of 64-bit entries in chunks.
+fn entries(
+    offset: u64,
+    count: u64,
+    entry: impl Fn(u64) -> u64,
+) -> impl Iterator<Item = (u64, Vec<u8>)> {
+    let per_chunk = CHUNK / 8;
+    (0..count.div_ceil(per_chunk)).map(move |chunk| {
+        let first = chunk * per_chunk;
+        let mut bytes = Vec::new();
+        for index in first..count.min(first + per_chunk) {
+            bytes.extend_from_slice(&entry(index).to_be_bytes());
+        }
+        (offset + first * 8, bytes)
+    })
+}
+
+/// A length of at most a cluster.
+fn near(length: u64) -> usize {
+    usize::try_from(length).unwrap_or(0)
+}
