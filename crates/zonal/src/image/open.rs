@@ -540,15 +540,16 @@ fn lock_image(file: &FileDisk, live: &Path) -> Result<bool> {
     Ok(true)
 }
 
-fn open_error(error: io::Error, path: &Path) -> Error {
+pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
     let (kind, text) = match error.kind() {
         io::ErrorKind::NotFound => {
             let text = format!("make a drive with: zonal create {} --size 8G", path.display());
             (ErrorKind::NotFound, text)
         }
-        io::ErrorKind::IsADirectory => {
-            (ErrorKind::NotZoned, "it is a folder; name an image file".to_owned())
-        }
+        io::ErrorKind::IsADirectory => (
+            ErrorKind::NotZoned,
+            "it is a folder; name an image in it, or make one with: zonal create".to_owned(),
+        ),
         io::ErrorKind::PermissionDenied => {
             (ErrorKind::Io, "permission denied; see who may write the file".to_owned())
         }
@@ -559,14 +560,16 @@ fn open_error(error: io::Error, path: &Path) -> Error {
     if described { opened } else { opened.with_source(error) }
 }
 
-fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
+pub(super) fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
     let (what, kind) = match identity.mode & libc::S_IFMT {
-        libc::S_IFDIR => ("a folder", ErrorKind::NotZoned),
+        libc::S_IFDIR => {
+            ("a folder; name an image in it, or make one with: zonal create", ErrorKind::NotZoned)
+        }
         libc::S_IFBLK => ("a block device; only images are supported yet", ErrorKind::Unsupported),
         libc::S_IFCHR => {
             ("a character device; only images are supported yet", ErrorKind::Unsupported)
         }
-        _ => ("no regular file", ErrorKind::NotZoned),
+        _ => ("no regular file; name an image", ErrorKind::NotZoned),
     };
     Error::new(kind, format!("it is {what}"))
 }

@@ -24,7 +24,14 @@ fn fixture(length: u64) -> Fixture {
 }
 
 fn engine(disk: &Disk, sq_entries: u32, cq_entries: u32, arena: Option<&Arena>) -> Engine {
-    let options = EngineOptions { sq_entries, cq_entries, register_buffers: true };
+    let options = EngineOptions { sq_entries, cq_entries, register_buffers: true, sqpoll: false };
+    disk.engine(&options, arena).unwrap()
+}
+
+/// One whose requests a thread of the kernel takes.
+fn polled_engine(disk: &Disk, sq_entries: u32, arena: Option<&Arena>) -> Engine {
+    let cq_entries = 2 * sq_entries;
+    let options = EngineOptions { sq_entries, cq_entries, register_buffers: true, sqpoll: true };
     disk.engine(&options, arena).unwrap()
 }
 
@@ -92,11 +99,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_ring_does_what_pread_and_pwrite_do(steps in prop::collection::vec(step(), 1..24)) {
+    fn a_ring_does_what_pread_and_pwrite_do(
+        steps in prop::collection::vec(step(), 1..24),
+        sqpoll in any::<bool>(),
+    ) {
         const LENGTH: usize = 44 * 4096;
         let fixture = fixture(LENGTH as u64);
         let arena = Arena::new(2, 8 * 4096).unwrap();
-        let mut engine = engine(&fixture.disk, 8, 16, Some(&arena));
+        let mut engine = match sqpoll {
+            true => polled_engine(&fixture.disk, 8, Some(&arena)),
+            false => engine(&fixture.disk, 8, 16, Some(&arena)),
+        };
         let mut model = vec![0_u8; LENGTH];
         let buffer = |blocks: usize, pooled: bool| {
             let leased = arena.lease(blocks * 4096).filter(|_| pooled);
@@ -358,6 +371,57 @@ fn poll(engine: &Engine, limit_ms: i32) -> i32 {
     let mut one = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one descriptor, as said.
     unsafe { libc::poll(&raw mut one, 1, limit_ms) }
+}
+
+#[test]
+fn a_thread_of_the_kernel_takes_more_requests_than_its_ring_holds() {
+    let fixture = fixture(1 << 20);
+    let mut engine = polled_engine(&fixture.disk, 8, None);
+    // The first of each round finds the thread asleep.
+    for round in 0..3 {
+        let mut slab = slab(&mut engine);
+        for token in 0..200 {
+            let mut buffer = Buffer::unpooled(4096);
+            buffer.fill(round + 1);
+            slab.push(IoKind::Write, token * 4096, buffer, token, false);
+        }
+        let ended = slab.finish();
+        assert!(ended.len() <= 200 && ended.values().all(|(result, _)| matches!(result, Ok(4096))));
+        std::thread::sleep(Duration::from_millis(u64::from(2 * SQPOLL_IDLE_MS)));
+    }
+    let mut bytes = vec![0; 200 * 4096];
+    fixture.disk.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 3));
+}
+
+#[test]
+fn nothing_goes_to_the_kernel_s_thread_before_it_is_submitted() {
+    let fixture = fixture(4096);
+    let mut engine = polled_engine(&fixture.disk, 8, None);
+    // Awake, and looking.
+    engine.submit(0, None).unwrap();
+    let mut slab = slab(&mut engine);
+    let mut buffer = Buffer::unpooled(4096);
+    buffer.fill(7);
+    slab.push(IoKind::Write, 0, buffer, 1, false);
+    std::thread::sleep(Duration::from_millis(20));
+    let mut bytes = [0; 4096];
+    fixture.disk.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes[0], 0);
+    slab.finish();
+    fixture.disk.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes[0], 7);
+}
+
+#[test]
+fn a_notification_ends_a_wait_beside_the_kernel_s_thread_too() {
+    let fixture = fixture(4096);
+    let mut engine = polled_engine(&fixture.disk, 8, None);
+    for _ in 0..3 {
+        let notifier = notify_after(engine.notifier(), Duration::from_millis(60));
+        engine.submit(1, Some(Duration::from_secs(30))).unwrap();
+        notifier.join().unwrap();
+    }
 }
 
 #[test]
