@@ -26,7 +26,7 @@ use super::map::{STATES, fill_of};
 use crate::{
     args::{Access, TargetArg, format_size, parse_duration},
     outcome::Outcome,
-    output::{Ui, format_rate, plural},
+    output::{Ui, format_bytes, format_rate, plural},
     zones,
 };
 
@@ -212,8 +212,8 @@ fn draw(frame: &mut Frame<'_>, view: &View) {
     let share = written as f64 / capacity.max(1) as f64;
     let label = format!(
         "{} of {} written ({:.1} %)",
-        format_size(written),
-        format_size(capacity),
+        format_bytes(written),
+        format_bytes(capacity),
         100.0 * share
     );
     let gauge = Gauge::default()
@@ -258,7 +258,7 @@ fn draw_table(frame: &mut Frame<'_>, view: &View, area: Rect) {
         let row = Row::new([
             zone.zone.to_string(),
             zones::state_word(zone.state).to_owned(),
-            format_size(written),
+            format_bytes(written),
             format_size(capacity),
             bar(written, capacity),
             rate,
@@ -333,7 +333,7 @@ mod tests {
         let frame = shown(&view);
         for part in [
             "64M, 8 zones of 8M, open at most 4, active at most any",
-            "4160K of 64M written (6.3 %)",
+            "4.06M of 64M written (6.3 %)",
             "imp-open 2   empty 6",
             "written: 2.10 MB/s now",
             "zones in use: 2",

@@ -406,15 +406,15 @@ fn bench(
             verified.get_or_insert_default().add(found);
         }
     }
+    // Before the results, whose reader may go away.
+    let plotted = plot.map_or(Ok(()), |path| plot::draw(path, work.rw.word(), &measured));
     let results = Results { device, work, measured: &measured, verified: verified.as_ref() };
     if ui.json {
         print_json(io::stdout().lock(), &results.summary())?;
     } else {
         results.write(io::stdout().lock())?;
     }
-    if let Some(path) = plot {
-        plot::draw(path, work.rw.word(), &measured)?;
-    }
+    plotted?;
     conclude(error, flushed, verified.as_ref(), interrupt, ui)
 }
 
