@@ -25,7 +25,7 @@ use crate::{commands::Command, output::Ui};
 
 /// Zoned storage in user space: concurrent appends that report where they landed.
 #[derive(Parser, Debug)]
-#[command(name = "zonal", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "zonal", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,17 +1,23 @@
 //! The record index: what `append` writes and `cat` reads, one line a record.
 //!
-//! JSON lines `{"record":0,"zone":0,"offset":0,"length":0}` or CSV with those names in its first
-//! line; with several inputs also `file` and `file_offset`. Offsets and lengths are bytes, `offset`
-//! absolute on the drive. A record takes up `length` rounded up to the drive's block.
+//! JSON lines `{"record":0,"zone":0,"offset":0,"length":0,"generation":0,"drive":"00000000"}` or CSV
+//! with those names in its first line; with several inputs also `file` and `file_offset`. Offsets and
+//! lengths are bytes, `offset` absolute on the drive. A record takes up `length` rounded up to the
+//! drive's block. `generation` is the zone's life and `drive` the first group of the image's id: by
+//! them an index is known that speaks of an earlier life of a zone, or of another image. Lines
+//! without them are believed.
 
 use std::{
     borrow::Cow,
     collections::HashMap,
+    fmt,
     io::{self, BufRead, Write},
+    str::FromStr,
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zonal::Device;
 
 /// One record as its line says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +36,53 @@ pub(crate) struct Line<'a> {
     /// Where in that input it starts, in bytes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) file_offset: Option<u64>,
+    /// Which life of the zone it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) generation: Option<u32>,
+    /// Which image it is on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) drive: Option<DriveId>,
+}
+
+/// The first group of an image's id, as `info` prints it: eight hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DriveId(u32);
+
+impl DriveId {
+    /// That of the drive, if it has an id.
+    pub(crate) fn of(device: &Device) -> Option<Self> {
+        let [a, b, c, d, ..] = device.info().image_id?;
+        Some(Self(u32::from_be_bytes([a, b, c, d])))
+    }
+}
+
+impl fmt::Display for DriveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl FromStr for DriveId {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match u32::from_str_radix(text, 16) {
+            Ok(id) if text.len() == 8 => Ok(Self(id)),
+            _ => bail!("drive {text:?} is not eight hexadecimal digits"),
+        }
+    }
+}
+
+impl Serialize for DriveId {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DriveId {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        Cow::<str>::deserialize(input)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// How lines look.
@@ -43,16 +96,19 @@ pub(crate) enum Format {
     Csv,
 }
 
-/// The names of the columns; the last two only with several inputs.
-const COLUMNS: [&str; 6] = ["record", "zone", "offset", "length", "file", "file_offset"];
+/// The names of the columns; `file` and `file_offset` only with several inputs.
+const COLUMNS: [&str; 8] =
+    ["record", "zone", "offset", "length", "file", "file_offset", "generation", "drive"];
 
 impl Format {
     /// Writes what stands above the lines.
     pub(crate) fn write_header(self, out: &mut impl Write, with_files: bool) -> io::Result<()> {
-        let columns = if with_files { &COLUMNS[..] } else { &COLUMNS[..4] };
         match self {
             Self::Json => Ok(()),
-            Self::Csv => writeln!(out, "{}", columns.join(",")),
+            Self::Csv if with_files => writeln!(out, "{}", COLUMNS.join(",")),
+            Self::Csv => {
+                writeln!(out, "{},{}", COLUMNS[..4].join(","), COLUMNS[6..].join(","))
+            }
             Self::Text => {
                 write!(out, "{:>8} {:>6} {:>15} {:>9}", "record", "zone", "offset", "length")?;
                 writeln!(out, "{}", if with_files { "  file_offset  file" } else { "" })
@@ -62,7 +118,7 @@ impl Format {
 
     /// Writes one line.
     pub(crate) fn write_line(self, out: &mut impl Write, line: &Line<'_>) -> io::Result<()> {
-        let Line { record, zone, offset, length, file, file_offset } = line;
+        let Line { record, zone, offset, length, file, file_offset, generation, drive } = line;
         match self {
             Self::Json => serde_json::to_writer(&mut *out, line)?,
             Self::Csv => write!(out, "{record},{zone},{offset},{length}")?,
@@ -74,6 +130,12 @@ impl Format {
                 Self::Csv => write!(out, ",{},{file_offset}", quote(file))?,
                 Self::Text => write!(out, "  {file_offset:>11}  {file}")?,
             }
+        }
+        if self == Self::Csv {
+            out.write_all(b",")?;
+            generation.map_or(Ok(()), |generation| write!(out, "{generation}"))?;
+            out.write_all(b",")?;
+            drive.map_or(Ok(()), |drive| write!(out, "{drive}"))?;
         }
         out.write_all(b"\n")
     }
@@ -99,6 +161,10 @@ pub(crate) struct Entry {
     pub(crate) offset: u64,
     /// See [`Line::length`].
     pub(crate) length: u64,
+    /// See [`Line::generation`].
+    pub(crate) generation: Option<u32>,
+    /// See [`Line::drive`].
+    pub(crate) drive: Option<DriveId>,
     /// Which of [`Index::files`] it was cut from.
     file: Option<u32>,
     /// The line it stood on, from 1.
@@ -121,7 +187,7 @@ enum Columns {
     Unknown,
     Json,
     /// Where each of `COLUMNS` stands.
-    Csv([Option<usize>; 6], String),
+    Csv([Option<usize>; COLUMNS.len()], String),
 }
 
 impl Index {
@@ -161,7 +227,7 @@ impl Index {
     }
 
     fn add(&mut self, line: Line<'_>, number: u64, names: &mut HashMap<String, u32>) -> Result<()> {
-        let Line { record, zone, offset, length, file, .. } = line;
+        let Line { record, zone, offset, length, generation, drive, file, .. } = line;
         let place = || format!("line {number}");
         offset.checked_add(length).context("offset + length overflows").with_context(place)?;
         let file = match file {
@@ -176,7 +242,8 @@ impl Index {
                 }
             }),
         };
-        self.entries.push(Entry { record, zone, offset, length, file, line: number });
+        let line = number;
+        self.entries.push(Entry { record, zone, offset, length, generation, drive, file, line });
         Ok(())
     }
 
@@ -252,7 +319,7 @@ fn csv_columns(text: &[u8]) -> Result<Columns> {
     Ok(Columns::Csv(columns, header.to_owned()))
 }
 
-fn csv_line<'a>(columns: &[Option<usize>; 6], text: &str) -> Result<Line<'a>> {
+fn csv_line<'a>(columns: &[Option<usize>; COLUMNS.len()], text: &str) -> Result<Line<'a>> {
     let fields = csv_fields(text)?;
     let field = |column: usize| columns[column].and_then(|at| fields.get(at));
     let number = |column: usize| -> Result<u64> {
@@ -266,12 +333,17 @@ fn csv_line<'a>(columns: &[Option<usize>; 6], text: &str) -> Result<Line<'a>> {
         length: number(3)?,
         file: field(4).cloned().map(Cow::Owned),
         file_offset: field(5).map(|_| number(5)).transpose()?,
+        generation: match field(6).filter(|text| !text.is_empty()) {
+            Some(_) => Some(u32::try_from(number(6)?).context("generation does not fit 32 bits")?),
+            None => None,
+        },
+        drive: field(7).filter(|text| !text.is_empty()).map(|text| text.parse()).transpose()?,
     })
 }
 
 /// Splits a CSV line; quoted fields may hold commas and doubled quotes, but no line end.
 fn csv_fields(text: &str) -> Result<Vec<String>> {
-    let mut fields = Vec::with_capacity(6);
+    let mut fields = Vec::with_capacity(COLUMNS.len());
     let mut rest = text;
     loop {
         if let Some(quoted) = rest.strip_prefix('"') {
@@ -320,6 +392,8 @@ mod tests {
             zone: 3,
             offset: 12288,
             length: 77,
+            generation: Some(5),
+            drive: Some(DriveId(0xab)),
             file: file.map(Cow::Borrowed),
             file_offset: file.map(|_| 5),
         }
@@ -339,11 +413,13 @@ mod tests {
     }
 
     #[test]
-    fn a_json_line_holds_four_numbers() {
-        assert_eq!(
-            written(Format::Json, &[line(0, None)]),
-            "{\"record\":0,\"zone\":3,\"offset\":12288,\"length\":77}\n"
-        );
+    fn a_json_line_holds_the_promised_numbers_first() {
+        let whole = "{\"record\":0,\"zone\":3,\"offset\":12288,\"length\":77,\
+                     \"generation\":5,\"drive\":\"000000ab\"}\n";
+        assert_eq!(written(Format::Json, &[line(0, None)]), whole);
+        let bare = Line { generation: None, drive: None, ..line(0, None) };
+        let text = "{\"record\":0,\"zone\":3,\"offset\":12288,\"length\":77}\n";
+        assert_eq!(written(Format::Json, &[bare]), text);
     }
 
     #[test]
@@ -355,6 +431,8 @@ mod tests {
                 let records: Vec<u64> = index.entries.iter().map(|entry| entry.record).collect();
                 assert_eq!(records, [2, 3, 7]);
                 assert_eq!(index.entries[0].length, 77);
+                assert_eq!(index.entries[0].generation, Some(5));
+                assert_eq!(index.entries[0].drive, Some(DriveId(0xab)));
                 assert_eq!(index.files, name.map(str::to_owned).into_iter().collect::<Vec<_>>());
                 assert_eq!(index.gap(), Some(4..=6));
             }
@@ -367,6 +445,10 @@ mod tests {
         let index = Index::read(text.as_bytes(), false).unwrap();
         assert_eq!(index.entries.len(), 2);
         assert_eq!((index.entries[1].offset, index.entries[1].line), (4096, 5));
+        assert_eq!((index.entries[1].generation, index.entries[1].drive), (None, None));
+        let text = "record,zone,offset,length,generation,drive\n0,0,0,1,,\n";
+        let index = Index::read(text.as_bytes(), false).unwrap();
+        assert_eq!((index.entries[0].generation, index.entries[0].drive), (None, None));
     }
 
     #[test]
@@ -377,6 +459,9 @@ mod tests {
         );
         assert!(error_of("record,zone,offset,length\n1,2,x,4\n").contains("line 2: offset \"x\""));
         assert!(error_of("record,zone,offset,length\n1,2\n").contains("line 2: no offset"));
+        assert!(
+            error_of("record,zone,offset,length,drive\n1,2,3,4,ab\n").contains("eight hexadecimal")
+        );
         assert!(error_of("hello\n").contains("line 1: neither"));
         assert!(error_of("\u{0}\u{1}").contains("line 1"));
         assert!(error_of(&format!("{good}\n{good}")).contains("lines 1 and 3 both name record 0"));

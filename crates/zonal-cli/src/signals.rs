@@ -7,6 +7,7 @@
 //! And SIGXFSZ, which must not end it: the write over the limit fails, and says so.
 
 use std::{
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -58,6 +59,11 @@ impl Interrupt {
             2 => Some(2),
             _ => Some(15),
         }
+    }
+
+    /// Whether long work goes on: not when a signal came.
+    pub(crate) fn check(&self) -> ControlFlow<()> {
+        if self.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Whether a signal came.

@@ -31,8 +31,11 @@ fn each_line_says_record_zone_offset_and_length() {
     let mut lines = place.ok("append disk in --json").lines();
     lines.sort_by_key(|line| line["record"].as_u64());
     assert_eq!(lines.len(), 3);
+    let id = place.json("info disk")["image_id"].clone();
     for (at, line) in lines.iter().enumerate() {
-        assert_eq!(line.as_object().unwrap().len(), 4, "{line}");
+        assert_eq!(line.as_object().unwrap().len(), 6, "{line}");
+        assert_eq!(line["generation"], 0);
+        assert!(id.as_str().unwrap().starts_with(line["drive"].as_str().unwrap()));
         let zone = line["zone"].as_u64().unwrap();
         assert_eq!((&line["record"], zone), (&at.into(), at as u64));
         assert_eq!(line["offset"], zone * (8 << 20));
@@ -53,9 +56,11 @@ fn several_inputs_each_start_a_record_and_can_be_picked() {
     place.put("second, odd", &second);
     let mut command = place.command("append disk first empty --csv");
     let run = Run::of("append", command.arg("second, odd").output().unwrap()).exits(0);
-    assert!(run.text().starts_with("record,zone,offset,length,file,file_offset\n"));
-    assert!(run.text().contains(",\"second, odd\",0\n"), "{}", run.text());
-    assert!(run.text().contains(",first,65536\n"));
+    assert!(
+        run.text().starts_with("record,zone,offset,length,file,file_offset,generation,drive\n")
+    );
+    assert!(run.text().contains(",\"second, odd\",0,0,"), "{}", run.text());
+    assert!(run.text().contains(",first,65536,0,"));
     place.put("index", &run.out);
     assert_eq!(place.ok("cat disk --index index --file first").out, first);
     let mut command = place.command("cat disk --index index --file");
@@ -264,4 +269,39 @@ fn append_works_in_memory() {
     let place = Place::new();
     place.put("in", &noise(1, 1 << 20));
     assert_eq!(place.ok("append mem:size=64M,zone-size=8M in --json").lines().len(), 16);
+}
+
+#[test]
+fn an_index_of_an_earlier_life_of_a_zone_is_refused() {
+    let place = Place::with_disk("");
+    place.put("old", &noise(21, 300_000));
+    place.put("new", &noise(22, 300_000));
+    let old = place.ok("append disk old --zones 1 --json").out;
+    place.put("old.jsonl", &old);
+    place.put("old.csv", &place.ok("append disk old --zones 2 --csv").out);
+    place.ok("reset disk --zones 1..3 --yes");
+    place.ok("append disk new --zones 1");
+    place.ok("append disk new --zones 2");
+    for index in ["old.jsonl", "old.csv"] {
+        let says = [index, "line", "record 0", "not on disk any more", "was reset"];
+        place.run(&format!("cat disk --index {index}")).exits(2).says(&says);
+        place.run(&format!("append disk old --resume {index}")).exits(2).says(&says);
+    }
+    // Lines that say neither are believed, as promised.
+    let bare = r#"{"record":0,"zone":1,"offset":8388608,"length":65536}"#;
+    place.put("bare.jsonl", bare.as_bytes());
+    assert!(place.ok("cat disk --index bare.jsonl").out == noise(22, 300_000)[..65536]);
+}
+
+#[test]
+fn an_index_of_another_image_is_refused() {
+    let place = Place::with_disk("");
+    place.put("data", &noise(23, 300_000));
+    place.put("index", &place.ok("append disk data --json").out);
+    place.ok("create disk --size 64M --zone-size 8M --force");
+    place.put("other", &noise(24, 600_000));
+    place.ok("append disk other");
+    let says = ["index", "line 1", "drive whose id begins with", "another drive"];
+    place.run("cat disk --index index").exits(2).says(&says);
+    place.run("append disk data --resume index").exits(2).says(&says);
 }

@@ -1,4 +1,5 @@
 //! bench: short runs, for what it prints and whether it verifies; not for how fast it is.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
 mod common;
 
@@ -24,6 +25,76 @@ fn every_kind_of_work_verifies_on_a_temporary_image_and_leaves_nothing() {
         assert!(percentile["50.000000"].as_u64() <= percentile["99.900000"].as_u64());
     }
     assert_eq!(std::fs::read_dir(place.path("")).unwrap().count(), 0);
+}
+
+#[test]
+fn mixed_work_verifies_and_says_what_went_each_way() {
+    let place = Place::new();
+    let result = place.json("bench --rw mixed --rwmixread 70 --bs 16K --size 16M --numjobs 2");
+    assert_eq!((&result["rw"], &result["rwmixread"]), (&"mixed".into(), &70.into()));
+    let ios = |way: &str| result[way]["total_ios"].as_u64().unwrap();
+    assert_eq!(ios("read") + ios("write"), 1024);
+    assert!((600..830).contains(&ios("read")), "{}", ios("read"));
+    assert_eq!(result["total_ios"], 1024);
+    assert_eq!(result["read"]["lat_ns"]["N"], ios("read"));
+    assert_eq!(result["write"]["io_bytes"], ios("write") * 16384);
+    // What was there before, and what was written beside the reads.
+    assert_eq!(result["verified"], 1024 + ios("write"));
+    assert_eq!(result["verify_errors"], 0);
+    let text = place.ok("bench --rw randrw --size 4M --numjobs 1").text();
+    assert!(text.contains("  reads ") && text.contains("  writes "), "{text}");
+    place.run("bench --rwmixread 5").exits(2).says(&["--rwmixread", "--rw mixed"]);
+    place.run("bench mem:size=1G --rw mixed").exits(2).says(&["nothing to read"]);
+}
+
+#[test]
+fn mixed_work_goes_on_when_the_zones_in_use_are_full() {
+    let place = Place::new();
+    place.ok("create disk --size 32M --zone-size 4M --max-open-zones 2 --max-active-zones 2");
+    place.ok("bench disk --bs 64K --size 4M --numjobs 1");
+    let words = "bench disk --rw mixed --bs 64K --numjobs 2 --runtime 60 --verify --json";
+    let run = place.ok(words);
+    // 28 MiB are left, until all is full.
+    assert_eq!(run.lines()[0]["write"]["total_ios"], 28 * 16);
+    assert_eq!(run.lines()[0]["verified"], 28 * 16);
+}
+
+#[test]
+fn a_rate_is_kept_for_each_job() {
+    let place = Place::with_disk("");
+    for (words, jobs) in [("--rate 2M --bs 16K", 1), ("--rate-iops 128 --bs 4K", 2)] {
+        let result = place.json(&format!("bench disk {words} --numjobs {jobs} --runtime 500ms"));
+        let ios = result["total_ios"].as_u64().unwrap();
+        // No more than is due; on a slow machine less.
+        assert!((jobs * 20..=jobs * 67).contains(&ios), "{words}: {ios}");
+    }
+    place.run("bench disk --rate 0").exits(2).says(&["--rate 0"]);
+    place.run("bench disk --rate 1M --rate-iops 5").exits(2).says(&["--rate"]);
+}
+
+#[test]
+fn what_the_engine_can_do_for_itself_verifies_too_and_the_rest_is_an_error() {
+    let place = Place::new();
+    for words in ["--sqpoll", "--fixedbufs=0", "--sqpoll=1 --fixedbufs", "--time 50ms"] {
+        let result = place.json(&format!("bench --bs 16K --size 8M --numjobs 1 {words}"));
+        assert_eq!(result["verified"], result["total_ios"], "{words}");
+    }
+    place.run("bench --hipri").exits(2).says(&["--hipri", "ring", "leave it out"]);
+    place.run("bench mem:size=1G --sqpoll").exits(2).says(&["--sqpoll", "memory"]);
+    place.run("bench mem:size=1G --fixedbufs").exits(2).says(&["--fixedbufs", "memory"]);
+    place.run("bench --sqpoll=2").exits(2).says(&["0 or 1"]);
+}
+
+#[test]
+fn a_plot_is_drawn_of_each_way() {
+    let place = Place::new();
+    place.ok("bench --rw mixed --size 4M --numjobs 2 --plot plot.svg");
+    let svg = std::fs::read_to_string(place.path("plot.svg")).unwrap();
+    for word in ["<svg ", "read p99", "write max", "percentile", "99.99", "time since the start"] {
+        assert!(svg.contains(word), "{word}");
+    }
+    assert!(svg.matches("<polyline").count() >= 8, "six lines over time and two by percentile");
+    place.run("bench --size 4M --plot no/folder.svg").exits(2).says(&["--plot no/folder.svg"]);
 }
 
 #[test]
@@ -75,13 +146,33 @@ fn a_record_size_that_the_drive_does_not_take_is_refused() {
     place.run("bench disk --bs 0").exits(2).says(&["--bs 0"]);
 }
 
+/// Live files of temporary images.
+fn live_files(place: &Place) -> usize {
+    let folders = std::fs::read_dir(place.path("")).unwrap();
+    folders.filter(|folder| folder.as_ref().unwrap().path().join("drive.live").exists()).count()
+}
+
+#[test]
+fn an_interrupt_while_the_image_is_made_leaves_nothing() {
+    let place = Place::new();
+    let child = place.start("bench --size 4G --json");
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    // Its folder appears once the signals are taken over.
+    while std::fs::read_dir(place.path("")).unwrap().count() == 0 {
+        std::thread::yield_now();
+    }
+    kill_process(pid, Signal::INT).unwrap();
+    assert!(Run::of("bench", child.wait_with_output().unwrap()).exits(130).out.is_empty());
+    assert_eq!(std::fs::read_dir(place.path("")).unwrap().count(), 0);
+}
+
 #[test]
 fn an_interrupt_prints_what_was_measured() {
     let place = Place::new();
     let child = place.start("bench --runtime 60 --bs 4K --numjobs 2 --json");
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    // Its folder appears once the signals are taken over.
-    while std::fs::read_dir(place.path("")).unwrap().count() == 0 {
+    // Its live file appears when the image was made and is opened.
+    while live_files(&place) == 0 {
         std::thread::yield_now();
     }
     kill_process(pid, Signal::INT).unwrap();

@@ -122,6 +122,98 @@ fn too_few_open_zones() {
     place.run("open disk --zones 0..3").exits(2).says(&["zone 2", "too many active zones"]);
 }
 
+#[test]
+fn a_word_of_create_that_cannot_be_is_named_as_it_was_said() {
+    let place = Place::new();
+    for (words, parts) in [
+        ("--zone-size 3", ["--zone-size 3", "multiple"]),
+        ("--zone-size 24M", ["--zone-size", "power of two"]),
+        ("--zone-size 8M --zone-capacity 9M", ["--zone-capacity", "zone-size"]),
+        ("--zone-size 8M --conventional-zones 8", ["--conventional-zones 8", "8 zones"]),
+        ("--zone-size 8M --max-open-zones 99", ["--max-open-zones 99", "8 would do"]),
+        ("--zone-size 8M --max-active-zones 99", ["--max-active-zones 99", "8 would do"]),
+        ("--zone-size 8M --max-append 16M", ["--max-append", "8388608 would do"]),
+        ("--block-size 1000", ["--block-size 1000", "power of two"]),
+    ] {
+        place.run(&format!("create disk --size 64M {words}")).exits(2).says(&parts);
+        assert!(!place.path("disk").exists());
+    }
+    // What was not asked for gives way.
+    place.ok("create disk --size 64M --zone-size 64K");
+    assert_eq!(place.json("info disk")["append_bytes_max"], 64 << 10);
+}
+
+#[test]
+fn a_check_of_nothing_says_how_to_make_a_drive_and_names_a_damaged_file_once() {
+    let place = Place::with_disk("");
+    place.run("check nope").exits(2).says(&["nope", "no such file", "zonal create nope"]);
+    place.run("check .").exits(2).says(&["a folder", "name an image"]);
+    place.run("info .").exits(2).says(&["a folder", "name an image", "zonal create"]);
+    let mut bytes = fs::read(place.path("disk")).expect("the image");
+    // A zone size of 0.
+    bytes[189] = 0;
+    bytes[188] = 0;
+    bytes[187] = 0;
+    bytes[186] = 0;
+    place.put("disk", &bytes);
+    let run = place.run("check disk").exits(1);
+    let text = run.text();
+    let first = text.lines().next().expect("a line");
+    assert!(first.starts_with("disk: error at byte ") && first.contains("damaged"), "{first}");
+    assert_eq!(first.matches("disk").count(), 1, "{first}");
+}
+
+#[test]
+fn an_input_that_is_not_there_is_the_only_thing_said() {
+    let place = Place::with_disk("");
+    let run = place.run("append disk nofile").exits(2).says(&["nofile"]);
+    assert_eq!(run.talk.lines().count(), 1, "{}", run.talk);
+}
+
+#[test]
+fn a_replaced_image_is_whole_until_the_new_one_is() {
+    let place = Place::with_disk("");
+    place.put("data", &noise(8, 100_000));
+    place.ok("append disk data");
+    let before = state(&place);
+    let names = || fs::read_dir(place.path(".")).expect("the folder").count();
+    let count = names();
+    // Too large for the limit on files: the old image stays, and nothing is left beside it.
+    let limit = fs::metadata(place.path("disk")).expect("the image").len() / 1024;
+    let words = "create disk --size 256M --zone-size 8M --force";
+    let script = format!("ulimit -f {limit} && exec {} {words}", env!("CARGO_BIN_EXE_zonal"));
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script]).current_dir(place.path("."));
+    Run::of(words, bash.output().expect("bash runs")).exits(2).says(&["disk", "ulimit -f"]);
+    assert!(state(&place) == before && names() == count);
+    // In use: nobody takes it away.
+    let drive = zonal::open(&Target::Path(place.path("disk")), &OpenOptions::default())
+        .expect("a good image");
+    place.run(words).exits(2).says(&["disk", "in use"]);
+    drop(drive);
+    // By a link, it is the image that is replaced, and not the link.
+    std::os::unix::fs::symlink(place.path("disk"), place.path("link")).expect("a link");
+    place.ok("create link --size 256M --zone-size 8M --force");
+    assert!(fs::symlink_metadata(place.path("link")).expect("the link").is_symlink());
+    assert_eq!(place.json("info disk")["zones"], 32);
+    assert_eq!(names(), count + 1);
+}
+
+#[test]
+fn an_interrupted_create_leaves_nothing() {
+    let place = Place::new();
+    let child = place.start("create disk --size 4G --zone-size 64M --preallocate full");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    while !place.path("disk").exists() {
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::INT)
+        .expect("a child");
+    let run = Run::of("create", child.wait_with_output().expect("a child")).exits(130);
+    run.says(&["disk", "nothing was made"]);
+    assert_eq!(fs::read_dir(place.path(".")).expect("the folder").count(), 0);
+}
+
 /// The kernel takes the ring of a process that has ended apart in the background.
 fn unmount(folder: &Path) {
     let deadline = Instant::now() + Duration::from_secs(10);

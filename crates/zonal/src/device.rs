@@ -224,6 +224,15 @@ impl Device {
         self.drive.report(zones)
     }
 
+    /// Which life of a zone this is: counted up by each reset, and kept by an image, so that
+    /// what was noted of an earlier life can be told from what is there now. `None` for a zone that
+    /// the drive does not have.
+    #[must_use]
+    pub fn generation(&self, zone: u32) -> Option<u32> {
+        let index = self.drive.zone(zone).ok()?;
+        Some(self.drive.zones.cells().mark(index).generation.0)
+    }
+
     /// What is known of the drive.
     #[must_use]
     pub fn info(&self) -> Info {

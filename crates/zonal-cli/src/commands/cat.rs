@@ -16,7 +16,7 @@ use crate::{
     args::{Access, TargetArg},
     outcome::Outcome,
     output::{Ui, raw_stdout},
-    records::Index,
+    records::{DriveId, Index},
     transfer::{self, Span},
 };
 
@@ -53,6 +53,7 @@ pub(super) fn hold_against(index: &Index, device: &Device) -> Result<()> {
     let geometry = device.geometry();
     let block = u64::from(geometry.block_size);
     let report = device.report(..)?;
+    let drive = DriveId::of(device);
     for entry in &index.entries {
         let end = entry.offset + entry.length;
         let zone = entry.offset / geometry.zone_size;
@@ -70,13 +71,24 @@ pub(super) fn hold_against(index: &Index, device: &Device) -> Result<()> {
             geometry.size,
             geometry.zone_size
         );
+        if let (Some(named), Some(own)) = (entry.drive, drive) {
+            ensure!(
+                named == own,
+                "line {}: record {} is on the drive whose id begins with {named}, and {} begins with \
+                 {own}; is it the index of another drive?",
+                entry.line,
+                entry.record,
+                device.name()
+            );
+        }
+        let lives = entry.generation.is_none_or(|life| Some(life) == device.generation(entry.zone));
         // Above the write pointer there would be zeros in the record's place.
         let written = match report.get(entry.zone as usize) {
             Some(ZoneInfo { write_pointer: Some(wp), .. }) => end.next_multiple_of(block) <= *wp,
             Some(ZoneInfo { write_pointer: None, .. }) | None => true,
         };
         ensure!(
-            written,
+            lives && written,
             "line {}: record {} at offset {} is not on {} any more: zone {} was reset, or lost it \
              in a crash before a flush",
             entry.line,

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use zonal::{CreateOptions, Geometry, Preallocate};
@@ -11,6 +11,7 @@ use crate::{
     args::{Size, format_size},
     outcome::Outcome,
     output::{Ui, print_json},
+    signals::Interrupt,
 };
 
 /// The words of `create`.
@@ -95,13 +96,16 @@ impl CreateArgs {
         if let Some(size) = self.block_size {
             geometry.block_size = u32::try_from(size.0).context("--block-size is too large")?;
         }
-        if let Some(size) = self.max_append {
-            geometry.max_append = u32::try_from(size.0).context("--max-append is too large")?;
-        }
+        geometry.max_append = match self.max_append {
+            Some(size) => u32::try_from(size.0).context("--max-append is too large")?,
+            // What is not asked for may be as small as a zone has it.
+            None => u32::try_from(geometry.zone_capacity)
+                .map_or(geometry.max_append, |capacity| geometry.max_append.min(capacity)),
+        };
         geometry.conventional_zones = self.conventional_zones;
         geometry.max_open_zones = self.max_open_zones;
         geometry.max_active_zones = self.max_active_zones;
-        geometry.validate()?;
+        geometry.validate_for_image().map_err(|error| anyhow!("create: --{}", error.detail()))?;
         Ok(geometry)
     }
 }
@@ -119,16 +123,25 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         args.path.display()
     );
     let geometry = args.geometry()?;
+    let interrupt = Interrupt::install()?;
     let bar = ui.progress(Some(geometry.size));
-    let mut progress = |done, total| bar.set(done, total);
+    let mut progress = |done, total| {
+        bar.set(done, total);
+        interrupt.check()
+    };
     let options = CreateOptions {
         geometry: geometry.clone(),
         preallocate: args.preallocate.into(),
         force: args.force,
         progress: Some(&mut progress),
     };
-    zonal::create(&args.path, options)?;
+    let made = zonal::create(&args.path, options);
     drop(bar);
+    if let (Err(error), Some(signal)) = (&made, interrupt.signal()) {
+        ui.say(error);
+        return Ok(Outcome::Interrupted(signal));
+    }
+    made?;
     if ui.json {
         let created = Created {
             path: args.path.to_string_lossy().into_owned(),

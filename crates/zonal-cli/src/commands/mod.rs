@@ -5,12 +5,19 @@ mod append;
 mod bench;
 mod cat;
 mod check;
+mod completions;
 mod create;
+mod dump;
+mod examples;
 mod flush;
 mod info;
 mod manage;
+mod map;
 mod read;
 mod report;
+mod restore;
+#[cfg(feature = "top")]
+mod top;
 mod write;
 
 use anyhow::Result;
@@ -22,35 +29,68 @@ use crate::{outcome::Outcome, output::Ui};
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Make an empty zoned drive in a file
+    #[command(after_help = examples::CREATE)]
     Create(create::CreateArgs),
     /// Give zones to a qcow2 image of another making, with its data
     Adopt(adopt::AdoptArgs),
     /// Show a drive's geometry, limits and condition
+    #[command(after_help = examples::INFO)]
     Info(info::InfoArgs),
     /// List zones with their state and write pointer
+    #[command(after_help = examples::REPORT)]
     Report(report::ReportArgs),
+    /// Draw the zones: their states, and how full they are
+    #[command(after_help = examples::MAP)]
+    Map(map::MapArgs),
     /// Append files as records and report where each one landed
+    #[command(after_help = examples::APPEND)]
     Append(append::AppendArgs),
     /// Write records to stdout, in order, from the index that append printed
+    #[command(after_help = examples::CAT)]
     Cat(cat::CatArgs),
     /// Write a byte range of the drive to stdout
+    #[command(after_help = examples::READ)]
     Read(read::ReadArgs),
     /// Write a file at an offset: a zone's write pointer, or anywhere in a conventional zone
+    #[command(after_help = examples::WRITE)]
     Write(write::WriteArgs),
     /// Open zones explicitly
+    #[command(after_help = examples::OPEN)]
     Open(manage::ManageArgs),
     /// Close open zones
+    #[command(after_help = examples::CLOSE)]
     Close(manage::ManageArgs),
     /// Fill zones up, so that they take no more data
+    #[command(after_help = examples::FINISH)]
     Finish(manage::ErasingArgs),
     /// Empty zones, erasing what they hold
+    #[command(after_help = examples::RESET)]
     Reset(manage::ErasingArgs),
     /// Make durable what was written
+    #[command(after_help = examples::FLUSH)]
     Flush(flush::FlushArgs),
     /// Look for damage in an image
+    #[command(after_help = examples::CHECK)]
     Check(check::CheckArgs),
+    /// Write a drive with its zones into one stream
+    #[command(after_help = examples::DUMP)]
+    Dump(dump::DumpArgs),
+    /// Bring a dump back onto an empty drive of the same shape
+    #[command(after_help = examples::RESTORE)]
+    Restore(restore::RestoreArgs),
     /// Measure a drive, or zonal itself on a temporary image
+    #[command(after_help = examples::BENCH)]
     Bench(bench::BenchArgs),
+    /// Watch a drive while another process writes to it
+    #[cfg(feature = "top")]
+    #[command(after_help = examples::TOP)]
+    Top(top::TopArgs),
+    /// Print what a shell needs to complete the program's words
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(completions::CompletionsArgs),
+    /// Write the manual's pages into a folder
+    #[command(after_help = examples::MAN)]
+    Man(completions::ManArgs),
 }
 
 impl Command {
@@ -61,6 +101,7 @@ impl Command {
             Self::Adopt(args) => adopt::run(args, ui),
             Self::Info(args) => info::run(args, ui),
             Self::Report(args) => report::run(args, ui),
+            Self::Map(args) => map::run(args, ui),
             Self::Append(args) => append::run(args, ui),
             Self::Cat(args) => cat::run(args, ui),
             Self::Read(args) => read::run(args, ui),
@@ -71,7 +112,13 @@ impl Command {
             Self::Reset(args) => manage::run_erasing(manage::Verb::Reset, args, ui),
             Self::Flush(args) => flush::run(args, ui),
             Self::Check(args) => check::run(args, ui),
+            Self::Dump(args) => dump::run(args, ui),
+            Self::Restore(args) => restore::run(args, ui),
             Self::Bench(args) => bench::run(args, ui),
+            #[cfg(feature = "top")]
+            Self::Top(args) => top::run(args, ui),
+            Self::Completions(args) => completions::run(args),
+            Self::Man(args) => completions::run_man(args, ui),
         }
     }
 }

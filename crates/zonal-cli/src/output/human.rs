@@ -41,6 +41,12 @@ pub(crate) fn format_rate(bytes_per_second: f64) -> String {
     scaled(bytes_per_second, 1000.0, &[" B/s", " kB/s", " MB/s", " GB/s", " TB/s"])
 }
 
+/// Bytes, roughly, in binary units: `31.3G`.
+#[expect(clippy::cast_precision_loss, reason = "three digits are left")]
+pub(crate) fn format_bytes(bytes: u64) -> String {
+    scaled(bytes as f64, 1024.0, &["", "K", "M", "G", "T", "P"])
+}
+
 /// `1 zone`, `2 zones`.
 pub(crate) fn plural(count: usize, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
@@ -59,5 +65,9 @@ mod tests {
         assert_eq!(format_count(7.0), "7");
         assert_eq!(format_rate(1.25e9), "1.25 GB/s");
         assert_eq!(format_rate(0.0), "0 B/s");
+        assert_eq!(format_bytes(0), "0");
+        assert_eq!(format_bytes(64 << 20), "64M");
+        assert_eq!(format_bytes((64 << 30) - 1), "64.0G");
+        assert_eq!(format_bytes(32_776_792 << 10), "31.3G");
     }
 }

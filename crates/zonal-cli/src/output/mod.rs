@@ -12,7 +12,9 @@ use std::{
     os::fd::AsFd,
 };
 
-pub(crate) use human::{format_count, format_nanos, format_rate, format_seconds, plural};
+pub(crate) use human::{
+    format_bytes, format_count, format_nanos, format_rate, format_seconds, plural,
+};
 pub(crate) use json::print as print_json;
 pub(crate) use progress::Progress;
 pub(crate) use table::{Align, Table};

@@ -85,16 +85,16 @@ impl fmt::Display for Clamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ActiveOverZones { from, to } => {
-                write!(f, "max_active_zones {from} is more than the zones there are; using {to}")
+                write!(f, "max-active-zones {from} is more than the zones there are; using {to}")
             }
             Self::OpenOverSequential { from, to } => {
-                write!(f, "max_open_zones {from} is more than the sequential zones; using {to}")
+                write!(f, "max-open-zones {from} is more than the sequential zones; using {to}")
             }
             Self::OpenOverActive { from, to } => {
-                write!(f, "max_open_zones {from} is more than max_active_zones; using {to}")
+                write!(f, "max-open-zones {from} is more than max-active-zones; using {to}")
             }
             Self::AppendOverCapacity { from, to } => {
-                write!(f, "append limit {from} is more than a zone takes at once; using {to}")
+                write!(f, "max-append {from} is more than a zone takes at once; using {to}")
             }
         }
     }
@@ -149,7 +149,8 @@ impl Geometry {
     /// Checks the rules that hold for every drive.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`], naming the first field that breaks a rule, its value and the rule.
+    /// [`ErrorKind::InvalidInput`]; its detail begins with the first field that breaks a rule, by the
+    /// word of `create` and `mem:`, and goes on with its value and the rule.
     pub fn validate(&self) -> Result<()> {
         self.validate_blocks()?;
         self.validate_zones()?;
@@ -160,18 +161,20 @@ impl Geometry {
     /// two, and no more than [`MAX_IMAGE_ZONES`].
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`], naming the field.
+    /// [`ErrorKind::InvalidInput`], as above.
     pub fn validate_for_image(&self) -> Result<()> {
         self.validate()?;
         if !self.zone_size.is_power_of_two() {
             return invalid(format!(
-                "zone size {} is no power of two; only a memory drive has such zones",
+                "zone-size {} is no power of two; only a memory drive has such zones",
                 self.zone_size
             ));
         }
         if self.zones() > MAX_IMAGE_ZONES {
             return invalid(format!(
-                "{} zones, an image has at most {MAX_IMAGE_ZONES}; take larger zones",
+                "zone-size {} makes {} zones, an image has at most {MAX_IMAGE_ZONES}; take larger \
+                 zones",
+                self.zone_size,
                 self.zones()
             ));
         }
@@ -183,14 +186,14 @@ impl Geometry {
         let in_range = block == MIN_BLOCK_SIZE || (4096..=MAX_BLOCK_SIZE).contains(&block);
         if !in_range || !block.is_power_of_two() {
             return invalid(format!(
-                "block size {block}; it is 512 or a power of two from 4096 to {MAX_BLOCK_SIZE}"
+                "block-size {block}; it is 512 or a power of two from 4096 to {MAX_BLOCK_SIZE}"
             ));
         }
         for (name, value) in [
             ("size", self.size),
-            ("zone size", self.zone_size),
-            ("zone capacity", self.zone_capacity),
-            ("append limit", self.max_append.into()),
+            ("zone-size", self.zone_size),
+            ("zone-capacity", self.zone_capacity),
+            ("max-append", self.max_append.into()),
         ] {
             if value == 0 || value % u64::from(block) != 0 {
                 return invalid(format!(
@@ -208,22 +211,25 @@ impl Geometry {
         }
         if zone_size / u64::from(block_size) > u32::MAX.into() {
             return invalid(format!(
-                "zone size {zone_size}; a zone has at most {} blocks of {block_size}",
+                "zone-size {zone_size}; a zone has at most {} blocks of {block_size}",
                 u32::MAX
             ));
         }
         if zone_capacity > zone_size {
             return invalid(format!(
-                "zone capacity {zone_capacity} is more than the zone size {zone_size}"
+                "zone-capacity {zone_capacity} is more than the zone-size, {zone_size}"
             ));
         }
         let zones = size.div_ceil(zone_size);
         if zones > u32::MAX.into() {
-            return invalid(format!("{zones} zones, at most {}; take larger zones", u32::MAX));
+            return invalid(format!(
+                "zone-size {zone_size} makes {zones} zones, at most {} can be; take larger zones",
+                u32::MAX
+            ));
         }
         if u64::from(self.conventional_zones) >= zones {
             return invalid(format!(
-                "{} conventional zones of {zones}; at least one zone is sequential",
+                "conventional-zones {} of {zones} zones; at least one zone is sequential",
                 self.conventional_zones
             ));
         }

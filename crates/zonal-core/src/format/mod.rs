@@ -11,9 +11,11 @@
 //! and streams its metadata; [`qcow2`] reads the header back, with [`zoned`] (QEMU's extension and
 //! the zone table) and [`zonal`] (our extension, sessions, generations); [`check`] proves that the
 //! data lies in one piece and that the refcounts agree. `docs/image-format.md` has the byte tables.
+//! Beside them, [`dump`] is a whole drive as a stream.
 
 pub mod adopt;
 pub mod check;
+pub mod dump;
 pub mod geometry;
 pub mod layout;
 pub mod map;

@@ -824,7 +824,7 @@ mod tests {
             (168, 1, "without its extension"),
             (172, 1, "past the header"),
             (183, 17, "17 zones"),
-            (189, 0, "zone size"),
+            (189, 0, "zone-size"),
             (197, 0x50, "capacity"),
             (211, 16, "conventional"),
             (203, 1, "past the end"),

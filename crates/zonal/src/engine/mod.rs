@@ -126,12 +126,14 @@ pub(crate) struct EngineOptions {
     pub(crate) cq_entries: u32,
     /// Whether to register the arena with the kernel, if it lets us lock that much memory.
     pub(crate) register_buffers: bool,
+    /// Whether a thread of the kernel takes what is pushed, instead of a system call.
+    pub(crate) sqpoll: bool,
 }
 
 impl Default for EngineOptions {
     /// 128 and 256: four times the depth at which the fastest devices here are saturated.
     fn default() -> Self {
-        Self { sq_entries: 128, cq_entries: 256, register_buffers: true }
+        Self { sq_entries: 128, cq_entries: 256, register_buffers: true, sqpoll: false }
     }
 }
 

@@ -58,7 +58,14 @@ pub(super) fn engine(
     cq_entries: u32,
     arena: Option<&Arena>,
 ) -> Engine {
-    let options = EngineOptions { sq_entries, cq_entries, register_buffers: true };
+    let options = EngineOptions { sq_entries, cq_entries, register_buffers: true, sqpoll: false };
+    disk.engine(&options, arena).unwrap()
+}
+
+/// One whose requests a thread of the kernel takes.
+pub(super) fn polled_engine(disk: &Disk, sq_entries: u32, arena: Option<&Arena>) -> Engine {
+    let cq_entries = 2 * sq_entries;
+    let options = EngineOptions { sq_entries, cq_entries, register_buffers: true, sqpoll: true };
     disk.engine(&options, arena).unwrap()
 }
 
@@ -133,22 +140,32 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_ring_does_what_pread_and_pwrite_do(steps in prop::collection::vec(step(), 1..24)) {
-        agrees_with_a_file(EngineKind::IoUring, steps)?;
+    fn a_ring_does_what_pread_and_pwrite_do(
+        steps in prop::collection::vec(step(), 1..24),
+        sqpoll in any::<bool>(),
+    ) {
+        agrees_with_a_file(EngineKind::IoUring, sqpoll, steps)?;
     }
 
     #[test]
     fn threads_do_what_pread_and_pwrite_do(steps in prop::collection::vec(step(), 1..24)) {
-        agrees_with_a_file(EngineKind::Threads, steps)?;
+        agrees_with_a_file(EngineKind::Threads, false, steps)?;
     }
 }
 
 /// Runs the steps, and compares each with what a plain array would have said.
-fn agrees_with_a_file(kind: EngineKind, steps: Vec<Step>) -> Result<(), TestCaseError> {
+fn agrees_with_a_file(
+    kind: EngineKind,
+    sqpoll: bool,
+    steps: Vec<Step>,
+) -> Result<(), TestCaseError> {
     const LENGTH: usize = 44 * 4096;
     let fixture = fixture(kind, LENGTH as u64);
     let arena = Arena::new(2, 8 * 4096).unwrap();
-    let mut engine = engine(&fixture.disk, 8, 16, Some(&arena));
+    let mut engine = match sqpoll {
+        true => polled_engine(&fixture.disk, 8, Some(&arena)),
+        false => engine(&fixture.disk, 8, 16, Some(&arena)),
+    };
     let mut model = vec![0_u8; LENGTH];
     let buffer = |blocks: usize, pooled: bool| {
         let leased = arena.lease(blocks * 4096).filter(|_| pooled);

@@ -10,6 +10,8 @@
 //!   that found no room are fetched from the kernel when it says it keeps some.
 //! * Waking is a poll request on an eventfd, in the same ring. It is no request of the caller's:
 //!   never counted, never reported. It is issued before the first wait that somebody could end.
+//! * Where a thread of the kernel takes requests by itself, they are staged until the next
+//!   submission: nothing goes out before the caller of [`submit`](Uring::submit) says so.
 //! * The ring is dropped before the file and the arena it knows.
 //!
 //! All `unsafe` of the engine is here. Its ground is the promise given to `push`: the bytes of a
@@ -53,6 +55,10 @@ const NOTIFY_SLICE_MAX: Duration = Duration::from_millis(8);
 /// The longest time one wait is asked of the kernel for; longer ones are asked again.
 const WAIT_SLICE: Duration = Duration::from_secs(3600);
 
+/// How long the kernel's thread looks for requests before it sleeps, in milliseconds: far longer
+/// than from one batch to the next, far shorter than anybody would notice.
+const SQPOLL_IDLE_MS: u32 = 50;
+
 /// How often a submission that the kernel has no memory for is tried again, and after which time.
 const RETRIES: u32 = 1000;
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
@@ -65,6 +71,9 @@ pub(crate) struct Uring {
     arena: Option<Arena>,
     buffers_registered: bool,
     stash: VecDeque<(u64, i32)>,
+    /// What was pushed since the last submission, where the kernel takes it by itself.
+    staged: VecDeque<squeue::Entry>,
+    sqpoll: bool,
     in_flight: usize,
     wake: Arc<Wake>,
     wake_armed: bool,
@@ -94,6 +103,8 @@ impl Uring {
             arena,
             buffers_registered,
             stash: VecDeque::with_capacity(entries as usize),
+            staged: VecDeque::with_capacity(if options.sqpoll { entries as usize } else { 0 }),
+            sqpoll: options.sqpoll,
             in_flight: 0,
             wake: Arc::new(Wake::new()?),
             wake_armed: false,
@@ -107,6 +118,14 @@ impl Uring {
     /// As [`Engine::push`](super::Engine::push).
     pub(super) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
         let entry = self.entry(&io).user_data(io.token);
+        if self.sqpoll {
+            if self.staged.len() >= self.ring.params().sq_entries() as usize {
+                return Err(io);
+            }
+            self.staged.push_back(entry);
+            self.in_flight += 1;
+            return Ok(());
+        }
         // SAFETY: the bytes are valid until the completion is reaped (the caller's promise), and
         // file and arena are registered for the ring's life.
         match unsafe { self.ring.submission().push(&entry) } {
@@ -159,6 +178,9 @@ impl Uring {
         if wait_for == 0 {
             return self.flush();
         }
+        if self.sqpoll {
+            self.release()?;
+        }
         self.drain();
         let target = wait_for.min(self.in_flight).max(1);
         if self.stash.len() >= target {
@@ -210,6 +232,9 @@ impl Uring {
     /// Hands everything in the submission ring to the kernel, without waiting. No system call if
     /// there is nothing to hand over or to fetch.
     fn flush(&mut self) -> io::Result<()> {
+        if self.sqpoll {
+            return self.release();
+        }
         loop {
             let queue = self.ring.submission();
             let idle = queue.is_empty() && !queue.cq_overflow() && !queue.taskrun();
@@ -222,6 +247,41 @@ impl Uring {
                 return Ok(());
             }
             self.drain();
+        }
+    }
+
+    /// Lets the kernel's thread see what is staged, and wakes it if it sleeps.
+    fn release(&mut self) -> io::Result<()> {
+        loop {
+            let mut queue = self.ring.submission();
+            while let Some(entry) = self.staged.front() {
+                // SAFETY: `push` was promised that the bytes are valid until the token is reaped.
+                if unsafe { queue.push(entry) }.is_err() {
+                    break;
+                }
+                self.staged.pop_front();
+            }
+            queue.sync();
+            let asleep = queue.need_wakeup() && !queue.is_empty();
+            let overflow = queue.cq_overflow();
+            drop(queue);
+            if asleep || overflow {
+                self.enter_with_retries(0, None)?;
+            }
+            if self.staged.is_empty() {
+                return Ok(());
+            }
+            self.await_room()?;
+        }
+    }
+
+    /// Waits until the kernel's thread, which is awake, has taken something from the full ring.
+    fn await_room(&mut self) -> io::Result<()> {
+        self.drain();
+        self.syscalls += 1;
+        match self.ring.submitter().squeue_wait() {
+            Err(error) if error.raw_os_error() != Some(libc::EINTR) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -318,6 +378,9 @@ impl Uring {
         if self.ring.submission().is_full() {
             self.flush()?;
         }
+        while self.sqpoll && self.ring.submission().is_full() {
+            self.await_room()?;
+        }
         let event = io_uring::types::Fd(self.wake.event.as_raw_fd());
         let readable = libc::POLLIN.cast_unsigned().into();
         let entry = opcode::PollAdd::new(event, readable).multi(true).build().user_data(WAKE);
@@ -408,7 +471,9 @@ fn set_up(options: &EngineOptions) -> io::Result<IoUring> {
     for level in (0..3).rev() {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(completions).setup_clamp();
-        if level >= 1 {
+        if options.sqpoll {
+            builder.setup_sqpoll(SQPOLL_IDLE_MS);
+        } else if level >= 1 {
             // Completions are delivered when this thread enters the kernel anyway, not by
             // interrupting it. No DEFER_TASKRUN: another thread may have to poll the ring.
             builder.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();

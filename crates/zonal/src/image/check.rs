@@ -1,6 +1,7 @@
 //! Checking an image without changing it.
 
-use super::open::{open, read_header, read_map, table_reader};
+use super::metadata_error;
+use super::open::{not_a_file, open, open_error, read_header, read_map, table_reader};
 use crate::device::Device;
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
@@ -74,15 +75,10 @@ pub fn check(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
 }
 
 fn check_file(path: &Path, options: &CheckOptions) -> Result<CheckReport> {
-    let file = FileDisk::open(path, Access::ReadOnly).map_err(|error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            _ => crate::queue::io_kind(&error),
-        };
-        Error::new(kind, error.to_string()).with_source(error)
-    })?;
-    if !file.identity().is_ok_and(|identity| identity.is_regular()) {
-        return Err(Error::new(ErrorKind::NotZoned, "it is no regular file"));
+    let file = FileDisk::open(path, Access::ReadOnly).map_err(|error| open_error(error, path))?;
+    let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
+    if !identity.is_regular() {
+        return Err(not_a_file(&identity));
     }
     check_disk(&Disk::File(file), options, || {
         open(path, &OpenOptions { read_only: true, ..OpenOptions::default() })
@@ -168,12 +164,21 @@ fn read_all(device: &Device, queue: &mut Queue, report: &mut CheckReport) -> Res
     Ok(())
 }
 
+/// What an error says beside the image's name and the byte, which stand before every finding.
+fn finding_of(error: &Error) -> String {
+    let zone = error.context().zone.map_or_else(String::new, |zone| format!("zone {zone}: "));
+    match error.detail() {
+        "" => format!("{zone}{}", error.kind()),
+        detail => format!("{zone}{}: {detail}", error.kind()),
+    }
+}
+
 impl CheckReport {
     fn add(&mut self, error: &Error) {
         self.findings.push(Finding {
             severity: Severity::Error,
             offset: error.context().offset,
-            text: error.to_string(),
+            text: finding_of(error),
         });
     }
 }

@@ -9,7 +9,8 @@ use crate::live;
 use crate::sys::file::Access;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
 use zonal_core::format::layout::Layout;
@@ -35,11 +36,11 @@ pub struct CreateOptions<'a> {
     pub geometry: Geometry,
     /// What is done for the data's space.
     pub preallocate: Preallocate,
-    /// Replace an existing file. It is removed first, so it is gone even if making the new one
-    /// fails.
+    /// Replace an existing file: the new image is made beside it, and takes its place when it is
+    /// whole. Until then, and if it cannot be made, the old one stays as it is.
     pub force: bool,
-    /// Called with the bytes done and all bytes, for long work.
-    pub progress: Option<&'a mut dyn FnMut(u64, u64)>,
+    /// Called with the bytes done and all bytes, for long work; may end it.
+    pub progress: Option<&'a mut dyn FnMut(u64, u64) -> ControlFlow<()>>,
 }
 
 impl fmt::Debug for CreateOptions<'_> {
@@ -51,8 +52,8 @@ impl fmt::Debug for CreateOptions<'_> {
 /// Makes an image of an empty drive at `path`.
 ///
 /// # Errors
-/// A shape that cannot be, a file that exists (without `force`) or is in use, the file system's.
-/// Nothing is left behind.
+/// A shape that cannot be, a file that exists (without `force`) or is in use, the file system's;
+/// `Cancelled` when `progress` ended it. Nothing is left behind.
 pub fn create(path: &Path, options: CreateOptions<'_>) -> Result<()> {
     create_file(path, options)
         .map_err(|error| error.on(path.display().to_string()).during("create"))
@@ -60,12 +61,17 @@ pub fn create(path: &Path, options: CreateOptions<'_>) -> Result<()> {
 
 fn create_file(path: &Path, mut options: CreateOptions<'_>) -> Result<()> {
     let layout = Layout::plan(&options.geometry)?;
-    if options.force {
-        remove_old(path)?;
+    match if options.force { Old::find(path)? } else { None } {
+        None => make(path, &layout, &mut options),
+        Some(old) => old.replace(|beside| make(beside, &layout, &mut options)),
     }
+}
+
+/// Makes an image where nothing is yet; what cannot be made whole is removed again.
+fn make(path: &Path, layout: &Layout, options: &mut CreateOptions<'_>) -> Result<()> {
     let file = FileDisk::open(path, Access::CreateNew).map_err(create_error)?;
     let disk = Disk::File(file);
-    let made = write_layout(&disk, &layout, |disk| preallocate(disk, &layout, &mut options));
+    let made = write_layout(&disk, layout, |disk| preallocate(disk, layout, options));
     if made.is_err()
         && let Err(error) = std::fs::remove_file(path)
     {
@@ -110,8 +116,10 @@ fn preallocate(disk: &Disk, layout: &Layout, options: &mut CreateOptions<'_>) ->
         };
         made.map_err(|error| metadata_error("the space", error))?;
         done += piece;
-        if let Some(progress) = &mut options.progress {
-            progress(done, total);
+        if let Some(progress) = &mut options.progress
+            && progress(done, total).is_break()
+        {
+            return Err(Error::new(ErrorKind::Cancelled, "nothing was made"));
         }
     }
     Ok(())
@@ -128,30 +136,59 @@ fn write_zeros(disk: &Disk, offset: u64, length: u64, zeros: &[u8]) -> io::Resul
     Ok(())
 }
 
-/// Removes an image that is to be replaced, unless somebody has it open.
-fn remove_old(path: &Path) -> Result<()> {
-    let old = match FileDisk::open(path, Access::ReadWrite) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(create_error(error)),
-        Ok(old) => old,
-    };
-    let real = std::fs::canonicalize(path).map_err(|error| metadata_error("the path", error))?;
-    let live = live::path_of(&real);
-    let free = old.try_lock();
-    if !free.map_err(|error| metadata_error("the lock", error))? {
-        let text = "another process has it open; end that process, or choose another name";
-        return Err(Error::new(ErrorKind::InUse, text));
+/// A file that is to be replaced, locked so that nobody opens it meanwhile.
+struct Old {
+    file: FileDisk,
+    /// Its own name, whatever link it was named by.
+    path: PathBuf,
+}
+
+impl Old {
+    /// The file at `path`, if one is there and nobody has it open.
+    fn find(path: &Path) -> Result<Option<Self>> {
+        let file = match FileDisk::open(path, Access::ReadWrite) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(create_error(error)),
+            Ok(old) => old,
+        };
+        let path =
+            std::fs::canonicalize(path).map_err(|error| metadata_error("the path", error))?;
+        let free = file.try_lock();
+        if !free.map_err(|error| metadata_error("the lock", error))? {
+            let text = "another process has it open; end that process, or choose another name";
+            return Err(Error::new(ErrorKind::InUse, text));
+        }
+        let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
+        if !identity.is_regular() {
+            let text = "it is no regular file; choose another name";
+            return Err(Error::new(ErrorKind::InvalidInput, text));
+        }
+        Ok(Some(Self { file, path }))
     }
-    let regular = old.identity().map_err(|error| metadata_error("the file", error))?.is_regular();
-    if !regular {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            "it is no regular file; choose another name",
-        ));
+
+    /// Lets `make` make a file beside it, which then takes its place.
+    fn replace(self, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let mut beside = self.path.clone().into_os_string();
+        beside.push(format!(".new-{}", std::process::id()));
+        let beside = PathBuf::from(beside);
+        make(&beside)?;
+        let moved = std::fs::rename(&beside, &self.path).and_then(|()| sync_folder(&self.path));
+        // A live file that stays behind is not believed: the new image is another one.
+        let moved = moved.and_then(|()| live::remove(&live::path_of(&self.path)));
+        drop(self.file);
+        moved.map_err(|error| {
+            let _ = std::fs::remove_file(&beside);
+            metadata_error("the file that takes the old one's place", error)
+        })
     }
-    live::remove(&live)
-        .and_then(|()| std::fs::remove_file(path))
-        .map_err(|error| metadata_error("the old file", error))
+}
+
+/// Makes the name of a file durable.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 fn create_error(error: io::Error) -> Error {

@@ -637,9 +637,10 @@ pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
             let text = format!("make a drive with: zonal create {} --size 8G", path.display());
             (ErrorKind::NotFound, text)
         }
-        io::ErrorKind::IsADirectory => {
-            (ErrorKind::NotZoned, "it is a folder; name an image file".to_owned())
-        }
+        io::ErrorKind::IsADirectory => (
+            ErrorKind::NotZoned,
+            "it is a folder; name an image in it, or make one with: zonal create".to_owned(),
+        ),
         io::ErrorKind::PermissionDenied => {
             (ErrorKind::Io, "permission denied; see who may write the file".to_owned())
         }
@@ -652,12 +653,14 @@ pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
 
 pub(crate) fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
     let (what, kind) = match identity.mode & libc::S_IFMT {
-        libc::S_IFDIR => ("a folder", ErrorKind::NotZoned),
+        libc::S_IFDIR => {
+            ("a folder; name an image in it, or make one with: zonal create", ErrorKind::NotZoned)
+        }
         libc::S_IFBLK => ("a block device; only images are supported yet", ErrorKind::Unsupported),
         libc::S_IFCHR => {
             ("a character device; only images are supported yet", ErrorKind::Unsupported)
         }
-        _ => ("no regular file", ErrorKind::NotZoned),
+        _ => ("no regular file; name an image", ErrorKind::NotZoned),
     };
     Error::new(kind, format!("it is {what}"))
 }

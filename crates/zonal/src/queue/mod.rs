@@ -71,11 +71,26 @@ pub struct QueueOptions {
     /// `None` for all that are there. The kernel merges neighbours that come in one call: a batch
     /// as large as the depth becomes a single transfer, with nothing under way until it is done.
     pub batch: Option<u32>,
+    /// Whether the kernel is told of the buffers (fio's `fixedbufs`), if it lets us lock that much
+    /// memory; see [`Queue::has_fixed_buffers`].
+    pub fixed_buffers: bool,
+    /// Whether a thread of the kernel looks for requests (fio's `sqpoll_thread`), so that sending
+    /// them needs no system call. It takes a processor as long as requests come; drives in memory
+    /// and the simulated disk have none.
+    pub sqpoll: bool,
 }
 
 impl Default for QueueOptions {
     fn default() -> Self {
-        Self { depth: 128, buffer_bytes: 64 << 10, deadline: None, cq_entries: None, batch: None }
+        Self {
+            depth: 128,
+            buffer_bytes: 64 << 10,
+            deadline: None,
+            cq_entries: None,
+            batch: None,
+            fixed_buffers: true,
+            sqpoll: false,
+        }
     }
 }
 
@@ -137,7 +152,8 @@ impl Queue {
         let engine_options = EngineOptions {
             sq_entries: options.depth,
             cq_entries: options.cq_entries.unwrap_or(2 * options.depth).min(CQ_ENTRIES_MAX),
-            register_buffers: true,
+            register_buffers: options.fixed_buffers,
+            sqpoll: options.sqpoll,
         };
         let engine = drive
             .engine(&engine_options, arena.as_ref())

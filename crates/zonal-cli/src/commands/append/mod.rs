@@ -30,7 +30,7 @@ use crate::{
     args::{Access, Size, TargetArg, WriteAccess, ZoneRange, format_size},
     outcome::Outcome,
     output::{Progress, Ui, format_rate, format_seconds, plural},
-    records::{Format, Line},
+    records::{DriveId, Format, Line},
     signals::Interrupt,
     transfer,
     zones::Candidates,
@@ -131,7 +131,8 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     let options = QueueOptions { depth, buffer_bytes: record_bytes, ..Default::default() };
     let mut appender = Appender {
         queue: device.queue(&options)?,
-        drive: device.name().to_owned(),
+        device: &device,
+        drive: DriveId::of(&device),
         cutter,
         resume: resume.unwrap_or_default(),
         rota: Rota::new(&candidates, width),
@@ -156,7 +157,7 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     if let Some(Failure { record, error }) = failed {
         return Err(error.context(format!("record {record} is the first that was not written")));
     }
-    if ended.is_err() {
+    if ended.is_err() && records > 0 {
         let records = plural(usize::try_from(records)?, "record");
         ui.say(format_args!("stopped with {records} acknowledged; --resume INDEX goes on"));
     }
@@ -273,12 +274,12 @@ enum Fed {
 }
 
 /// The loop's state.
-struct Appender {
+struct Appender<'a> {
     // Before the queue, so that its buffers go back while the queue is there.
     cutter: Cutter,
     queue: Queue,
-    /// The drive's name, for errors.
-    drive: String,
+    device: &'a Device,
+    drive: Option<DriveId>,
     resume: Resume,
     rota: Rota,
     /// Whether zones that cannot take the next record are finished.
@@ -292,7 +293,7 @@ struct Appender {
     progress: Progress,
 }
 
-impl Appender {
+impl Appender<'_> {
     /// Appends until the inputs end, or something stops it. Requests may be left in flight.
     fn append_all(&mut self, interrupt: &Interrupt) -> Result<Outcome> {
         loop {
@@ -375,7 +376,7 @@ impl Appender {
                     "{}: drive full: record {record} (byte {input_offset} of {name}) is the first \
                      that was not written; reset zones, name others with --zones, or use a larger \
                      drive",
-                    self.drive
+                    self.device.name()
                 ))
             }
         }
@@ -429,8 +430,18 @@ impl Appender {
                         self.appended.records += 1;
                         self.appended.bytes += length;
                         self.progress.step(length);
-                        let line =
-                            Line { record, zone, offset, length, file: None, file_offset: None };
+                        let (generation, drive) = (self.device.generation(zone), self.drive);
+                        let (file, file_offset) = (None, None);
+                        let line = Line {
+                            record,
+                            zone,
+                            offset,
+                            length,
+                            file,
+                            file_offset,
+                            generation,
+                            drive,
+                        };
                         self.lines.write(line, input, input_offset);
                     }
                 }

@@ -5,16 +5,19 @@
 //! is a thread with its own queue (`worker`). Afterwards it flushes, reads back (`verify`) and
 //! prints (`results`).
 
+mod pace;
 mod pattern;
 mod plan;
+mod plot;
 mod results;
 mod temporary;
+mod timeline;
 mod verify;
 mod worker;
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Barrier, atomic::AtomicBool},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -22,7 +25,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
-use zonal::{Device, Request, ZoneKind};
+use zonal::{Device, QueueOptions, Request, ZoneKind};
 
 use self::{
     pattern::Pattern,
@@ -62,12 +65,38 @@ pub(crate) struct BenchArgs {
     /// Only these zones: N, A..B, A..=B, A.. or ..B
     #[arg(long, value_name = "RANGE")]
     zones: Option<ZoneRange>,
+    /// Of mixed work: how many of a hundred records are reads [default: 50]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    rwmixread: Option<u8>,
     /// How many bytes altogether [default: until the time is up]
     #[arg(long)]
     size: Option<Size>,
     /// For how long: 5, 5s, 500ms, 2m [default: 2s unless --size is given]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, visible_alias = "time", value_name = "TIME", value_parser = parse_duration)]
     runtime: Option<Duration>,
+    /// Each job moves at most so many bytes a second
+    #[arg(long, value_name = "SIZE", conflicts_with = "rate_iops")]
+    rate: Option<Size>,
+    /// Each job does at most so many records a second
+    #[arg(long, value_name = "N", alias = "rate_iops",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    rate_iops: Option<u32>,
+    /// Whether the kernel knows the buffers: without saying so where it lets us, with 1 or not at all
+    /// it has to, with 0 it does not
+    #[arg(long, value_name = "0|1", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1", value_parser = parse_switch)]
+    fixedbufs: Option<bool>,
+    /// A thread of the kernel looks for requests, so that sending them takes no system call
+    #[arg(long, value_name = "0|1", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1", default_value = "0", value_parser = parse_switch)]
+    sqpoll: bool,
+    /// Ask the device for completions instead of being interrupted by them
+    #[arg(long, value_name = "0|1", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1", default_value = "0", value_parser = parse_switch)]
+    hipri: bool,
+    /// Draw the latencies, over time and by percentile
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     /// Read back every record at the offset that was reported, and compare
     #[arg(long)]
     verify: bool,
@@ -104,6 +133,9 @@ pub(super) enum Rw {
     Read,
     /// Read, anywhere.
     Randread,
+    /// Appends, and reads of what was there before, anywhere.
+    #[value(aliases = ["randrw", "rw", "readwrite"])]
+    Mixed,
 }
 
 impl Rw {
@@ -114,14 +146,31 @@ impl Rw {
             Self::Write => "write",
             Self::Read => "read",
             Self::Randread => "randread",
+            Self::Mixed => "mixed",
         }
     }
 
     const fn writes(self) -> bool {
         match self {
-            Self::Append | Self::AppendOrdered | Self::Write => true,
+            Self::Append | Self::AppendOrdered | Self::Write | Self::Mixed => true,
             Self::Read | Self::Randread => false,
         }
+    }
+
+    const fn reads(self) -> bool {
+        match self {
+            Self::Read | Self::Randread | Self::Mixed => true,
+            Self::Append | Self::AppendOrdered | Self::Write => false,
+        }
+    }
+}
+
+/// fio's `0` and `1`.
+fn parse_switch(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err("0 or 1"),
     }
 }
 
@@ -133,6 +182,15 @@ struct Work {
     iodepth: usize,
     jobs: u32,
     zones: Option<ZoneRange>,
+    /// Of mixed work: how many of a hundred are reads.
+    rwmixread: u64,
+    /// The least time from one record of a job to its next.
+    interval: Option<Duration>,
+    /// Said, or left to what the kernel allows.
+    fixedbufs: Option<bool>,
+    sqpoll: bool,
+    /// Keep what a plot needs.
+    timeline: bool,
     runtime: Option<Duration>,
     /// Records over all jobs.
     limit: Option<u64>,
@@ -152,6 +210,7 @@ const RUNTIME: Duration = Duration::from_secs(2);
 const PREFILL: u64 = 512 << 20;
 
 impl Work {
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
     fn resolve(args: &BenchArgs) -> Result<Self> {
         let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let jobs = match args.numjobs {
@@ -166,9 +225,24 @@ impl Work {
             "--verify compares with what this run wrote; use it with --rw append or write"
         );
         ensure!(
-            args.rw.writes() || !args.reset,
+            !args.rw.reads() || !args.reset,
             "--reset erases what there is to read; use it with --rw append or write"
         );
+        ensure!(
+            args.rwmixread.is_none() || args.rw == Rw::Mixed,
+            "--rwmixread is a share of mixed work; use it with --rw mixed"
+        );
+        ensure!(
+            !args.hipri,
+            "--hipri: a ring that polls the device takes neither the syncs nor the waking that zonal \
+             needs, and the engine has one ring a queue; leave it out (--sqpoll is there)"
+        );
+        let interval = match (args.rate, args.rate_iops) {
+            (None, None) => None,
+            (Some(Size(0)), _) => bail!("--rate 0: nothing would ever be sent"),
+            (Some(rate), _) => Some(Duration::from_secs_f64(args.bs.0 as f64 / rate.0 as f64)),
+            (None, Some(iops)) => Some(Duration::from_secs(1) / iops),
+        };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             rw: args.rw,
@@ -176,6 +250,11 @@ impl Work {
             iodepth: args.iodepth as usize,
             jobs,
             zones: args.zones.clone(),
+            rwmixread: args.rwmixread.unwrap_or(50).into(),
+            interval,
+            fixedbufs: args.fixedbufs,
+            sqpoll: args.sqpoll,
+            timeline: args.plot.is_some(),
             runtime: args.runtime.or(args.size.is_none().then_some(RUNTIME)),
             limit,
             logs: args.rw.writes() && (args.verify || args.target.is_none()),
@@ -188,7 +267,17 @@ impl Work {
     /// What is written first when a temporary image shall be read.
     fn prefill(&self) -> Self {
         let limit = self.limit.unwrap_or(PREFILL / self.record_bytes as u64);
-        Self { rw: Rw::Append, runtime: None, limit: Some(limit), logs: true, ..self.clone() }
+        Self {
+            rw: Rw::Append,
+            runtime: None,
+            interval: None,
+            timeline: false,
+            limit: Some(limit),
+            logs: true,
+            // Told apart from what mixed work writes beside it.
+            run: !self.run,
+            ..self.clone()
+        }
     }
 
     /// Holds the record size against the drive's limits.
@@ -208,11 +297,31 @@ impl Work {
             self.jobs
         );
         ensure!(
-            self.rw != Rw::Append || record <= limits.append_bytes_max,
+            !matches!(self.rw, Rw::Append | Rw::Mixed) || record <= limits.append_bytes_max,
             "--bs {}: over {name}'s append limit, {}",
             format_size(record),
             format_size(limits.append_bytes_max)
         );
+        ensure!(
+            !self.sqpoll || limits.engine == "io_uring",
+            "--sqpoll: {name} is driven by {}, which has no submission queue to poll",
+            limits.engine
+        );
+        if self.fixedbufs == Some(true) {
+            let options = QueueOptions {
+                depth: u32::try_from(self.iodepth)?,
+                buffer_bytes: self.record_bytes,
+                ..Default::default()
+            };
+            ensure!(
+                device.queue(&options)?.has_fixed_buffers(),
+                "--fixedbufs: {name}'s engine ({}) cannot register {} buffers of {}; where it is \
+                 io_uring, the limit on locked memory (ulimit -l) may be too low",
+                limits.engine,
+                self.iodepth,
+                format_size(record)
+            );
+        }
         Ok(())
     }
 
@@ -229,9 +338,16 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
     let temporary = match &args.target {
         Some(_) => None,
         None => {
-            let wanted = args.size.map(|size| size.0);
+            // Mixed work needs as much again to read from.
+            let copies = if work.rw == Rw::Mixed { 2 } else { 1 };
+            let wanted = args.size.map(|size| size.0.saturating_mul(copies));
             ui.say(format_args!("making a temporary image in {}", args.dir.display()));
-            Some(Temporary::create(&args.dir, wanted, args.preallocate.into())?)
+            match Temporary::create(&args.dir, wanted, args.preallocate.into(), &interrupt) {
+                Err(_) if interrupt.came() => {
+                    return Ok(interrupt.signal().map_or(Outcome::Done, Outcome::Interrupted));
+                }
+                made => Some(made?),
+            }
         }
     };
     let target = match (&args.target, &temporary) {
@@ -249,7 +365,7 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
         work.hold_against(&device)?;
         reset(args, &device, ui)?;
     }
-    let outcome = bench(&work, &device, temporary.is_some(), &interrupt, ui);
+    let outcome = bench(&work, &device, temporary.is_some(), args.plot.as_deref(), &interrupt, ui);
     device.close()?;
     outcome
 }
@@ -259,11 +375,12 @@ fn bench(
     work: &Work,
     device: &Device,
     temporary: bool,
+    plot: Option<&Path>,
     interrupt: &Interrupt,
     ui: &Ui,
 ) -> Result<Outcome> {
     work.hold_against(device)?;
-    let prefilled = match temporary && !work.rw.writes() {
+    let prefilled = match temporary && work.rw.reads() {
         true => {
             let prefill = work.prefill();
             prefill.hold_against(device)?;
@@ -282,18 +399,25 @@ fn bench(
         flushed = transfer::small_queue(device).and_then(|mut queue| transfer::flush(&mut queue));
         measured.flush = started.elapsed();
     }
-    let verified = match &prefilled {
-        _ if interrupt.came() || error.is_some() || flushed.is_err() => None,
-        Some((prefill, prefilled)) => Some(verify(prefill, device, &prefilled.logs, interrupt)?),
-        None if work.logs => Some(verify(work, device, &measured.logs, interrupt)?),
-        None => None,
-    };
+    let mut verified = None;
+    if !interrupt.came() && error.is_none() && flushed.is_ok() {
+        if let Some((prefill, prefilled)) = &prefilled {
+            verified = Some(verify(prefill, device, &prefilled.logs, interrupt)?);
+        }
+        if work.logs {
+            let found = verify(work, device, &measured.logs, interrupt)?;
+            verified.get_or_insert_default().add(found);
+        }
+    }
+    // Before the results, whose reader may go away.
+    let plotted = plot.map_or(Ok(()), |path| plot::draw(path, work.rw.word(), &measured));
     let results = Results { device, work, measured: &measured, verified: verified.as_ref() };
     if ui.json {
         print_json(io::stdout().lock(), &results.summary())?;
     } else {
         results.write(io::stdout().lock())?;
     }
+    plotted?;
     conclude(error, flushed, verified.as_ref(), interrupt, ui)
 }
 
@@ -334,6 +458,7 @@ fn measure(
         record_bytes: work.record_bytes as u64,
         jobs: work.jobs,
         limit: work.limit,
+        rwmixread: work.rwmixread,
     };
     let plans: Vec<Plan> = whole.plans(device, work.zones.as_ref())?;
     ensure!(
@@ -350,6 +475,10 @@ fn measure(
         rw: work.rw,
         record_bytes: work.record_bytes,
         iodepth: work.iodepth,
+        fixedbufs: work.fixedbufs.unwrap_or(true),
+        sqpoll: work.sqpoll,
+        interval: work.interval,
+        timeline: work.timeline,
         runtime: work.runtime,
         ready: &ready,
         go: &go,
@@ -373,7 +502,7 @@ fn measure(
     });
     let jobs: Result<Vec<_>> =
         jobs.into_iter().map(|job| job.map_err(|_| anyhow!("a job panicked"))?).collect();
-    let (measured, errors) = Measured::merge(jobs?, cpu?)?;
+    let (measured, errors) = Measured::merge(jobs?, cpu?, work.timeline)?;
     Ok((measured, errors.into_iter().next()))
 }
 

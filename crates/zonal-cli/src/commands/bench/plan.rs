@@ -32,8 +32,10 @@ pub(super) struct Share {
 /// Where the next record goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// To this zone; plain writes and reads at this offset.
-    Record { zone: u32, offset: u64 },
+    /// A write to this zone; a plain one at this offset.
+    Write { zone: u32, offset: u64 },
+    /// A read from this offset.
+    Read { offset: u64 },
     /// Nowhere before the gate after this group is passed.
     Gate,
     /// Nowhere: the zones are full, or the share is used up.
@@ -46,6 +48,8 @@ pub(super) enum Plan {
     Write(WritePlan),
     /// Reads of either kind.
     Read(ReadPlan),
+    /// Appends, and reads of what was there before.
+    Mixed(MixedPlan),
 }
 
 impl Plan {
@@ -54,17 +58,48 @@ impl Plan {
         match self {
             Self::Write(plan) => plan.next(),
             Self::Read(plan) => plan.next(),
+            Self::Mixed(plan) => plan.next(),
         }
     }
 
-    /// How many records it can hold at most; reads have no end.
+    /// Where its writes wait for those of the other jobs.
+    pub(super) fn gate(&self) -> Option<Arc<Gate>> {
+        match self {
+            Self::Write(plan) | Self::Mixed(MixedPlan { write: plan, .. }) => plan.gate.clone(),
+            Self::Read(_) => None,
+        }
+    }
+
+    /// How many records it writes at most.
     pub(super) fn records(&self) -> u64 {
         match self {
-            Self::Write(plan) => {
-                plan.groups.iter().flatten().map(|share| share.records).sum::<u64>().min(plan.limit)
-            }
+            Self::Write(plan) => plan.records(),
             Self::Read(_) => 0,
+            Self::Mixed(plan) => plan.left.min(plan.write.records()),
         }
+    }
+}
+
+/// A job that appends and reads.
+pub(super) struct MixedPlan {
+    write: WritePlan,
+    read: ReadPlan,
+    /// How many of a hundred are reads.
+    rwmixread: u64,
+    random: u64,
+    /// How many may still come, of both.
+    left: u64,
+}
+
+impl MixedPlan {
+    fn next(&mut self) -> Next {
+        if self.left == 0 {
+            return Next::End;
+        }
+        let reads = splitmix(&mut self.random) % 100 < self.rwmixread;
+        let next = if reads { self.read.next() } else { self.write.next() };
+        self.left -= u64::from(matches!(next, Next::Write { .. } | Next::Read { .. }));
+        next
     }
 }
 
@@ -79,10 +114,14 @@ pub(super) struct WritePlan {
     /// How many records may still be written.
     limit: u64,
     /// Between groups.
-    pub(super) gate: Option<Arc<Gate>>,
+    gate: Option<Arc<Gate>>,
 }
 
 impl WritePlan {
+    fn records(&self) -> u64 {
+        self.groups.iter().flatten().map(|share| share.records).sum::<u64>().min(self.limit)
+    }
+
     fn next(&mut self) -> Next {
         if self.limit == 0 {
             return Next::End;
@@ -110,7 +149,7 @@ impl WritePlan {
             share.offset += self.record_bytes;
             self.turn += 1;
             self.limit -= 1;
-            return Next::Record { zone, offset };
+            return Next::Write { zone, offset };
         }
         Next::End
     }
@@ -119,7 +158,6 @@ impl WritePlan {
 /// What was written in one zone.
 #[derive(Clone, Copy, Debug)]
 struct Region {
-    zone: u32,
     offset: u64,
     /// How many records lie in the regions before it.
     before: u64,
@@ -160,8 +198,8 @@ impl ReadPlan {
         if !inside(self.region) {
             self.region = self.regions.partition_point(|region| region.before <= record) - 1;
         }
-        let Region { zone, offset, before } = self.regions[self.region];
-        Next::Record { zone, offset: offset + (record - before) * self.record_bytes }
+        let Region { offset, before } = self.regions[self.region];
+        Next::Read { offset: offset + (record - before) * self.record_bytes }
     }
 }
 
@@ -177,6 +215,8 @@ pub(super) struct Whole {
     pub(super) jobs: u32,
     /// How many records at most, over all jobs.
     pub(super) limit: Option<u64>,
+    /// Of mixed work: how many of a hundred are reads.
+    pub(super) rwmixread: u64,
 }
 
 impl Whole {
@@ -202,7 +242,15 @@ impl Whole {
             }
             Rw::Read | Rw::Randread => {
                 let report = device.report(zones::numbers(device, range)?)?;
-                self.read(device.name(), &report)
+                Ok(self.read(device.name(), &report)?.into_iter().map(Plan::Read).collect())
+            }
+            Rw::Mixed => {
+                let report = device.report(zones::numbers(device, range)?)?;
+                let unlimited = Self { limit: None, ..*self };
+                let writes = unlimited.append(&Candidates::of(device, range)?);
+                let reads = unlimited.read(device.name(), &report)?;
+                let mixed = (0u32..).zip(writes.into_iter().zip(reads));
+                Ok(mixed.map(|(job, (write, read))| self.mixed(job, write, read)).collect())
             }
         }
     }
@@ -269,12 +317,22 @@ impl Whole {
             .collect()
     }
 
+    fn mixed(&self, job: u32, write: WritePlan, read: ReadPlan) -> Plan {
+        Plan::Mixed(MixedPlan {
+            write,
+            read,
+            rwmixread: self.rwmixread,
+            random: u64::from(job) + 1,
+            left: self.job_limit(job),
+        })
+    }
+
     fn write_plan(&self, groups: Vec<Vec<Share>>, job: u32, gate: Option<Arc<Gate>>) -> WritePlan {
         let (record_bytes, limit) = (self.record_bytes, self.job_limit(job));
         WritePlan { groups, group: 0, turn: 0, record_bytes, limit, gate }
     }
 
-    fn read(&self, name: &str, report: &[ZoneInfo]) -> Result<Vec<Plan>> {
+    fn read(&self, name: &str, report: &[ZoneInfo]) -> Result<Vec<ReadPlan>> {
         let mut regions = Vec::new();
         let mut total = 0;
         for zone in report {
@@ -294,7 +352,7 @@ impl Whole {
                 ZoneKind::Sequential | ZoneKind::Conventional => readable / self.record_bytes,
             };
             if records > 0 {
-                regions.push(Region { zone: zone.zone, offset: zone.start, before: total });
+                regions.push(Region { offset: zone.start, before: total });
                 total += records;
             }
         }
@@ -313,12 +371,15 @@ impl Whole {
                         let first = (0..job.into()).map(|job| part(total, job, jobs)).sum();
                         (first, first + part(total, job.into(), jobs))
                     }
-                    Rw::Read | Rw::Randread | Rw::Append | Rw::AppendOrdered | Rw::Write => {
-                        (0, total)
-                    }
+                    Rw::Read
+                    | Rw::Randread
+                    | Rw::Mixed
+                    | Rw::Append
+                    | Rw::AppendOrdered
+                    | Rw::Write => (0, total),
                 };
-                let random = (self.rw == Rw::Randread).then(|| u64::from(job) + 1);
-                Plan::Read(ReadPlan {
+                let random = (self.rw != Rw::Read).then(|| u64::from(job) + 1);
+                ReadPlan {
                     regions: regions.clone(),
                     record_bytes: self.record_bytes,
                     first,
@@ -327,7 +388,7 @@ impl Whole {
                     region: 0,
                     random,
                     limit: self.job_limit(job),
-                })
+                }
             })
             .collect())
     }
@@ -428,14 +489,15 @@ mod tests {
     }
 
     fn whole(rw: Rw, jobs: u32, limit: Option<u64>) -> Whole {
-        Whole { rw, record_bytes: 100, jobs, limit }
+        Whole { rw, record_bytes: 100, jobs, limit, rwmixread: 50 }
     }
 
     fn drain(plan: &mut WritePlan) -> (Vec<(u32, u64)>, usize) {
         let (mut records, mut gates) = (Vec::new(), 0);
         loop {
             match plan.next() {
-                Next::Record { zone, offset } => records.push((zone, offset)),
+                Next::Write { zone, offset } => records.push((zone, offset)),
+                Next::Read { offset } => panic!("a read from {offset}"),
                 Next::Gate => gates += 1,
                 Next::End => return (records, gates),
             }
@@ -482,7 +544,7 @@ mod tests {
         for rw in [Rw::Read, Rw::Randread] {
             let mut plans = whole(rw, 1, Some(20)).read("disk", &report).unwrap();
             let mut seen = Vec::new();
-            while let Next::Record { offset, .. } = plans[0].next() {
+            while let Next::Read { offset } = plans[0].next() {
                 assert!([0, 100, 2000, 2100, 2200].contains(&offset), "{offset}");
                 seen.push(offset);
             }
@@ -492,6 +554,29 @@ mod tests {
             }
         }
         assert!(whole(Rw::Read, 1, None).read("disk", &[zone(0, 0)]).is_err());
+    }
+
+    #[test]
+    fn mixed_work_keeps_its_share_of_reads_and_its_limit() {
+        let whole = Whole { rwmixread: 70, ..whole(Rw::Mixed, 1, Some(30)) };
+        let unlimited = Whole { limit: None, ..whole };
+        let write = unlimited.append(&candidates(usize::MAX)).remove(0);
+        let read = unlimited.read("disk", &[zone(0, 300)]).unwrap().remove(0);
+        let mut plan = whole.mixed(0, write, read);
+        let (mut reads, mut writes) = (0, 0);
+        loop {
+            match plan.next() {
+                Next::Read { offset } => {
+                    assert!([0, 100, 200].contains(&offset));
+                    reads += 1;
+                }
+                Next::Write { .. } => writes += 1,
+                Next::Gate => panic!("no limit"),
+                Next::End => break,
+            }
+        }
+        assert_eq!(reads + writes, 30);
+        assert!((15..=27).contains(&reads), "{reads}");
     }
 
     #[test]

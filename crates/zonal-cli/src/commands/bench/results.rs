@@ -16,9 +16,9 @@ use serde::{Serialize, Serializer};
 use zonal::Device;
 
 use super::{
-    Work,
+    Rw, Work,
     verify::Verified,
-    worker::{self, JobResult},
+    worker::{Direction, JobResult},
 };
 use crate::{
     args::format_size,
@@ -53,9 +53,9 @@ impl Cpu {
 
 /// All jobs' results taken together.
 pub(super) struct Measured {
-    pub(super) ios: u64,
     pub(super) elapsed: Duration,
-    pub(super) latency_ns: Histogram<u64>,
+    pub(super) read: Direction,
+    pub(super) write: Direction,
     pub(super) cpu: Cpu,
     /// What the flush after the last record took.
     pub(super) flush: Duration,
@@ -65,22 +65,39 @@ pub(super) struct Measured {
 
 impl Measured {
     /// Merges the jobs' results; the errors are handed back, lowest job first.
-    pub(super) fn merge(jobs: Vec<JobResult>, cpu: Cpu) -> Result<(Self, Vec<anyhow::Error>)> {
+    pub(super) fn merge(
+        jobs: Vec<JobResult>,
+        cpu: Cpu,
+        timeline: bool,
+    ) -> Result<(Self, Vec<anyhow::Error>)> {
         let started = jobs.iter().map(|job| job.started).min();
         let ended = jobs.iter().map(|job| job.ended).max();
         let elapsed = started.zip(ended).map(|(started, ended)| ended - started);
         let elapsed = elapsed.unwrap_or_default();
-        let latency_ns = worker::histogram()?;
-        let flush = Duration::ZERO;
-        let mut merged = Self { ios: 0, elapsed, latency_ns, cpu, flush, logs: Vec::new() };
+        let (read, write) = (Direction::new(timeline)?, Direction::new(timeline)?);
+        let (flush, logs) = (Duration::ZERO, Vec::new());
+        let mut merged = Self { elapsed, read, write, cpu, flush, logs };
         let mut errors = Vec::new();
         for job in jobs {
-            merged.ios += job.ios;
-            merged.latency_ns.add(&job.latency_ns)?;
+            merged.read.add(job.read)?;
+            merged.write.add(job.write)?;
             merged.logs.push(job.log);
             errors.extend(job.error);
         }
         Ok((merged, errors))
+    }
+
+    /// Records of both directions.
+    pub(super) fn ios(&self) -> u64 {
+        self.read.ios() + self.write.ios()
+    }
+
+    /// Latencies of both directions.
+    fn latency_ns(&self) -> Histogram<u64> {
+        let mut both = self.read.latency_ns.clone();
+        // All have the same bounds.
+        let _ = both.add(&self.write.latency_ns);
+        both
     }
 }
 
@@ -116,6 +133,22 @@ pub(super) struct Summary {
     flush_ns: u64,
     verified: u64,
     verify_errors: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rwmixread: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read: Option<OneWay>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write: Option<OneWay>,
+}
+
+/// Of mixed work, what went one way.
+#[derive(Serialize)]
+struct OneWay {
+    total_ios: u64,
+    io_bytes: u64,
+    iops: f64,
+    bw_bytes: f64,
+    lat_ns: Latency,
 }
 
 #[derive(Serialize)]
@@ -145,22 +178,24 @@ impl Results<'_> {
     }
 
     fn iops(&self) -> f64 {
-        self.measured.ios as f64 / self.seconds()
+        self.measured.ios() as f64 / self.seconds()
     }
 
     fn bytes(&self) -> u64 {
-        self.measured.ios * self.work.record_bytes as u64
+        self.measured.ios() * self.work.record_bytes as u64
     }
 
     /// `time` for each operation, in nanoseconds.
     fn per_op(&self, time: Duration) -> f64 {
-        time.as_secs_f64() * 1e9 / self.measured.ios.max(1) as f64
+        time.as_secs_f64() * 1e9 / self.measured.ios().max(1) as f64
     }
 
     /// The result as it goes into JSON.
     pub(super) fn summary(&self) -> Summary {
-        let Measured { latency_ns, cpu, flush, elapsed, ios, .. } = self.measured;
+        let Measured { cpu, flush, elapsed, read, write, .. } = self.measured;
         let limits = self.device.limits();
+        let mixed = self.work.rw == Rw::Mixed;
+        let one_way = |direction| mixed.then(|| self.one_way(direction));
         let percent = |time: Duration| 100.0 * time.as_secs_f64() / self.seconds();
         Summary {
             target: self.device.name().to_owned(),
@@ -170,24 +205,53 @@ impl Results<'_> {
             numjobs: self.work.jobs,
             engine: limits.engine.to_owned(),
             direct_io: limits.direct_io,
-            total_ios: *ios,
+            total_ios: self.measured.ios(),
             io_bytes: self.bytes(),
             runtime: elapsed.as_secs_f64() * 1e3,
             iops: self.iops(),
             bw_bytes: self.bytes() as f64 / self.seconds(),
-            lat_ns: latency(latency_ns),
+            lat_ns: latency(&self.measured.latency_ns()),
             usr_cpu: percent(cpu.user),
             sys_cpu: percent(cpu.system),
             cpu_ns_per_op: self.per_op(cpu.user + cpu.system),
             flush_ns: u64::try_from(flush.as_nanos()).unwrap_or(u64::MAX),
             verified: self.verified.map_or(0, |verified| verified.records),
             verify_errors: self.verified.map_or(0, |verified| verified.wrong),
+            rwmixread: mixed.then_some(self.work.rwmixread),
+            read: one_way(read),
+            write: one_way(write),
         }
+    }
+
+    fn one_way(&self, direction: &Direction) -> OneWay {
+        let io_bytes = direction.ios() * self.work.record_bytes as u64;
+        OneWay {
+            total_ios: direction.ios(),
+            io_bytes,
+            iops: direction.ios() as f64 / self.seconds(),
+            bw_bytes: io_bytes as f64 / self.seconds(),
+            lat_ns: latency(&direction.latency_ns),
+        }
+    }
+
+    /// For people, what went one way of mixed work.
+    fn line_of(&self, direction: &Direction) -> String {
+        let OneWay { iops, bw_bytes, .. } = self.one_way(direction);
+        let at =
+            |percentile| format_nanos(direction.latency_ns.value_at_percentile(percentile) as f64);
+        format!(
+            "{} IOPS, {}; p50 {}, p99 {}",
+            format_count(iops),
+            format_rate(bw_bytes),
+            at(50.0),
+            at(99.0)
+        )
     }
 
     /// The result for people.
     pub(super) fn write(&self, mut out: impl Write) -> io::Result<()> {
-        let Measured { latency_ns, cpu, flush, elapsed, ios, .. } = self.measured;
+        let Measured { cpu, flush, elapsed, read, write, .. } = self.measured;
+        let (ios, latency_ns) = (self.measured.ios(), self.measured.latency_ns());
         let Work { rw, record_bytes, iodepth, jobs, .. } = self.work;
         let limits = self.device.limits();
         let direct = if limits.direct_io { ", direct" } else { "" };
@@ -219,6 +283,10 @@ impl Results<'_> {
                 format_nanos(latency_ns.max() as f64)
             ),
         )?;
+        if *rw == Rw::Mixed {
+            line("reads", format_args!("{}", self.line_of(read)))?;
+            line("writes", format_args!("{}", self.line_of(write)))?;
+        }
         line(
             "processor",
             format_args!(

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::signals::Interrupt;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::statvfs;
 use zonal::{CreateOptions, Geometry, Preallocate};
@@ -30,6 +31,7 @@ impl Temporary {
         parent: &Path,
         wanted: Option<u64>,
         preallocate: Preallocate,
+        interrupt: &Interrupt,
     ) -> Result<Self> {
         let place = || parent.display().to_string();
         let disk = statvfs(parent).with_context(place)?;
@@ -50,7 +52,9 @@ impl Temporary {
         let mut geometry = Geometry::with_size(size);
         geometry.zone_size = ZONE_SIZE;
         geometry.zone_capacity = ZONE_SIZE;
-        let options = CreateOptions { geometry, preallocate, force: false, progress: None };
+        let mut progress = |_, _| interrupt.check();
+        let progress = Some(&mut progress as &mut dyn FnMut(_, _) -> _);
+        let options = CreateOptions { geometry, preallocate, force: false, progress };
         zonal::create(&temporary.image, options)?;
         Ok(temporary)
     }

@@ -18,13 +18,15 @@ use zonal::{Buffer, Completion, Device, Queue, QueueOptions, Request, ZoneState}
 
 use super::{
     Rw,
+    pace::Pace,
     pattern::Pattern,
     plan::{Gate, Next, Plan},
+    timeline::Timeline,
 };
 use crate::{signals::Interrupt, transfer};
 
 /// Latencies up to a minute, to three digits.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
+pub(super) const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 /// An empty histogram of latencies in nanoseconds.
 pub(super) fn histogram() -> Result<Histogram<u64>> {
@@ -40,6 +42,12 @@ pub(super) struct Shared<'a> {
     pub(super) rw: Rw,
     pub(super) record_bytes: usize,
     pub(super) iodepth: usize,
+    pub(super) fixedbufs: bool,
+    pub(super) sqpoll: bool,
+    /// The least time from one record of a job to its next.
+    pub(super) interval: Option<Duration>,
+    /// Keep what a plot needs.
+    pub(super) timeline: bool,
     pub(super) runtime: Option<Duration>,
     /// All are ready; the clock starts.
     pub(super) ready: &'a Barrier,
@@ -49,10 +57,35 @@ pub(super) struct Shared<'a> {
     pub(super) interrupt: &'a Interrupt,
 }
 
+/// What went one way.
+pub(super) struct Direction {
+    pub(super) latency_ns: Histogram<u64>,
+    /// Empty when nobody plots.
+    pub(super) timeline: Timeline,
+}
+
+impl Direction {
+    /// Nothing yet.
+    pub(super) fn new(timeline: bool) -> Result<Self> {
+        Ok(Self { latency_ns: histogram()?, timeline: Timeline::new(timeline)? })
+    }
+
+    /// How many records.
+    pub(super) fn ios(&self) -> u64 {
+        self.latency_ns.len()
+    }
+
+    /// Adds what another job did.
+    pub(super) fn add(&mut self, other: Self) -> Result<()> {
+        self.latency_ns.add(&other.latency_ns)?;
+        self.timeline.add(other.timeline)
+    }
+}
+
 /// What one job did.
 pub(super) struct JobResult {
-    pub(super) ios: u64,
-    pub(super) latency_ns: Histogram<u64>,
+    pub(super) read: Direction,
+    pub(super) write: Direction,
     pub(super) started: Instant,
     pub(super) ended: Instant,
     /// Where each record landed, by sequence number; empty when nobody verifies.
@@ -66,6 +99,9 @@ struct Slot {
     buffer: Option<Buffer>,
     sequence: u64,
     started: Instant,
+    reads: bool,
+    /// The buffer holds the pattern, and not what was read into it.
+    filled: bool,
 }
 
 /// Runs one job. Whatever happens, it passes both barriers, so that no other job hangs.
@@ -75,10 +111,7 @@ pub(super) fn run(
     pattern: Option<&Pattern>,
     log: bool,
 ) -> Result<JobResult> {
-    let gate = match &plan {
-        Plan::Write(plan) => plan.gate.clone(),
-        Plan::Read(_) => None,
-    };
+    let gate = plan.gate();
     let job = Job::new(shared, plan, pattern, log);
     shared.ready.wait();
     shared.go.wait();
@@ -109,6 +142,7 @@ struct Job<'a> {
     slots: Vec<Slot>,
     idle: Vec<usize>,
     queue: Queue,
+    pace: Option<Pace>,
     sequence: u64,
     result: JobResult,
 }
@@ -124,6 +158,8 @@ impl<'a> Job<'a> {
             depth: u32::try_from(shared.iodepth)?,
             buffer_bytes: shared.record_bytes,
             batch: Some(u32::try_from(shared.iodepth / 4)?.max(1)),
+            fixed_buffers: shared.fixedbufs,
+            sqpoll: shared.sqpoll,
             ..Default::default()
         };
         let mut queue = shared.device.queue(&options)?;
@@ -134,14 +170,21 @@ impl<'a> Job<'a> {
             if let Some(pattern) = pattern {
                 pattern.fill(&mut buffer);
             }
-            slots.push(Slot { buffer: Some(buffer), sequence: 0, started: now });
+            slots.push(Slot {
+                buffer: Some(buffer),
+                sequence: 0,
+                started: now,
+                reads: false,
+                filled: true,
+            });
         }
         // Virtual memory until it is used.
         let log = if logs { Vec::with_capacity(usize::try_from(plan.records())?) } else { vec![] };
-        let latency_ns = histogram()?;
-        let result = JobResult { ios: 0, latency_ns, started: now, ended: now, log, error: None };
+        let (read, write) = (Direction::new(shared.timeline)?, Direction::new(shared.timeline)?);
+        let result = JobResult { read, write, started: now, ended: now, log, error: None };
+        let pace = shared.interval.map(Pace::new);
         let idle = (0..shared.iodepth).rev().collect();
-        Ok(Self { shared, plan, pattern, logs, slots, idle, queue, sequence: 0, result })
+        Ok(Self { shared, plan, pattern, logs, slots, idle, queue, pace, sequence: 0, result })
     }
 
     /// The hot loop.
@@ -150,8 +193,9 @@ impl<'a> Job<'a> {
         let mut now = self.result.started;
         while !self.is_over(now, deadline) {
             match self.fill(now)? {
-                Next::Record { .. } => now = self.reap(1)?,
-                Next::Gate => {
+                Fed::Full => now = self.reap(1)?,
+                Fed::Early(rest) => now = self.pause(rest, deadline)?,
+                Fed::Gate => {
                     self.drain()?;
                     let stop = || self.is_over(Instant::now(), deadline);
                     let Some(gate) = gate else { break };
@@ -160,10 +204,23 @@ impl<'a> Job<'a> {
                     }
                     now = Instant::now();
                 }
-                Next::End => break,
+                Fed::End => break,
             }
         }
         Ok(())
+    }
+
+    /// Takes what completes until the next record is due.
+    fn pause(&mut self, rest: Duration, deadline: Option<Instant>) -> Result<Instant> {
+        if self.queue.in_flight() > 0 {
+            return self.reap(1);
+        }
+        // A signal, or a job that failed, is seen within this time.
+        const GLANCE: Duration = Duration::from_millis(20);
+        let now = Instant::now();
+        let left = deadline.map_or(rest, |at| rest.min(at.saturating_duration_since(now)));
+        std::thread::sleep(left.min(GLANCE));
+        Ok(Instant::now())
     }
 
     fn is_over(&self, now: Instant, deadline: Option<Instant>) -> bool {
@@ -173,24 +230,40 @@ impl<'a> Job<'a> {
             || self.shared.interrupt.came()
     }
 
-    /// Pushes until all slots are in flight, or the plan has something else in mind.
-    fn fill(&mut self, now: Instant) -> Result<Next> {
-        let mut next = Next::Record { zone: 0, offset: 0 };
+    /// Pushes until all slots are in flight, the next record is not due yet, or the plan has
+    /// something else in mind.
+    fn fill(&mut self, now: Instant) -> Result<Fed> {
         while let Some(&at) = self.idle.last() {
-            next = self.plan.next();
-            let Next::Record { zone, offset } = next else { break };
-            self.push(at, zone, offset, now)?;
+            if let Some(pace) = &self.pace
+                && let Some(rest) = pace.rest(now.duration_since(self.result.started))
+            {
+                return Ok(Fed::Early(rest));
+            }
+            match self.plan.next() {
+                Next::Write { zone, offset } => self.push_write(at, zone, offset, now)?,
+                Next::Read { offset } => self.push_read(at, offset, now)?,
+                Next::Gate => return Ok(Fed::Gate),
+                Next::End => return Ok(Fed::End),
+            }
             self.idle.pop();
+            if let Some(pace) = &mut self.pace {
+                pace.step();
+            }
         }
-        Ok(next)
+        Ok(Fed::Full)
     }
 
-    fn push(&mut self, at: usize, zone: u32, offset: u64, now: Instant) -> Result<()> {
+    fn push_write(&mut self, at: usize, zone: u32, offset: u64, now: Instant) -> Result<()> {
         let slot = &mut self.slots[at];
         let mut buffer = slot.buffer.take().context("a slot lost its buffer")?;
         slot.sequence = self.sequence;
         slot.started = now;
+        slot.reads = false;
         if let Some(pattern) = self.pattern {
+            if !slot.filled {
+                pattern.fill(&mut buffer);
+                slot.filled = true;
+            }
             pattern.stamp(&mut buffer, self.sequence);
         }
         if self.logs {
@@ -198,12 +271,20 @@ impl<'a> Job<'a> {
         }
         self.sequence += 1;
         let request = match self.shared.rw {
-            Rw::Append => Request::append(zone, buffer),
             Rw::AppendOrdered => Request::append_ordered(zone, buffer),
             Rw::Write => Request::write_at(offset, buffer),
-            Rw::Read | Rw::Randread => Request::read_at(offset, buffer),
+            Rw::Append | Rw::Mixed | Rw::Read | Rw::Randread => Request::append(zone, buffer),
         };
         transfer::push(&mut self.queue, request.tag(at as u64))
+    }
+
+    fn push_read(&mut self, at: usize, offset: u64, now: Instant) -> Result<()> {
+        let slot = &mut self.slots[at];
+        let buffer = slot.buffer.take().context("a slot lost its buffer")?;
+        slot.started = now;
+        slot.reads = true;
+        slot.filled = false;
+        transfer::push(&mut self.queue, Request::read_at(offset, buffer).tag(at as u64))
     }
 
     /// Submits, waits for `min` completions, and takes all there are. Returns the time they came.
@@ -234,9 +315,11 @@ impl<'a> Job<'a> {
                 let latency = now.duration_since(slot.started).as_nanos();
                 // Saturates at the histogram's end, long before 64 bits do.
                 let latency = u64::try_from(latency).unwrap_or(u64::MAX);
-                self.result.latency_ns.saturating_record(latency);
-                self.result.ios += 1;
-                if self.logs {
+                let direction =
+                    if slot.reads { &mut self.result.read } else { &mut self.result.write };
+                direction.latency_ns.saturating_record(latency);
+                direction.timeline.record(now.duration_since(self.result.started), latency)?;
+                if self.logs && !slot.reads {
                     self.result.log[usize::try_from(slot.sequence)?] = offset;
                 }
             }
@@ -250,6 +333,18 @@ impl<'a> Job<'a> {
         }
         Ok(())
     }
+}
+
+/// Why no more was pushed.
+enum Fed {
+    /// All slots are in flight.
+    Full,
+    /// The next record is due in so long.
+    Early(Duration),
+    /// The group of zones is full.
+    Gate,
+    /// The plan is over.
+    End,
 }
 
 /// Finishes those of `zones` that are not full by themselves, so that their places become free.

@@ -1,6 +1,6 @@
 //! The ring against the kernel it runs on.
 
-use super::super::tests::{engine, fixture, notify_after, slab};
+use super::super::tests::{engine, fixture, notify_after, polled_engine, slab};
 use super::super::{Engine, EngineKind, Notifier};
 use super::*;
 use crate::buffer::Buffer;
@@ -52,4 +52,55 @@ fn a_small_arena_is_registered_and_a_huge_one_is_not() {
     let mut slab = slab(&mut engine);
     slab.push(IoKind::Read, 0, huge.lease(4096).unwrap(), 1, true);
     assert!(matches!(slab.finish()[&1].0, Ok(4096)));
+}
+
+#[test]
+fn a_thread_of_the_kernel_takes_more_requests_than_its_ring_holds() {
+    let fixture = fixture(EngineKind::IoUring, 1 << 20);
+    let mut engine = polled_engine(&fixture.disk, 8, None);
+    // The first of each round finds the thread asleep.
+    for round in 0..3 {
+        let mut slab = slab(&mut engine);
+        for token in 0..200 {
+            let mut buffer = Buffer::unpooled(4096);
+            buffer.fill(round + 1);
+            slab.push(IoKind::Write, token * 4096, buffer, token, false);
+        }
+        let ended = slab.finish();
+        assert!(ended.len() <= 200 && ended.values().all(|(result, _)| matches!(result, Ok(4096))));
+        std::thread::sleep(Duration::from_millis(u64::from(2 * SQPOLL_IDLE_MS)));
+    }
+    let mut bytes = vec![0; 200 * 4096];
+    fixture.disk.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 3));
+}
+
+#[test]
+fn nothing_goes_to_the_kernel_s_thread_before_it_is_submitted() {
+    let fixture = fixture(EngineKind::IoUring, 4096);
+    let mut engine = polled_engine(&fixture.disk, 8, None);
+    // Awake, and looking.
+    engine.submit(0, None).unwrap();
+    let mut slab = slab(&mut engine);
+    let mut buffer = Buffer::unpooled(4096);
+    buffer.fill(7);
+    slab.push(IoKind::Write, 0, buffer, 1, false);
+    std::thread::sleep(Duration::from_millis(20));
+    let mut bytes = [0; 4096];
+    fixture.disk.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes[0], 0);
+    slab.finish();
+    fixture.disk.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes[0], 7);
+}
+
+#[test]
+fn a_notification_ends_a_wait_beside_the_kernel_s_thread_too() {
+    let fixture = fixture(EngineKind::IoUring, 4096);
+    let mut engine = polled_engine(&fixture.disk, 8, None);
+    for _ in 0..3 {
+        let notifier = notify_after(engine.notifier(), Duration::from_millis(60));
+        engine.submit(1, Some(Duration::from_secs(30))).unwrap();
+        notifier.join().unwrap();
+    }
 }

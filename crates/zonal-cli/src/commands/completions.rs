@@ -1,0 +1,45 @@
+//! `zonal completions` and `zonal man`: what shells and `man` need, from the words that the program
+//! itself is made of.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use crate::{Cli, outcome::Outcome, output::Ui};
+
+/// The words of `completions`.
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+/// The words of `man`.
+#[derive(Args, Debug)]
+pub(crate) struct ManArgs {
+    /// The folder that the pages go into; made if it is not there
+    dir: PathBuf,
+}
+
+/// Runs `completions`.
+pub(crate) fn run(args: &CompletionsArgs) -> Result<Outcome> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "zonal", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(Outcome::Done)
+}
+
+/// Runs `man`.
+pub(crate) fn run_man(args: &ManArgs, ui: &Ui) -> Result<Outcome> {
+    let place = || args.dir.display().to_string();
+    fs::create_dir_all(&args.dir).with_context(place)?;
+    clap_mangen::generate_to(Cli::command(), &args.dir).with_context(place)?;
+    ui.say(format_args!("{}: a page for each command; try: man {0}/zonal.1", args.dir.display()));
+    Ok(Outcome::Done)
+}
