@@ -7,6 +7,11 @@ EXAMPLES:
   zonal create zns.qcow2 --size 8G --zone-size 64M --zone-capacity 48M --max-open-zones 14
   zonal create smr.qcow2 --size 8G --conventional-zones 4 --preallocate falloc";
 
+pub(crate) const ADOPT: &str = "\
+EXAMPLES:
+  qemu-img create -q -f qcow2 other.qcow2 1G && zonal adopt other.qcow2 --zone-size 64M
+  qemu-img create -q -f qcow2 zns.qcow2 1G && zonal adopt zns.qcow2 --zone-size 64M --max-open-zones 4";
+
 pub(crate) const INFO: &str = "\
 EXAMPLES:
   zonal info disk.qcow2

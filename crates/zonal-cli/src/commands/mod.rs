@@ -32,6 +32,7 @@ pub(crate) enum Command {
     #[command(after_help = examples::CREATE)]
     Create(create::CreateArgs),
     /// Give zones to a qcow2 image of another making, with its data
+    #[command(after_help = examples::ADOPT)]
     Adopt(adopt::AdoptArgs),
     /// Show a drive's geometry, limits and condition
     #[command(after_help = examples::INFO)]

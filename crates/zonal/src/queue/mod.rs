@@ -75,8 +75,8 @@ pub struct QueueOptions {
     /// memory; see [`Queue::has_fixed_buffers`].
     pub fixed_buffers: bool,
     /// Whether a thread of the kernel looks for requests (fio's `sqpoll_thread`), so that sending
-    /// them needs no system call. It takes a processor as long as requests come; drives in memory
-    /// and the simulated disk have none.
+    /// them needs no system call. It takes a processor as long as requests come. Only the ring has
+    /// one: the threads engine, drives in memory and the simulated disk go on without.
     pub sqpoll: bool,
 }
 

@@ -2,10 +2,13 @@
 
 use crate::abilities::COUNT;
 use crate::abilities::Cell::{self, Has, Lacks, Refuses};
+use crate::plain::plain;
 use std::fs::{self, File};
 use std::path::Path;
 use zonal::ErrorKind::{NotAtWritePointer, OutOfRange, Unsupported};
-use zonal::{CreateOptions, EngineChoice, Error, Geometry, OpenOptions, Preallocate, Target};
+use zonal::{
+    AdoptOptions, CreateOptions, EngineChoice, Error, Geometry, OpenOptions, Preallocate, Target,
+};
 
 /// Bytes of a block, on every drive here.
 pub(crate) const BLOCK: u64 = 4096;
@@ -61,6 +64,20 @@ pub(crate) const BACKENDS: &[Backend] = &[
         cells: IMAGE,
     },
     Backend {
+        name: "adopted, io_uring",
+        engine: EngineChoice::IoUring,
+        make: adopted,
+        make_nearly_full: None,
+        cells: IMAGE,
+    },
+    Backend {
+        name: "adopted, threads",
+        engine: EngineChoice::Threads,
+        make: adopted,
+        make_nearly_full: None,
+        cells: IMAGE,
+    },
+    Backend {
         name: "file:, io_uring",
         engine: EngineChoice::IoUring,
         make: file,
@@ -108,6 +125,28 @@ fn image(folder: &Path) -> Target {
     let preallocate = Preallocate::Off;
     let options = CreateOptions { geometry: geometry(), preallocate, force: false, progress: None };
     zonal::create(&path, options).unwrap();
+    Target::Path(path)
+}
+
+/// An image of another making, without a cluster, that was given zones.
+fn adopted(folder: &Path) -> Target {
+    const CLUSTER_BITS: u32 = 16;
+    let geometry = geometry();
+    let image = plain(CLUSTER_BITS, geometry.size, &[]);
+    let mut bytes = vec![0; image.len() as usize];
+    image.read(0, &mut bytes);
+    let path = folder.join("disk.qcow2");
+    fs::write(&path, bytes).unwrap();
+    let options = AdoptOptions {
+        zone_size: Some(geometry.zone_size),
+        zone_capacity: Some(geometry.zone_capacity),
+        conventional_zones: geometry.conventional_zones,
+        max_open_zones: geometry.max_open_zones,
+        max_active_zones: geometry.max_active_zones,
+        max_append: Some(geometry.max_append),
+        ..AdoptOptions::default()
+    };
+    zonal::adopt(&path, options).unwrap();
     Target::Path(path)
 }
 

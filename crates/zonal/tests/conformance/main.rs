@@ -12,6 +12,8 @@
 mod abilities;
 mod backends;
 mod bench;
+#[path = "../foreign/plain.rs"]
+mod plain;
 mod rules;
 
 use abilities::{ABILITIES, Ability};
@@ -54,6 +56,16 @@ fn an_image_over_io_uring_conforms() {
 #[test]
 fn an_image_over_threads_conforms() {
     conform("image, threads");
+}
+
+#[test]
+fn an_adopted_image_over_io_uring_conforms() {
+    conform("adopted, io_uring");
+}
+
+#[test]
+fn an_adopted_image_over_threads_conforms() {
+    conform("adopted, threads");
 }
 
 #[test]
