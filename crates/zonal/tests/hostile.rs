@@ -278,30 +278,30 @@ fn every_field_of_the_extensions() {
                 (zoned + 4, half(0), "0 zones"),
                 (zoned + 4, half(1_000_000), "1000000 zones"),
                 (zoned + 4, half(u32::MAX), "4294967295 zones"),
-                (zoned + 8, whole(0), "zone size 0"),
+                (zoned + 8, whole(0), "zone-size 0"),
                 (zoned + 8, whole(3 << 20), "no power of two"),
-                (zoned + 8, whole(1 << 63), "zone size"),
-                (zoned + 8, whole(u64::MAX), "zone size"),
-                (zoned + 16, whole(0), "zone capacity 0"),
-                (zoned + 16, whole(2 << 20), "zone capacity"),
-                (zoned + 16, whole(!4095), "zone capacity"),
+                (zoned + 8, whole(1 << 63), "zone-size"),
+                (zoned + 8, whole(u64::MAX), "zone-size"),
+                (zoned + 16, whole(0), "zone-capacity 0"),
+                (zoned + 16, whole(2 << 20), "zone-capacity"),
+                (zoned + 16, whole(!4095), "zone-capacity"),
                 (zoned + 24, whole(0), "overlaps"),
                 (zoned + 24, whole(1), "does not start on a cluster"),
                 (zoned + 24, whole(1 << 55), "past the end"),
                 (zoned + 24, whole(!((2 << 20) - 1)), "past the end"),
                 (zoned + 24, whole(ours), "overlaps"),
-                (zoned + 32, half(8), "8 conventional zones"),
-                (zoned + 32, half(u32::MAX), "conventional zones"),
+                (zoned + 32, half(8), "conventional-zones 8"),
+                (zoned + 32, half(u32::MAX), "conventional-zones"),
                 (zonal - 8, half(0x007a_6264), "a second header extension"),
                 (zonal - 4, half(44), "44 bytes, not 52"),
                 (zonal - 4, half(0), "cut short"),
                 (zonal, half(0), "version 0"),
                 (zonal, half(2), "version 2"),
-                (zonal + 4, half(0), "block size 0"),
-                (zonal + 4, half(1024), "block size 1024"),
-                (zonal + 4, half(1 << 31), "block size"),
-                (zonal + 8, half(0), "append limit 0"),
-                (zonal + 8, half(5), "append limit 5"),
+                (zonal + 4, half(0), "block-size 0"),
+                (zonal + 4, half(1024), "block-size 1024"),
+                (zonal + 4, half(1 << 31), "block-size"),
+                (zonal + 8, half(0), "max-append 0"),
+                (zonal + 8, half(5), "max-append 5"),
                 (zonal + 12, half(1), "reserved"),
                 (zonal + 16, whole(1), "another image"),
                 (zonal + 32, whole(0), "overlaps"),
@@ -323,7 +323,7 @@ fn every_field_of_the_extensions() {
 #[test]
 fn limits_that_cannot_be_reached_are_lowered_and_said() {
     let sound = Sound::ours();
-    for (at, words) in [(36, "max_active_zones"), (40, "max_open_zones")] {
+    for (at, words) in [(36, "max-active-zones"), (40, "max-open-zones")] {
         let image = sound.with(sound.zoned() + at, &half(u32::MAX));
         let drive = zonal::sim::open(&SimDisk::new(&image, quiet()), &OpenOptions::default());
         let warnings = drive.unwrap().info().warnings;

@@ -9,8 +9,8 @@ EXAMPLES:
 
 pub(crate) const ADOPT: &str = "\
 EXAMPLES:
-  qemu-img create -q -f qcow2 other.qcow2 1G && zonal adopt other.qcow2 --zone-size 64M
-  qemu-img create -q -f qcow2 zns.qcow2 1G && zonal adopt zns.qcow2 --zone-size 64M --max-open-zones 4";
+  qemu-img create -qf qcow2 b.qcow2 1G && zonal adopt b.qcow2 --zone-size 64M
+  qemu-img create -qf qcow2 c.qcow2 1G && zonal adopt c.qcow2 --max-open-zones 2";
 
 pub(crate) const INFO: &str = "\
 EXAMPLES:

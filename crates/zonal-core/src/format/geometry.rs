@@ -207,7 +207,7 @@ impl Geometry {
     fn validate_zones(&self) -> Result<()> {
         let Self { size, zone_size, zone_capacity, block_size, .. } = *self;
         if size > MAX_SIZE || zone_size > MAX_SIZE {
-            return invalid(format!("size {size}, zone size {zone_size}; at most {MAX_SIZE}"));
+            return invalid(format!("size {size}, zone-size {zone_size}; at most {MAX_SIZE}"));
         }
         if zone_size / u64::from(block_size) > u32::MAX.into() {
             return invalid(format!(
