@@ -68,7 +68,8 @@ pub enum ZoneKind {
     Conventional,
 }
 
-/// One zone, as [`Device::report`] finds it. All numbers are bytes, absolute on the drive.
+/// One zone, as [`Device::report`] finds it (*Zone Management Receive command, Zone Descriptor*;
+/// Linux `struct blk_zone`). All numbers are bytes, absolute on the drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZoneInfo {
     /// Its number.
@@ -91,15 +92,17 @@ pub struct ZoneInfo {
 /// What the drive can do; asked of the handle one writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest append, in bytes.
+    /// The largest append, in bytes (NVMe ZASL; Linux `zone_append_max_bytes`).
     pub append_bytes_max: u64,
     /// The largest read, write or ordered append, in bytes.
     pub transfer_bytes_max: u64,
     /// Lengths and offsets are multiples of this many bytes.
     pub block_size: u32,
-    /// Zones open at a time; `None` is no limit.
+    /// Zones open at a time, implicitly and explicitly; `None` is no limit (NVMe MOR + 1; Linux
+    /// `max_open_zones`).
     pub max_open_zones: Option<u32>,
-    /// Zones active at a time; `None` is no limit.
+    /// Zones active at a time, open or closed; `None` is no limit (NVMe MAR + 1; Linux
+    /// `max_active_zones`).
     pub max_active_zones: Option<u32>,
     /// What moves the bytes: `io_uring`, `threads`, `memory` or `sim`.
     pub engine: &'static str,

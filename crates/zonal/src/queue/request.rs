@@ -11,7 +11,10 @@ use zonal_core::zone::ZoneOp;
 
 /// One request to a drive; built by the functions named after the operations.
 ///
-/// Offsets and lengths are in bytes and multiples of the drive's block size.
+/// Offsets and lengths are in bytes and multiples of the drive's block size. What goes wrong is in
+/// the [`Completion`], by [`ErrorKind`](crate::ErrorKind). A request that the rules do not allow
+/// comes back with [`Flags::REFUSED`] and has changed nothing. Sections are those of the *NVMe
+/// Zoned Namespace Command Set Specification 1.1*, by their titles.
 #[derive(Debug)]
 #[must_use = "a request does nothing until it is pushed to a queue"]
 pub struct Request {
@@ -120,8 +123,12 @@ impl Request {
         Self { tag: 0, call, fua: false, extra: None }
     }
 
-    /// Writes `data` somewhere in `zone`, whole; the completion says where (NVMe Zone Append).
+    /// Writes `data` somewhere in `zone`, whole; the completion says where (*Zone Append command*).
     /// Any number in flight, in no order. At most [`Limits::append_bytes_max`] bytes.
+    ///
+    /// Refused: `AppendTooLarge`, `InvalidInput` (length, conventional zone), `OutOfRange`,
+    /// `ZoneFull`, `BeyondCapacity`, `ZoneReadOnly`, `ZoneOffline`, `TooManyOpenZones`,
+    /// `TooManyActiveZones`, `DeviceReadOnly`. Failed: `Io`, `NoSpace`, `BehindFailedWrite`.
     ///
     /// [`Limits::append_bytes_max`]: crate::Limits::append_bytes_max
     pub fn append(zone: u32, data: Buffer) -> Self {
@@ -135,47 +142,70 @@ impl Request {
 
     /// Writes `data` at the zone's end, in the order of submission of this queue; the completion
     /// says where. Any length up to what is left: over the append limit it takes the zone alone.
+    ///
+    /// Refused and failed as [`Request::append`], but for `AppendTooLarge`.
     pub fn append_ordered(zone: u32, data: Buffer) -> Self {
         Self::new(Call::AppendOrdered { zone, data })
     }
 
     /// Writes `data` at `offset`, which in a sequential zone must be the write pointer as moved
-    /// by what was submitted before.
+    /// by what was submitted before (*Writing in Sequential Write Required Zones*).
+    ///
+    /// Refused and failed as [`Request::append_ordered`], and refused as `NotAtWritePointer`.
     pub fn write_at(offset: u64, data: Buffer) -> Self {
         Self::new(Call::WriteAt { offset, data })
     }
 
-    /// Fills `into` from `offset`. From a zone's write pointer on it reads zeros.
+    /// Fills `into` from `offset`, across zones if it reaches so far. From a zone's write pointer on
+    /// it reads zeros (*Read command*, deallocated or unwritten logical blocks).
+    ///
+    /// Refused: `InvalidInput`, `OutOfRange`, `ZoneOffline`. Failed: `Io`.
     pub fn read_at(offset: u64, into: Buffer) -> Self {
         Self::new(Call::ReadAt { offset, into })
     }
 
-    /// Opens a zone explicitly.
+    /// Opens a zone explicitly (*Zone Management Send command, Open Zone*; `BLKOPENZONE`).
+    ///
+    /// Refused: `InvalidTransition`, `ZoneReadOnly`, `ZoneOffline`, `TooManyOpenZones`,
+    /// `TooManyActiveZones`, `InvalidInput` (conventional zone), `OutOfRange`.
     pub fn open(zone: u32) -> Self {
         Self::new(Call::Zone { op: ZoneOp::Open, zone })
     }
 
-    /// Closes a zone, once nothing is in flight in it.
+    /// Closes a zone, once nothing is in flight in it (*Close Zone*; `BLKCLOSEZONE`). One with
+    /// nothing written becomes empty.
+    ///
+    /// Refused as [`Request::open`], but for the limits.
     pub fn close(zone: u32) -> Self {
         Self::new(Call::Zone { op: ZoneOp::Close, zone })
     }
 
-    /// Makes a zone full, once nothing is in flight in it; what was left reads as zeros.
+    /// Makes a zone full, once nothing is in flight in it; what was left reads as zeros (*Finish
+    /// Zone*; `BLKFINISHZONE`).
+    ///
+    /// Refused as [`Request::close`]; `Unsupported` for an ordinary file. Failed: `Io`, and the zone
+    /// is as it was.
     pub fn finish(zone: u32) -> Self {
         Self::new(Call::Zone { op: ZoneOp::Finish, zone })
     }
 
-    /// Makes a zone empty, once nothing is in flight in it.
+    /// Makes a zone empty, once nothing is in flight in it (*Reset Zone*; `BLKRESETZONE`).
+    ///
+    /// Refused as [`Request::close`].
     pub fn reset(zone: u32) -> Self {
         Self::new(Call::Zone { op: ZoneOp::Reset, zone })
     }
 
-    /// Resets every sequential zone that is neither read-only nor offline.
+    /// Resets every sequential zone that is neither read-only nor offline (*Reset Zone* with Select
+    /// All). One zone after the other; it stops at the first that fails.
     pub fn reset_all() -> Self {
         Self::new(Call::ResetAll)
     }
 
-    /// Makes durable every write acknowledged before this was submitted.
+    /// Makes durable every write acknowledged before this was submitted (NVMe base specification,
+    /// *Flush command*).
+    ///
+    /// Failed: `DeviceReadOnly`, and nothing is written to the drive any more.
     pub fn flush() -> Self {
         Self::new(Call::Flush)
     }
@@ -186,8 +216,8 @@ impl Request {
         self
     }
 
-    /// Completes a write only when it is durable (Forced Unit Access): it and all that lies
-    /// below it in its zone.
+    /// Completes a write only when it is durable (Force Unit Access): it and all that lies below it
+    /// in its zone. Its completion has [`Flags::DURABLE`].
     pub fn fua(mut self) -> Self {
         self.fua = true;
         self
