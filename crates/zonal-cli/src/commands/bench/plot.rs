@@ -137,7 +137,7 @@ fn panel(
         .x_desc(axis.what)
         .x_labels(axis.labels)
         .x_label_formatter(axis.word)
-        .y_label_formatter(&|nanos| format_nanos(*nanos))
+        .y_label_formatter(&|nanos| latency_label(*nanos))
         .light_line_style(BLACK.mix(0.06))
         .bold_line_style(BLACK.mix(0.12))
         .label_style(("sans-serif", 13))
@@ -150,4 +150,11 @@ fn panel(
         legend.draw(&Text::new(name.as_str(), (26, y - 6), ("sans-serif", 13)))?;
     }
     Ok(())
+}
+
+/// What stands at a line of a logarithmic axis: 1, 2 and 5 of each decade; the others lie too close.
+fn latency_label(nanos: f64) -> String {
+    let first = nanos / 10_f64.powf(nanos.log10().floor());
+    let stands = [1.0, 2.0, 5.0, 10.0].iter().any(|digit| (first - digit).abs() < 0.01);
+    if stands { format_nanos(nanos) } else { String::new() }
 }
