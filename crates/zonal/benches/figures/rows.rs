@@ -1,6 +1,6 @@
 //! What is measured, row by row, and what is to be reached.
 
-use crate::handles;
+use crate::handles::{self, Tasks};
 use crate::image::{ImageDrive, Work};
 use crate::memory;
 use crate::options::Options;
@@ -50,6 +50,11 @@ pub(crate) const ROWS: &[Row] = &[
         "handle-64zones",
         "image: append 4 KiB by handles under tokio, iodepth 32, 64 zones",
         handle_64_zones
+    ),
+    row!(
+        "handle-10000",
+        "image: append 4 KiB by 10 000 tasks under tokio, 64 zones",
+        handle_10_000
     ),
     row!(
         "scattered",
@@ -220,19 +225,42 @@ fn sizes(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
 }
 
 fn handle_d32(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
-    by_handles(bench, APPEND, "one zone")
+    by_handles(bench, APPEND, "iodepth 32, one zone", each_awaits(APPEND.depth))
 }
 
 fn handle_64_zones(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
-    by_handles(bench, Work { zones: 64, ..APPEND }, "64 zones")
+    let work = Work { zones: 64, ..APPEND };
+    by_handles(bench, work, "iodepth 32, 64 zones", each_awaits(APPEND.depth))
 }
 
-fn by_handles(bench: &mut Bench<'_>, work: Work, zones: &str) -> anyhow::Result<Vec<Line>> {
+/// The queue has as many under way as the handles let through at a time.
+fn handle_10_000(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
+    bench.prepare_image()?;
+    let depth = bench.image()?.device.limits().operations_max;
+    let work = Work { zones: 64, depth, ..APPEND };
+    let mut lines = by_handles(bench, work, "64 zones, 10 000 tasks", each_awaits(10_000))?;
+    let dropping = Tasks { count: 10_000, drop_half: true };
+    lines.extend(by_handles(bench, work, "64 zones, 10 000 tasks, half dropped", dropping)?);
+    Ok(lines)
+}
+
+fn each_awaits(count: u32) -> Tasks {
+    Tasks { count, drop_half: false }
+}
+
+fn by_handles(
+    bench: &mut Bench<'_>,
+    work: Work,
+    said: &str,
+    tasks: Tasks,
+) -> anyhow::Result<Vec<Line>> {
     bench.prepare_image()?;
     let image = bench.image()?;
-    let paired = bench
-        .compare(|time| handles::append(image, work, time), |time| image.append(work, time))?;
-    let name = format!("image: append 4 KiB, iodepth 32, {zones}, handles under tokio");
+    let paired = bench.compare(
+        |time| handles::append(image, work, tasks, time),
+        |time| image.append(work, time),
+    )?;
+    let name = format!("image: append 4 KiB, {said}, handles under tokio");
     let sides = ["handles", "queue"];
     Ok(vec![
         Line::ratio(

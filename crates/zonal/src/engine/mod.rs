@@ -128,12 +128,21 @@ pub(crate) struct EngineOptions {
     pub(crate) register_buffers: bool,
     /// Whether a thread of the kernel takes what is pushed, instead of a system call.
     pub(crate) sqpoll: bool,
+    /// Whether only the thread that makes the engine ever waits for it, in [`Engine::submit`]:
+    /// nobody polls its descriptor. A wait for several completions is then one sleep.
+    pub(crate) private: bool,
 }
 
 impl Default for EngineOptions {
     /// 128 and 256: four times the depth at which the fastest devices here are saturated.
     fn default() -> Self {
-        Self { sq_entries: 128, cq_entries: 256, register_buffers: true, sqpoll: false }
+        Self {
+            sq_entries: 128,
+            cq_entries: 256,
+            register_buffers: true,
+            sqpoll: false,
+            private: false,
+        }
     }
 }
 

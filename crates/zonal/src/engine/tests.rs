@@ -58,14 +58,15 @@ pub(super) fn engine(
     cq_entries: u32,
     arena: Option<&Arena>,
 ) -> Engine {
-    let options = EngineOptions { sq_entries, cq_entries, register_buffers: true, sqpoll: false };
+    let options = EngineOptions { sq_entries, cq_entries, ..EngineOptions::default() };
     disk.engine(&options, arena).unwrap()
 }
 
 /// One whose requests a thread of the kernel takes.
 pub(super) fn polled_engine(disk: &Disk, sq_entries: u32, arena: Option<&Arena>) -> Engine {
     let cq_entries = 2 * sq_entries;
-    let options = EngineOptions { sq_entries, cq_entries, register_buffers: true, sqpoll: true };
+    let options =
+        EngineOptions { sq_entries, cq_entries, sqpoll: true, ..EngineOptions::default() };
     disk.engine(&options, arena).unwrap()
 }
 

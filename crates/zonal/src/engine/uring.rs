@@ -467,19 +467,26 @@ pub(super) fn probe() -> io::Result<()> {
 fn set_up(options: &EngineOptions) -> io::Result<IoUring> {
     let entries = options.sq_entries.max(1).next_power_of_two();
     let completions = options.cq_entries.next_power_of_two().max(entries);
-    // Linux 6.0, 5.19, and any before that.
-    for level in (0..3).rev() {
+    // Linux 6.1, 6.0, 5.19, and any before that.
+    let best = if options.private && !options.sqpoll { 3 } else { 2 };
+    for level in (0..=best).rev() {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(completions).setup_clamp();
         if options.sqpoll {
             builder.setup_sqpoll(SQPOLL_IDLE_MS);
         } else if level >= 1 {
             // Completions are delivered when this thread enters the kernel anyway, not by
-            // interrupting it. No DEFER_TASKRUN: another thread may have to poll the ring.
+            // interrupting it.
             builder.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
         }
         if level >= 2 {
             builder.setup_single_issuer();
+        }
+        if level >= 3 {
+            // Who waits for several completions sleeps until they are there; otherwise each of them
+            // wakes it, to be counted. Nothing is delivered but in its own calls, so this is for
+            // rings that nobody else polls.
+            builder.setup_defer_taskrun();
         }
         match builder.build(entries) {
             Err(error) if level > 0 && error.raw_os_error() == Some(libc::EINVAL) => {}

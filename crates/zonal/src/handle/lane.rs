@@ -14,8 +14,9 @@
 //! * in the order in which a thread submits its requests they reach the queue;
 //! * nobody is in line while a place is free, but for the moment until whoever freed or saw it
 //!   serves the line;
-//! * a thread that sleeps has said so before it looked into its inbox for the last time, and who
-//!   puts something in looks for that afterwards: one of the two sees the other;
+//! * a thread that sleeps has said so, and from how many requests on it is to be woken, before it
+//!   looked into its inbox for the last time; who puts something in looks for that afterwards: one
+//!   of the two sees the other. Unless it is one request, the thread sleeps for a moment only;
 //! * who is to be woken is woken within a moment, whatever others do;
 //! * a lane that has closed has all its places back, an empty inbox and nobody in line.
 
@@ -39,7 +40,8 @@ pub(crate) struct Lane {
     in_line: AtomicUsize,
     line: Mutex<Line>,
     running: AtomicBool,
-    asleep: AtomicBool,
+    /// While the thread sleeps, how many requests in the inbox wake it; otherwise zero.
+    wakes_at: AtomicUsize,
     stopping: AtomicBool,
     pub(crate) timers: Timers,
     /// Who is to be woken, by whoever comes first: see [`Lane::wake_all`].
@@ -65,7 +67,7 @@ impl Lane {
             in_line: AtomicUsize::new(0),
             line: Mutex::default(),
             running: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
+            wakes_at: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             timers: Timers::default(),
             wakers: ArrayQueue::new(depth),
@@ -109,7 +111,8 @@ impl Lane {
     /// Makes the thread look about, if it sleeps.
     pub(crate) fn nudge(&self) {
         fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+        if self.wakes_at.load(Ordering::Relaxed) > 0 && self.wakes_at.swap(0, Ordering::AcqRel) > 0
+        {
             let mailbox = lock(&self.line).mailbox.clone();
             if let Some(mailbox) = mailbox {
                 mailbox.post(Message::Nudge);
@@ -131,7 +134,11 @@ impl Lane {
     fn post(&self, ticket: Arc<Ticket>) {
         let fits = self.inbox.push(ticket).is_ok();
         debug_assert!(fits, "there are no more places than room in the inbox");
-        self.nudge();
+        fence(Ordering::SeqCst);
+        let wakes_at = self.wakes_at.load(Ordering::Relaxed);
+        if wakes_at > 0 && self.inbox.len() >= wakes_at {
+            self.nudge();
+        }
     }
 
     /// Lets those in line go on who can.
@@ -193,12 +200,13 @@ impl Lane {
         !self.wakers.is_empty()
     }
 
-    /// Says that the thread is about to sleep. False: it must not, there is work.
-    pub(super) fn fall_asleep(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
+    /// Says that the thread is about to sleep until `requests` are in the inbox, one or more.
+    /// False: it must not, there is work.
+    pub(super) fn fall_asleep(&self, requests: usize) -> bool {
+        self.wakes_at.store(requests, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         let ends = self.is_stopping() && self.places.load(Ordering::SeqCst) == self.depth;
-        let work = ends || !self.inbox.is_empty();
+        let work = ends || self.inbox.len() >= requests;
         if work {
             self.wake_up();
         }
@@ -206,7 +214,7 @@ impl Lane {
     }
 
     pub(super) fn wake_up(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
+        self.wakes_at.store(0, Ordering::SeqCst);
     }
 
     pub(super) fn is_stopping(&self) -> bool {

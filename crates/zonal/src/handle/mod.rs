@@ -32,12 +32,20 @@ use crate::device::{Device, ZoneInfo};
 use crate::queue::request::{Completion, Request};
 use crate::zones::cells::DEPTH_MAX;
 use std::fmt;
+use std::num::NonZero;
+use std::sync::LazyLock;
 use std::time::Duration;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::units::ZoneIndex;
 
 /// I/O threads of one drive, at most: half of the queues there can be.
 pub const IO_THREADS_MAX: u32 = if cfg!(zonal_shuttle) { 2 } else { 16 };
+
+/// As many as leave the program a processor: with fewer, threads wait for one another.
+static DEFAULT_THREADS: LazyLock<u32> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    if processors > 2 { 2 } else { 1 }
+});
 
 /// What serves a drive's asynchronous and blocking calls: threads that are started when the first
 /// of them needs one, and end with [`Device::close`] or the last handle.
@@ -56,11 +64,12 @@ pub struct HandleOptions {
 }
 
 impl Default for HandleOptions {
-    /// 2 threads of 64 requests with 64 KiB each: 8 MiB of buffers, what the kernel lets an
-    /// ordinary user register.
+    /// 2 threads of 64 requests, or on one or two processors 1 thread of 128, with 64 KiB each:
+    /// 8 MiB of buffers, what the kernel lets an ordinary user register.
     fn default() -> Self {
-        let depth = if cfg!(zonal_shuttle) { DEPTH_MAX } else { 64 };
-        Self { threads: 2, depth, buffer_bytes: 64 << 10, deadline: None }
+        let threads = *DEFAULT_THREADS;
+        let depth = if cfg!(zonal_shuttle) { DEPTH_MAX } else { 128 / threads };
+        Self { threads, depth, buffer_bytes: 64 << 10, deadline: None }
     }
 }
 

@@ -8,7 +8,7 @@ use super::ticket::Ticket;
 use crate::buffer::Arena;
 use crate::device::Drive;
 use crate::queue::request::{Completion, Flags, Request};
-use crate::queue::{LINGER, Queue, QueueOptions};
+use crate::queue::{LINGER, MANY, Queue, QueueOptions};
 use crate::zones::Counts;
 use std::sync::Arc;
 use std::task::Waker;
@@ -30,7 +30,7 @@ impl Outfit {
         let _span = tracing::debug_span!("io_thread", drive = drive.name, number).entered();
         tracing::debug!("starts");
         let mut rest = Rest { lane: lane.clone(), tickets: Vec::new(), why: Some(panicked()) };
-        let outcome = Queue::with_arena(&drive, &options, arena).and_then(|queue| {
+        let outcome = Queue::private(&drive, &options, arena).and_then(|queue| {
             lane.wake_by(queue.mailbox());
             Worker::new(drive.clone(), queue, &mut rest).work()
         });
@@ -90,6 +90,12 @@ impl Drop for Rest {
     }
 }
 
+/// How many requests to expect of those for whom so many have just ended, where they are many:
+/// three quarters, as some may not ask again. Handed over together they are one batch.
+fn follow_ups(ended: usize) -> usize {
+    if ended < MANY / 2 { 1 } else { ended * 3 / 4 }
+}
+
 struct Worker<'a> {
     drive: Arc<Drive>,
     queue: Queue,
@@ -108,28 +114,36 @@ impl<'a> Worker<'a> {
 
     /// Until the lane is asked to stop and everything has ended.
     fn work(mut self) -> Result<(), Error> {
+        let mut ended = 0;
         loop {
             self.take_in();
-            if self.queue.linger()? {
-                self.rest.lane.wake_all();
-            }
-            let idle = self.give_out() == 0;
-            // In this order: a timer that is set after the look ends the sleep.
-            let asleep = idle && self.rest.lane.fall_asleep();
-            let next = self.rest.lane.timers.ring();
-            if asleep {
-                let moment = self.rest.lane.has_to_wake().then_some(LINGER);
-                self.queue.submit_and_park(next.into_iter().chain(moment).min())?;
-                self.rest.lane.wake_up();
-                self.rest.lane.wake_all();
-                self.give_out();
-            }
+            self.sleep(follow_ups(ended))?;
+            self.queue.linger()?;
+            ended = self.give_out();
             if self.rest.lane.is_stopping()
                 && self.rest.lane.close(ErrorKind::DeviceReadOnly, CLOSED)
             {
                 return Ok(());
             }
         }
+    }
+
+    /// Submits what was taken in, and sleeps until a request has ended, so many new ones are
+    /// there, or a timer rings.
+    fn sleep(&mut self, requests: usize) -> Result<(), Error> {
+        let lane = &self.rest.lane;
+        let asleep = !self.queue.start_all() && lane.fall_asleep(requests);
+        // In this order: a timer that is set after the look ends the sleep.
+        let next = lane.timers.ring();
+        if !asleep {
+            self.queue.submit()?;
+            return Ok(());
+        }
+        let moment = (requests > 1 || lane.has_to_wake()).then_some(LINGER);
+        self.queue.submit_and_park(next.into_iter().chain(moment).min())?;
+        lane.wake_up();
+        lane.wake_all();
+        Ok(())
     }
 
     fn take_in(&mut self) {
@@ -151,7 +165,7 @@ impl<'a> Worker<'a> {
         self.queue.push(request).expect("a lane has as many places as its queue");
     }
 
-    /// Ends what has ended, and then has all woken who wait for it. Returns how many there were.
+    /// Ends what has ended, and has all woken who wait for it. Returns how many there were.
     fn give_out(&mut self) -> usize {
         let mut count = 0;
         while let Some(mut completion) = self.queue.next_completion() {

@@ -30,7 +30,7 @@ use crate::zones::{Conclusion, Counts, SlotId};
 use chain::Chains;
 use cold::Scene;
 pub(crate) use cold::stalled;
-pub(crate) use park::LINGER;
+pub(crate) use park::{LINGER, MANY};
 use request::{Call, Completion, Flags, Full, Request};
 use slot::{Slot, Slots, Stage};
 use std::cell::{Cell, RefCell};
@@ -136,14 +136,24 @@ impl Queue {
                 .map(Some)
                 .map_err(|error| opening_failed(drive, error))?,
         };
-        Self::with_arena(drive, options, arena)
+        Self::make(drive, options, arena, false)
     }
 
-    /// The same, with buffers that are there already.
-    pub(crate) fn with_arena(
+    /// One of a thread of our own, with buffers that are there already. Its descriptor is not to
+    /// be polled.
+    pub(crate) fn private(
         drive: &Arc<Drive>,
         options: &QueueOptions,
         arena: Option<Arena>,
+    ) -> Result<Self> {
+        Self::make(drive, options, arena, true)
+    }
+
+    fn make(
+        drive: &Arc<Drive>,
+        options: &QueueOptions,
+        arena: Option<Arena>,
+        private: bool,
     ) -> Result<Self> {
         if options.depth == 0 || options.depth > DEPTH_MAX {
             let text = format!("a depth of {} is not between 1 and {DEPTH_MAX}", options.depth);
@@ -154,6 +164,7 @@ impl Queue {
             cq_entries: options.cq_entries.unwrap_or(2 * options.depth).min(CQ_ENTRIES_MAX),
             register_buffers: options.fixed_buffers,
             sqpoll: options.sqpoll,
+            private,
         };
         let engine = drive
             .engine(&engine_options, arena.as_ref())

@@ -7,30 +7,37 @@ use std::sync::Arc;
 use std::time::Duration;
 use zonal_core::error::Result;
 
-/// Of so many requests under way, the end of one is waited for, where others may follow soon.
-const LINGER_SHARE: usize = 4;
+/// From so many requests under way on, the end of one is no reason to look up: others follow.
+pub(crate) const MANY: usize = 8;
+
+/// Which part of them is waited for then: half of them, so that as much is under way meanwhile.
+const LINGER_SHARE: usize = 2;
 
 /// For how long at most: a fraction of what a thread takes to be woken and to hand over a batch
 /// on a loaded machine, and a multiple of what a fast disk takes for one.
 pub(crate) const LINGER: Duration = Duration::from_micros(100);
 
 impl Queue {
-    /// Where many requests are under way, submits everything pushed and waits a moment for a part
-    /// of them, so that they are taken in together. Nobody can end this wait. Returns whether it
-    /// has waited, or found completions at once.
-    pub(crate) fn linger(&mut self) -> Result<bool> {
+    /// Starts everything pushed, without a system call. Whether something has ended by that alone:
+    /// on a drive in memory, or because it was refused.
+    pub(crate) fn start_all(&mut self) -> bool {
         self.advance();
-        let want = self.issued / LINGER_SHARE;
-        if !self.completed.is_empty() {
-            return Ok(true);
+        !self.completed.is_empty()
+    }
+
+    /// Where the first of many requests under way has ended, waits a moment for others of them, so
+    /// that they are taken in together. Nobody can end this wait.
+    pub(crate) fn linger(&mut self) -> Result<()> {
+        let ended = self.completed.len();
+        let under_way = self.issued + ended;
+        let want = under_way / LINGER_SHARE;
+        if ended == 0 || ended >= want || under_way < MANY {
+            return Ok(());
         }
-        if want < 2 {
-            return Ok(false);
-        }
-        self.enter_engine(want, Some(LINGER))?;
+        self.enter_engine(want - ended, Some(LINGER))?;
         self.reap();
         self.advance();
-        Ok(true)
+        Ok(())
     }
 
     /// Submits everything pushed, and waits until a completion can be taken, the mailbox has
