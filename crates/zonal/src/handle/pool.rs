@@ -20,6 +20,10 @@ use zonal_core::units::ZoneIndex;
 /// Tickets kept to be used again.
 const SPARE_TICKETS: usize = 1024;
 
+/// Requests that go to the kernel at a time: the disk begins with the first of many while the
+/// others are being handed over.
+const BATCH: u32 = 8;
+
 pub(crate) struct Pool {
     pub(crate) drive: Arc<Drive>,
     options: HandleOptions,
@@ -98,7 +102,8 @@ impl Pool {
         }
         join(handle.take());
         let HandleOptions { depth, deadline, .. } = self.options;
-        let options = QueueOptions { depth, deadline, ..QueueOptions::default() };
+        let batch = Some(BATCH);
+        let options = QueueOptions { depth, deadline, batch, ..QueueOptions::default() };
         let (drive, lane) = (self.drive.clone(), thread.lane.clone());
         let outfit = Outfit { drive, lane, options, arena: self.arena().cloned(), number };
         thread.lane.open();

@@ -40,6 +40,28 @@ fn a_wait_for_several_is_ended_by_a_notification_too() {
 }
 
 #[test]
+fn a_ring_that_nobody_polls_ends_its_waits_as_any_other() {
+    let fixture = fixture(EngineKind::IoUring, 32 * 4096);
+    let options = EngineOptions { private: true, ..EngineOptions::default() };
+    let mut engine = fixture.disk.engine(&options, None).unwrap();
+    let mut slab = slab(&mut engine);
+    for token in 0..32 {
+        slab.push(IoKind::Write, token * 4096, Buffer::unpooled(4096), token, false);
+    }
+    slab.engine.submit(8, None).unwrap();
+    slab.engine.submit(24, Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(slab.finish().len(), 32);
+    let Engine::Uring(uring) = &mut engine else { panic!("a ring") };
+    let thread = notify_after(Notifier::Uring(uring.notifier()), Duration::from_millis(5));
+    uring.submit(1, None).unwrap();
+    thread.join().unwrap();
+    let _notifier = uring.notifier();
+    let begun = Instant::now();
+    uring.submit(1, Some(Duration::from_millis(20))).unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(20));
+}
+
+#[test]
 fn a_small_arena_is_registered_and_a_huge_one_is_not() {
     let fixture = fixture(EngineKind::IoUring, 4096);
     let small = Arena::new(4, 4096).unwrap();
