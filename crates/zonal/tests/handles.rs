@@ -386,6 +386,23 @@ fn a_write_that_takes_too_long_is_orphaned_and_lands_nevertheless() {
 }
 
 #[test]
+fn one_request_after_many_does_not_wait_for_others() {
+    let _alone = alone();
+    let handles = HandleOptions { threads: 1, ..HandleOptions::default() };
+    let (disk, drive) = held_up(handles);
+    for zone in 0..20 {
+        let append = |n| drive.append(zone, record(&drive, n)).try_start().unwrap();
+        let many: Vec<_> = (0..32).map(append).collect();
+        let_go(&disk, 32);
+        many.into_iter().for_each(|append| drop(append.wait().unwrap()));
+        let one = append(32);
+        let_go(&disk, 1);
+        let landed = one.wait().unwrap();
+        assert_eq!(landed.offset, u64::from(zone) * ZONE_BYTES + 32 * BLOCK as u64);
+    }
+}
+
+#[test]
 fn dropping_the_last_handle_waits_for_orphans() {
     let _alone = alone();
     let (disk, drive) = held_up(HandleOptions::default());
