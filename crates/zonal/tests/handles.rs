@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
+use futures::FutureExt;
 use futures::executor::block_on;
 use std::collections::HashSet;
 use std::future::Future;
@@ -546,4 +547,28 @@ fn records_come_back_in_order_across_reads_and_from_both_loops() {
     assert_eq!(records.next().unwrap().unwrap_err().kind(), ErrorKind::Damaged);
     assert!(records.next().is_none());
     assert!(zone.records(0).is_err());
+}
+
+#[test]
+fn no_record_is_lost_with_a_future_that_was_dropped() {
+    let _alone = alone();
+    let drive = memory();
+    let zone = drive.zone(0).unwrap();
+    let count = ZONE_BYTES / BLOCK as u64;
+    for number in 1..=count {
+        zone.append(record(&drive, number)).wait().unwrap();
+    }
+    let mut records = zone.records(BLOCK).unwrap();
+    let mut dropped = 0;
+    for number in 1..=count {
+        // A future that would have to wait is dropped there.
+        let found = records.next_async().now_or_never().unwrap_or_else(|| {
+            dropped += 1;
+            records.next()
+        });
+        let found = found.unwrap().unwrap();
+        assert_eq!(found.offset, (number - 1) * BLOCK as u64);
+        assert_eq!(number_of(&found.bytes), Some(number));
+    }
+    assert!(dropped > 0 && records.next().is_none());
 }
