@@ -387,6 +387,22 @@ fn a_write_that_takes_too_long_is_orphaned_and_lands_nevertheless() {
 }
 
 #[test]
+fn a_request_that_was_started_has_its_time_too() {
+    let _alone = alone();
+    let (disk, drive) = held_up(HandleOptions::default());
+    let started = drive.append(0, record(&drive, 1)).try_start().unwrap();
+    let (said, says) = std::sync::mpsc::channel();
+    let waits = std::thread::spawn(move || {
+        let failed = started.timeout(Duration::from_millis(10)).wait().unwrap_err();
+        said.send(failed.error.kind()).unwrap();
+    });
+    let kind = says.recv_timeout(Duration::from_secs(20));
+    let_go(&disk, 1);
+    assert_eq!(kind.unwrap(), ErrorKind::Stalled);
+    waits.join().unwrap();
+}
+
+#[test]
 fn dropping_the_last_handle_waits_for_orphans() {
     let _alone = alone();
     let (disk, drive) = held_up(HandleOptions::default());
