@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -441,6 +442,32 @@ fn a_waker_may_drop_the_last_handle() {
     drop(waker_of_it);
     drop(waker);
     assert_io_threads(0);
+}
+
+#[test]
+fn a_close_wakes_everybody_whose_request_has_ended() {
+    let _alone = alone();
+    struct Count(AtomicUsize);
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    for _ in 0..100 {
+        let handles = HandleOptions { threads: 1, ..HandleOptions::default() };
+        let options = OpenOptions { handles, ..OpenOptions::default() };
+        let drive = zonal::open(&Target::Memory(geometry()), &options).unwrap();
+        let wakes: Vec<_> = (0..4).map(|_| Arc::new(Count(AtomicUsize::new(0)))).collect();
+        // None of them polls again and wakes the others.
+        let mut appends = Vec::new();
+        for (zone, wakes) in (0..).zip(&wakes) {
+            let mut append = Box::pin(drive.append(zone, record(&drive, 1)));
+            let _ = append.as_mut().poll(&mut Context::from_waker(&wakes.clone().into()));
+            appends.push(append);
+        }
+        drive.close().unwrap();
+        assert!(wakes.iter().all(|wakes| wakes.0.load(Ordering::SeqCst) > 0));
+    }
 }
 
 #[test]

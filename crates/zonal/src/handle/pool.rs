@@ -6,7 +6,7 @@
 use super::HandleOptions;
 use super::lane::Lane;
 use super::ticket::Ticket;
-use super::worker::{CLOSED, Outfit};
+use super::worker::{CLOSED, Outfit, Rest};
 use crate::buffer::{Arena, Buffer};
 use crate::device::Drive;
 use crate::queue::QueueOptions;
@@ -99,12 +99,13 @@ impl Pool {
         join(handle.take());
         let HandleOptions { depth, deadline, .. } = self.options;
         let options = QueueOptions { depth, deadline, ..QueueOptions::default() };
-        let (drive, lane) = (self.drive.clone(), thread.lane.clone());
-        let outfit = Outfit { drive, lane, options, arena: self.arena().cloned(), number };
+        let (drive, arena) = (self.drive.clone(), self.arena().cloned());
         thread.lane.open();
+        // Dropped with the thread that could not be had, it fails what others have asked since.
+        let rest = Rest::new(&thread.lane);
+        let outfit = Outfit { drive, options, arena, number, rest };
         let builder = thread::Builder::new().name(format!("zonal-io-{number}"));
         let spawned = builder.spawn(move || outfit.run()).map_err(|error| {
-            thread.lane.close(ErrorKind::Io, "its I/O thread cannot be started");
             let text = "no I/O thread can be started; raise this process's limit on threads";
             Error::new(ErrorKind::Io, text).on(&*self.drive.name).with_source(error)
         });
