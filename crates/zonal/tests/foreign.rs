@@ -333,8 +333,8 @@ fn a_zone_with_data_above_its_capacity_is_refused_and_nothing_changes() {
             "less than a cluster",
         ),
         (AdoptOptions { zone_size: Some(3 << 20), ..AdoptOptions::default() }, "no power of two"),
-        (AdoptOptions { block_size: Some(1024), ..AdoptOptions::default() }, "block size"),
-        (AdoptOptions { conventional_zones: 9, ..zones() }, "conventional zones"),
+        (AdoptOptions { block_size: Some(1024), ..AdoptOptions::default() }, "block-size"),
+        (AdoptOptions { conventional_zones: 9, ..zones() }, "conventional-zones"),
     ] {
         let error = zonal::adopt(&path, options).unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
