@@ -1,7 +1,7 @@
 //! Making an image: the whole layout at once, the header last.
 
 use super::metadata_error;
-use super::open::random_id;
+use super::open::{random_id, refuse_replaced};
 use crate::buffer::Buffer;
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
@@ -158,6 +158,7 @@ impl Old {
             let text = "another process has it open; end that process, or choose another name";
             return Err(Error::new(ErrorKind::InUse, text));
         }
+        refuse_replaced(&file, &path)?;
         let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
         if !identity.is_regular() {
             let text = "it is no regular file; choose another name";
@@ -172,14 +173,24 @@ impl Old {
         beside.push(format!(".new-{}", std::process::id()));
         let beside = PathBuf::from(beside);
         make(&beside)?;
-        let moved = std::fs::rename(&beside, &self.path).and_then(|()| sync_folder(&self.path));
-        // A live file that stays behind is not believed: the new image is another one.
-        let moved = moved.and_then(|()| live::remove(&live::path_of(&self.path)));
+        let moved = self.give_way_to(&beside);
         drop(self.file);
         moved.map_err(|error| {
             let _ = std::fs::remove_file(&beside);
             metadata_error("the file that takes the old one's place", error)
         })
+    }
+
+    /// Gives its name to the file at `beside`.
+    fn give_way_to(&self, beside: &Path) -> io::Result<()> {
+        // Whoever opens the new image waits until the old one's live file is gone, and does not
+        // have its own taken away.
+        let new = FileDisk::open(beside, Access::ReadWrite)?;
+        new.try_lock()?;
+        std::fs::rename(beside, &self.path)?;
+        sync_folder(&self.path)?;
+        // A live file that stays behind is not believed: the new image is another one.
+        live::remove(&live::path_of(&self.path))
     }
 }
 

@@ -57,7 +57,7 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     let live_path = live::path_of(&path);
     let locked = !options.read_only;
     if locked {
-        take_lock(&file, || live::owner(&live_path))?;
+        take_lock(&file, &path, || live::owner(&live_path))?;
     }
     let parts = read_image(Disk::File(options.driven(file.clone())?), options.read_only)?;
     let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
@@ -612,9 +612,13 @@ impl std::fmt::Display for Recovered {
     }
 }
 
-/// Takes the lock on a file. Waits for that of a process that is gone, unless `owner` knows one
-/// that is there.
-pub(crate) fn take_lock(file: &FileDisk, owner: impl Fn() -> Option<u32>) -> Result<()> {
+/// Takes the lock on the file that was opened at `path`. Waits for that of a process that is gone,
+/// unless `owner` knows one that is there.
+pub(crate) fn take_lock(
+    file: &FileDisk,
+    path: &Path,
+    owner: impl Fn() -> Option<u32>,
+) -> Result<()> {
     let failed = |error| metadata_error("the lock", error);
     let since = Instant::now();
     while !file.try_lock().map_err(failed)? {
@@ -628,7 +632,17 @@ pub(crate) fn take_lock(file: &FileDisk, owner: impl Fn() -> Option<u32>) -> Res
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(())
+    refuse_replaced(file, path)
+}
+
+/// Whoever had the lock before may have put another file in this one's place, which is then gone
+/// with all that is written to it.
+pub(super) fn refuse_replaced(file: &FileDisk, path: &Path) -> Result<()> {
+    if file.is_at(path).map_err(|error| metadata_error("the file", error))? {
+        return Ok(());
+    }
+    let text = "another file has just taken its place; open it again";
+    Err(Error::new(ErrorKind::InUse, text))
 }
 
 pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
