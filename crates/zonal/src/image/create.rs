@@ -71,7 +71,8 @@ fn create_file(path: &Path, mut options: CreateOptions<'_>) -> Result<()> {
 fn make(path: &Path, layout: &Layout, options: &mut CreateOptions<'_>) -> Result<()> {
     let file = FileDisk::open(path, Access::CreateNew).map_err(create_error)?;
     let disk = Disk::File(file);
-    let made = write_layout(&disk, layout, |disk| preallocate(disk, layout, options));
+    let made = write_layout(&disk, layout, |disk| preallocate(disk, layout, options))
+        .and_then(|()| sync_folder(path).map_err(|error| metadata_error("its folder", error)));
     if made.is_err()
         && let Err(error) = std::fs::remove_file(path)
     {
@@ -197,6 +198,7 @@ impl Old {
 /// Makes the name of a file durable.
 fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => std::fs::File::open(".")?.sync_all(),
         Some(folder) => std::fs::File::open(folder)?.sync_all(),
         None => Ok(()),
     }
