@@ -8,8 +8,10 @@ use crate::engine::file::FileDisk;
 use crate::live;
 use crate::sys::file::Access;
 use std::fmt;
+use std::fs::Permissions;
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
@@ -174,20 +176,20 @@ impl Old {
         beside.push(format!(".new-{}", std::process::id()));
         let beside = PathBuf::from(beside);
         make(&beside)?;
-        let moved = self.give_way_to(&beside);
-        drop(self.file);
-        moved.map_err(|error| {
+        self.give_way_to(&beside).map_err(|error| {
             let _ = std::fs::remove_file(&beside);
             metadata_error("the file that takes the old one's place", error)
         })
     }
 
-    /// Gives its name to the file at `beside`.
+    /// Gives its name and its permissions to the file at `beside`.
     fn give_way_to(&self, beside: &Path) -> io::Result<()> {
         // Whoever opens the new image waits until the old one's live file is gone, and does not
         // have its own taken away.
         let new = FileDisk::open(beside, Access::ReadWrite)?;
         new.try_lock()?;
+        let mode = self.file.identity()?.mode & 0o7777;
+        std::fs::set_permissions(beside, Permissions::from_mode(mode))?;
         std::fs::rename(beside, &self.path)?;
         sync_folder(&self.path)?;
         // A live file that stays behind is not believed: the new image is another one.
