@@ -106,7 +106,6 @@ fn preallocate(disk: &Disk, layout: &Layout, options: &mut CreateOptions<'_>) ->
         return Ok(());
     }
     let full = options.preallocate == Preallocate::Full;
-    // Aligned, so that it is written without being copied.
     let zeros = Buffer::unpooled(if full { 4 << 20 } else { 0 });
     let (start, total) = (layout.data.offset, layout.file_len - layout.data.offset);
     let mut done = 0;
@@ -128,7 +127,8 @@ fn preallocate(disk: &Disk, layout: &Layout, options: &mut CreateOptions<'_>) ->
     Ok(())
 }
 
-fn write_zeros(disk: &Disk, offset: u64, length: u64, zeros: &[u8]) -> io::Result<()> {
+/// Writes zeros in pieces as long as `zeros`, which are aligned so that they are not copied.
+pub(super) fn write_zeros(disk: &Disk, offset: u64, length: u64, zeros: &[u8]) -> io::Result<()> {
     let mut at = 0;
     while at < length {
         let piece = (length - at).min(zeros.len() as u64);

@@ -460,7 +460,8 @@ async fn write_zeros(scene: &Scene, host: u64, length: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn is_unsupported(error: &io::Error) -> bool {
+/// Whether a range that was to be zeroed has to be written instead.
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     [libc::EOPNOTSUPP, libc::ENOSYS, libc::EINVAL].map(Some).contains(&error.raw_os_error())
 }
 
