@@ -488,6 +488,28 @@ fn a_closed_drive_refuses_and_one_that_could_not_be_closed_goes_on() {
 }
 
 #[test]
+fn a_drive_that_several_close_at_once_is_closed() {
+    let _alone = alone();
+    for _ in 0..200 {
+        let (_folder, drive) = image();
+        drive.append(0, record(&drive, 1)).wait().unwrap();
+        let start = Arc::new(std::sync::Barrier::new(2));
+        let closes = [drive.clone(), drive.clone()].map(|drive| {
+            let start = start.clone();
+            std::thread::spawn(move || {
+                start.wait();
+                drive.close()
+            })
+        });
+        let closed = closes.map(|close| close.join().unwrap());
+        assert!(closed.iter().any(Result::is_ok), "{closed:?}");
+        // As closed as the image says that it is.
+        let failed = drive.append(0, record(&drive, 2)).wait().unwrap_err();
+        assert_eq!(failed.error.kind(), ErrorKind::DeviceReadOnly);
+    }
+}
+
+#[test]
 fn without_a_free_queue_an_operation_fails_and_later_succeeds() {
     let _alone = alone();
     let drive = memory();

@@ -11,7 +11,7 @@ use crate::buffer::{Arena, Buffer};
 use crate::device::Drive;
 use crate::queue::QueueOptions;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, lock, thread};
+use crate::sync::{Mutex, MutexGuard, lock, thread};
 use crossbeam_queue::ArrayQueue;
 use std::sync::{Arc, OnceLock};
 use zonal_core::error::{Error, ErrorKind, Result};
@@ -26,7 +26,10 @@ pub(crate) struct Pool {
     threads: Box<[Thread]>,
     arena: OnceLock<Option<Arena>>,
     spare: ArrayQueue<Arc<Ticket>>,
+    /// Whether nothing is taken any more; see [`Pool::stop`].
     closed: AtomicBool,
+    /// Whether the drive has been closed; locked by who closes it.
+    closing: Mutex<bool>,
 }
 
 struct Thread {
@@ -45,7 +48,13 @@ impl Pool {
             arena: OnceLock::new(),
             spare: ArrayQueue::new(SPARE_TICKETS),
             closed: AtomicBool::new(false),
+            closing: Mutex::new(false),
         }
+    }
+
+    /// One handle closes the drive at a time; true: another has.
+    pub(crate) fn closing(&self) -> MutexGuard<'_, bool> {
+        lock(&self.closing)
     }
 
     pub(crate) fn options(&self) -> &HandleOptions {
