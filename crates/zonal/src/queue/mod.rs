@@ -29,7 +29,7 @@ use crate::zones::cells::DEPTH_MAX;
 use crate::zones::{Conclusion, Counts, SlotId};
 use chain::Chains;
 use cold::Scene;
-pub(crate) use cold::stalled;
+pub(crate) use cold::{is_unsupported, stalled};
 pub(crate) use park::LINGER;
 use request::{Call, Completion, Flags, Full, Request};
 use slot::{Slot, Slots, Stage};
