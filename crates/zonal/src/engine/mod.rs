@@ -10,6 +10,7 @@
 //! the simulated disk.
 
 pub(crate) mod file;
+pub(crate) mod polled;
 pub(crate) mod sim;
 pub(crate) mod threads;
 pub(crate) mod uring;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use crate::buffer::Arena;
 use crate::sys::memory::LentBytes;
 use file::FileDisk;
+use polled::Polled;
 use sim::{SimDisk, SimEngine, SimNotifier};
 use threads::{Threads, ThreadsNotifier};
 use uring::{Uring, UringNotifier};
@@ -128,12 +130,20 @@ pub(crate) struct EngineOptions {
     pub(crate) register_buffers: bool,
     /// Whether a thread of the kernel takes what is pushed, instead of a system call.
     pub(crate) sqpoll: bool,
+    /// Whether the device is asked for what has ended, instead of interrupting.
+    pub(crate) hipri: bool,
 }
 
 impl Default for EngineOptions {
     /// 128 and 256: four times the depth at which the fastest devices here are saturated.
     fn default() -> Self {
-        Self { sq_entries: 128, cq_entries: 256, register_buffers: true, sqpoll: false }
+        Self {
+            sq_entries: 128,
+            cq_entries: 256,
+            register_buffers: true,
+            sqpoll: false,
+            hipri: false,
+        }
     }
 }
 
@@ -232,7 +242,8 @@ impl Disk {
     ///
     /// # Errors
     /// `Unsupported`: a ring is wanted, and the kernel has no io_uring, or one older than Linux
-    /// 5.13, or forbids it. Otherwise the kernel's.
+    /// 5.13, or forbids it; or completions shall be polled for, and that cannot be done here.
+    /// Otherwise the kernel's.
     pub(crate) fn engine(
         &self,
         options: &EngineOptions,
@@ -240,9 +251,17 @@ impl Disk {
     ) -> io::Result<Engine> {
         match self {
             Self::File(disk) => match disk.engine_kind() {
+                EngineKind::IoUring if options.hipri => {
+                    let engine = Polled::new(disk, options, arena)?;
+                    Ok(Engine::Polled(Box::new(engine)))
+                }
                 EngineKind::IoUring => Uring::new(disk, options, arena).map(Engine::Uring),
+                EngineKind::Threads if options.hipri => Err(polled::refused(
+                    "the threads engine sleeps until its calls return, and only io_uring asks",
+                )),
                 EngineKind::Threads => Threads::new(disk, options).map(Engine::Threads),
             },
+            Self::Sim(_) if options.hipri => Err(polled::refused("the disk is simulated")),
             Self::Sim(disk) => Ok(Engine::Sim(disk.engine(options))),
         }
     }
@@ -266,6 +285,8 @@ impl Disk {
 pub(crate) enum Engine {
     /// A ring of the kernel.
     Uring(Uring),
+    /// A ring that asks the device, and an ordinary one.
+    Polled(Box<Polled>),
     /// Threads that block.
     Threads(Threads),
     /// The simulator's.
@@ -285,6 +306,8 @@ impl Engine {
         match self {
             // SAFETY: the caller's promise, handed on.
             Self::Uring(engine) => unsafe { engine.push(io) },
+            // SAFETY: likewise.
+            Self::Polled(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push(io) },
             Self::Sim(engine) => {
@@ -314,6 +337,7 @@ impl Engine {
     pub(crate) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Uring(engine) => engine.submit(wait_for, timeout),
+            Self::Polled(engine) => engine.submit(wait_for, timeout),
             Self::Threads(engine) => engine.submit(wait_for, timeout),
             Self::Sim(engine) => {
                 engine.submit(wait_for, timeout);
@@ -323,10 +347,12 @@ impl Engine {
     }
 
     /// Reports every request that has ended, by its token: how many bytes (0 for `SyncData` and
-    /// `Zero`), or the error. Enters the kernel only if it kept completions for want of room.
+    /// `Zero`), or the error. Enters the kernel only if it kept completions for want of room. Where
+    /// the device is asked, what ended since the last [`submit`](Self::submit) is not known yet.
     pub(crate) fn reap(&mut self, each: impl FnMut(u64, io::Result<u32>)) {
         match self {
             Self::Uring(engine) => engine.reap(each),
+            Self::Polled(engine) => engine.reap(each),
             Self::Threads(engine) => engine.reap(each),
             Self::Sim(engine) => engine.reap(each),
         }
@@ -336,6 +362,7 @@ impl Engine {
     pub(crate) fn in_flight(&self) -> usize {
         match self {
             Self::Uring(engine) => engine.in_flight(),
+            Self::Polled(engine) => engine.in_flight(),
             Self::Threads(engine) => engine.in_flight(),
             Self::Sim(engine) => engine.in_flight(),
         }
@@ -345,6 +372,7 @@ impl Engine {
     pub(crate) fn notifier(&self) -> Notifier {
         match self {
             Self::Uring(engine) => Notifier::Uring(engine.notifier()),
+            Self::Polled(engine) => Notifier::Uring(engine.notifier()),
             Self::Threads(engine) => Notifier::Threads(engine.notifier()),
             Self::Sim(engine) => Notifier::Sim(engine.notifier()),
         }
@@ -355,6 +383,7 @@ impl Engine {
     pub(crate) fn as_raw_fd(&self) -> Option<RawFd> {
         match self {
             Self::Uring(engine) => Some(engine.as_raw_fd()),
+            Self::Polled(engine) => Some(engine.as_raw_fd()),
             Self::Threads(engine) => Some(engine.as_raw_fd()),
             Self::Sim(_) => None,
         }
@@ -362,13 +391,14 @@ impl Engine {
 
     /// Submits everything pushed, and makes [`Notifier::notify`] wake whoever polls the
     /// descriptor, until the next submission. False: do not wait, there is something to reap, or
-    /// a notification came.
+    /// a notification came, or a device has to be asked for what it has ended.
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
     pub(crate) fn prepare_to_poll(&mut self) -> io::Result<bool> {
         match self {
             Self::Uring(engine) => engine.prepare_to_poll(),
+            Self::Polled(engine) => engine.prepare_to_poll(),
             Self::Threads(engine) => engine.prepare_to_poll(),
             Self::Sim(engine) => Ok(engine.prepare_to_poll()),
         }
@@ -378,6 +408,7 @@ impl Engine {
     pub(crate) fn buffers_registered(&self) -> bool {
         match self {
             Self::Uring(engine) => engine.buffers_registered(),
+            Self::Polled(engine) => engine.buffers_registered(),
             Self::Threads(_) | Self::Sim(_) => false,
         }
     }
@@ -386,6 +417,7 @@ impl Engine {
     pub(crate) fn syscalls(&self) -> u64 {
         match self {
             Self::Uring(engine) => engine.syscalls(),
+            Self::Polled(engine) => engine.syscalls(),
             Self::Threads(engine) => engine.syscalls(),
             Self::Sim(engine) => engine.syscalls(),
         }
