@@ -147,6 +147,12 @@ impl Ranges {
         starts.zip(ends).map(gap).filter(|gap| gap.1 > 0).collect()
     }
 
+    /// Whether settled ranges hold a cluster of [from, to).
+    fn touch(&self, from: u64, to: u64) -> bool {
+        let after = self.0.partition_point(|range| range.1 <= from);
+        self.0.get(after).is_some_and(|range| range.0 < to)
+    }
+
     /// Whether settled ranges hold a cluster.
     pub(super) fn contain(&self, cluster: u64) -> bool {
         let after = self.0.partition_point(|range| range.0 <= cluster);
@@ -380,19 +386,41 @@ fn compare_refcounts(
         uncounted(used, next, first, cluster, findings);
         next = first + per_block;
         read(offset, &mut block)?;
-        for i in 0..per_block {
-            let number = first + i;
-            let kind = match (refcount(&block, tables.refcount_order, i), used.contain(number)) {
-                (0, false) | (1, true) => continue,
-                (0, true) => FindingKind::Unreferenced,
+        for (i, count, used) in wrong_counts(tables, &block, first, used) {
+            let kind = match (count, used) {
+                (0, _) => FindingKind::Unreferenced,
                 (_, true) => FindingKind::CountedTwice,
                 (_, false) => FindingKind::Leak,
             };
-            findings.add(kind, number * cluster, cluster);
+            findings.add(kind, (first + i) * cluster, cluster);
         }
     }
     uncounted(used, next, u64::MAX, cluster, findings);
     Ok(())
+}
+
+/// The refcounts of a block that are not what is used, which begins with cluster `first`: their numbers
+/// in it, what they are, and whether the cluster is used.
+pub(super) fn wrong_counts<'a>(
+    tables: &Tables,
+    block: &'a [u8],
+    first: u64,
+    used: &'a Ranges,
+) -> impl Iterator<Item = (u64, u64, bool)> + 'a {
+    // A block is mostly zeros for clusters that the file does not have; these are passed at once.
+    const CHUNK: usize = 64;
+    let order = tables.refcount_order;
+    let each = (CHUNK as u64 * 8) >> order;
+    let chunks = (0..).step_by(usize::try_from(each).unwrap_or(CHUNK)).zip(block.chunks(CHUNK));
+    chunks
+        .filter(move |&(start, chunk): &(u64, _)| {
+            chunk.iter().any(|byte| *byte != 0) || used.touch(first + start, first + start + each)
+        })
+        .flat_map(move |(start, _)| start..start + each)
+        .filter_map(move |i| {
+            let (count, used) = (refcount(block, order, i), used.contain(first + i));
+            (count != u64::from(used)).then_some((i, count, used))
+        })
 }
 
 /// Reports what is used in [from, to), for which there is no refcount block.

@@ -3,8 +3,8 @@
 use super::{Mend, MendedList, Patch};
 use crate::error::Result;
 use crate::format::check::{
-    FindingKind, Findings, Ranges, cluster_buffer, refcount, refcount_blocks, set_count,
-    used_clusters,
+    FindingKind, Findings, Ranges, cluster_buffer, refcount_blocks, set_count, used_clusters,
+    wrong_counts,
 };
 use crate::format::damaged;
 use crate::format::layout::Layout;
@@ -56,7 +56,7 @@ pub fn mend_entries<R: FnMut(u64, &mut [u8]) -> Result<()>>(
         patch.read(l2, &mut table)?;
         for index in 0..tables.l2_entries() {
             let (old, place) = (entry_at(&table, index)?, l2 + index * 8);
-            if entry(tables, old, place).is_ok() {
+            if old == 0 || entry(tables, old, place).is_ok() {
                 continue;
             }
             let made = layout.and_then(|layout| layout.l2_entry_at(place));
@@ -104,27 +104,31 @@ pub fn mend_refcounts<R: FnMut(u64, &mut [u8]) -> Result<()>>(
     let mut lower = Vec::new();
     for (&index, &offset) in &blocks.places {
         patch.read(offset, &mut bytes)?;
-        let (mut raised, mut lowers) = (false, false);
-        for i in 0..per_block {
-            let number = index * per_block + i;
-            let count = refcount(&bytes, tables.refcount_order, i);
-            let kind = match (count, blocks.used.contain(number)) {
-                (0, false) | (1, true) => continue,
-                (0, true) => {
-                    set_count(&mut bytes, tables.refcount_order, i, true);
-                    raised = true;
-                    FindingKind::Unreferenced
-                }
-                (_, true) if free => FindingKind::CountedTwice,
-                (_, false) if free => FindingKind::Leak,
-                _ => continue,
+        let (mut raise, mut lowers) = (Vec::new(), false);
+        for (i, count, used) in wrong_counts(tables, &bytes, index * per_block, &blocks.used) {
+            let kind = match (count, used) {
+                (0, _) => FindingKind::Unreferenced,
+                (_, true) => FindingKind::CountedTwice,
+                (_, false) => FindingKind::Leak,
             };
-            lowers |= kind != FindingKind::Unreferenced;
-            if kind != FindingKind::Unreferenced || number < blocks.appended_from {
-                mended.add(Mend::Count(kind), number * cluster, cluster);
+            let number = index * per_block + i;
+            match kind {
+                FindingKind::Unreferenced => {
+                    raise.push(i);
+                    // That the new blocks themselves are counted goes without saying.
+                    if number >= blocks.appended_from {
+                        continue;
+                    }
+                }
+                _ if free => lowers = true,
+                _ => continue,
             }
+            mended.add(Mend::Count(kind), number * cluster, cluster);
         }
-        if raised || blocks.new.contains(&index) {
+        for &i in &raise {
+            set_count(&mut bytes, tables.refcount_order, i, true);
+        }
+        if !raise.is_empty() {
             patch.write(offset, &bytes)?;
         }
         if lowers {
@@ -138,11 +142,9 @@ pub fn mend_refcounts<R: FnMut(u64, &mut [u8]) -> Result<()>>(
     patch.step();
     for (index, offset) in lower {
         patch.read(offset, &mut bytes)?;
-        for i in 0..per_block {
-            let used = blocks.used.contain(index * per_block + i);
-            if refcount(&bytes, tables.refcount_order, i) != u64::from(used) {
-                set_count(&mut bytes, tables.refcount_order, i, used);
-            }
+        let wrong: Vec<_> = wrong_counts(tables, &bytes, index * per_block, &blocks.used).collect();
+        for (i, _, used) in wrong {
+            set_count(&mut bytes, tables.refcount_order, i, used);
         }
         patch.write(offset, &bytes)?;
     }
