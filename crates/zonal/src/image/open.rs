@@ -169,17 +169,29 @@ fn read_image(disk: Disk, read_only: bool) -> Result<Parts> {
 pub(super) fn read_header(disk: &Disk) -> Result<Header> {
     let length = disk.len().map_err(|error| metadata_error("the length", error))?;
     // A header of ours ends inside a page; others may fill a cluster.
-    match parse_header(disk, length, PAGE) {
+    match parse_header(disk, length, PAGE, Header::parse) {
         Ok(header) if header.zonal.is_some() => Ok(header),
-        _ => parse_header(disk, length, MAX_CLUSTER),
+        _ => parse_header(disk, length, MAX_CLUSTER, Header::parse),
     }
 }
 
-fn parse_header(disk: &Disk, length: u64, most: usize) -> Result<Header> {
+/// The header, also where it is marked dirty or corrupt; and its features without these marks, if it
+/// has one.
+pub(super) fn read_marked_header(disk: &Disk) -> Result<(Header, Option<u64>)> {
+    let length = disk.len().map_err(|error| metadata_error("the length", error))?;
+    parse_header(disk, length, MAX_CLUSTER, Header::parse_marked)
+}
+
+fn parse_header<T>(
+    disk: &Disk,
+    length: u64,
+    most: usize,
+    parse: impl FnOnce(&[u8], u64) -> Result<T>,
+) -> Result<T> {
     let first = usize::try_from(length).map_or(most, |length| length.min(most));
     let mut bytes = vec![0; first];
     disk.read_exact_at(&mut bytes, 0).map_err(|error| metadata_error("the header", error))?;
-    Header::parse(&bytes, length).map_err(|error| {
+    parse(&bytes, length).map_err(|error| {
         if error.kind() != ErrorKind::NotZoned {
             return error;
         }
@@ -259,11 +271,18 @@ fn read_mapping(
 
 /// The L1 table, and what it and the L2 tables map.
 pub(super) fn read_map(disk: &Disk, tables: &Tables) -> Result<(Vec<u8>, Map)> {
+    read_map_by(tables, &mut table_reader(disk))
+}
+
+/// [`read_map`], read by `read`.
+pub(super) fn read_map_by(
+    tables: &Tables,
+    read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
+) -> Result<(Vec<u8>, Map)> {
     #[allow(clippy::cast_possible_truncation)] // at most 32 MiB, as the header was checked
     let mut l1 = vec![0; tables.l1_entries as usize * 8];
-    disk.read_exact_at(&mut l1, tables.l1_offset)
-        .map_err(|error| metadata_error("the L1 table", error))?;
-    let map = Map::read(tables, &l1, table_reader(disk))?;
+    read(tables.l1_offset, &mut l1)?;
+    let map = Map::read(tables, &l1, read)?;
     Ok((l1, map))
 }
 
