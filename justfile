@@ -34,7 +34,11 @@ controls:
 # Hostile images, a minute for each target; `just fuzz 3600` for an hour. Wants cargo-fuzz.
 fuzz seconds="60":
     cargo fuzz run --sanitizer none image_open -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024
-    cargo fuzz run --sanitizer none check -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024
+    cargo fuzz run --sanitizer none check_repair -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024
+
+# What needs drives this machine has not, in a QEMU guest.
+guest:
+    guest/run
 
 # The figures, against fio and qemu-img where they are installed.
 bench *args:

@@ -7,7 +7,7 @@ mod plain;
 use arbitrary::Arbitrary;
 use std::sync::OnceLock;
 use zonal::sim::{FaultPlan, SimDisk, SimImage, SimMode};
-use zonal::{AdoptOptions, Geometry};
+use zonal::{AdoptOptions, CheckOptions, CheckReport, Geometry, RepairOptions};
 
 /// An image is at most this long. A sparse file may be longer, and opening it then takes longer;
 /// that is measured, not fuzzed.
@@ -273,6 +273,96 @@ pub fn exercise(disk: &SimDisk, deeds: &[Deed]) {
             assert!(!error.to_string().is_empty());
         }
     }
+}
+
+/// Checks the image on a disk, repairs it, and checks it again. What was mended is not found again, a
+/// second repair has nothing to do, what could be read reads the same, and what was kept brings back
+/// the image as it was.
+pub fn check_and_repair(disk: &SimDisk) {
+    for deep in [false, true] {
+        if let Ok(report) = zonal::sim::check(disk, &CheckOptions { deep }) {
+            for finding in report.findings {
+                assert!(!finding.to_string().is_empty());
+            }
+        }
+    }
+    let (before, readable) = (disk.image(), readable(disk));
+    let mut kept = Vec::new();
+    let repaired = zonal::sim::repair(disk, &RepairOptions::default(), &mut kept);
+    let after = disk.image();
+    assert_eq!(undone(&after, &kept), before, "what was kept is what there was");
+    let report = match repaired {
+        Ok(report) => report,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            assert_eq!(after, before, "{error}");
+            return;
+        }
+    };
+    assert_eq!(report.mended.is_empty(), kept.is_empty(), "{report:?}");
+    if let Some(readable) = readable {
+        assert_eq!(self::readable(disk).as_ref(), Some(&readable), "{report:?}");
+    }
+    let words =
+        |report: &CheckReport| report.findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+    if let Ok(again) = zonal::sim::check(disk, &CheckOptions::default()) {
+        assert_eq!(words(&again), words(&report.left));
+    }
+    let mut kept = Vec::new();
+    match zonal::sim::repair(disk, &RepairOptions::default(), &mut kept) {
+        Ok(again) => assert!(again.mended.is_empty(), "{:?}, then {:?}", report, again.mended),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    assert!(kept.is_empty() && disk.image() == after);
+}
+
+/// The image as it was before a repair that kept this.
+fn undone(image: &SimImage, kept: &[u8]) -> SimImage {
+    let mut image = image.clone();
+    if kept.is_empty() {
+        return image;
+    }
+    let number = |at: usize| u64::from_be_bytes(kept[at..at + 8].try_into().expect("eight bytes"));
+    let sum = |at: usize| u32::from_be_bytes(kept[at..at + 4].try_into().expect("four bytes"));
+    assert_eq!((&kept[..12], sum(40)), (&b"zonalrep\0\0\0\x01"[..], crc32c::crc32c(&kept[..40])));
+    let mut at = 44;
+    for _ in 0..sum(12) {
+        let (offset, length) = (number(at), number(at + 8) as usize);
+        let end = at + 16 + length;
+        assert_eq!(sum(end), crc32c::crc32c(&kept[at..end]));
+        image.write(offset, &kept[at + 16..end]);
+        at = end + 4;
+    }
+    assert_eq!(at, kept.len());
+    image.set_len(number(32));
+    image
+}
+
+/// What a reader sees: each zone, and the first of what is in it. `None` if the image does not open.
+fn readable(disk: &SimDisk) -> Option<Vec<(String, Vec<u8>)>> {
+    let options = zonal::OpenOptions { read_only: true, ..zonal::OpenOptions::default() };
+    let drive = zonal::sim::open(disk, &options).ok()?;
+    let options = zonal::QueueOptions { depth: 1, buffer_bytes: 0, ..Default::default() };
+    let mut queue = drive.queue(&options).expect("a queue");
+    let zones = drive.geometry().zones().min(64);
+    let mut seen = Vec::new();
+    for zone in drive.report(..zones).expect("zones that are there") {
+        let end = zone.write_pointer.unwrap_or(zone.start + zone.capacity);
+        let length = (end - zone.start).min(16 << 10) as usize;
+        let mut bytes = Vec::new();
+        if length > 0 {
+            let buffer = zonal::Buffer::from_slice(&vec![0xa5; length]);
+            queue.push(zonal::Request::read_at(zone.start, buffer)).expect("room for one");
+            queue.submit_and_wait(1).expect("a ring");
+            let completion = queue.next_completion().expect("an answer");
+            bytes = match completion.result {
+                Ok(_) => completion.buffer.expect("it comes back").to_vec(),
+                Err(error) => error.to_string().into_bytes(),
+            };
+        }
+        seen.push((format!("{zone:?}"), bytes));
+    }
+    Some(seen)
 }
 
 fn run(drive: &zonal::Device, deeds: &[Deed]) {

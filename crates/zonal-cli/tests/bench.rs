@@ -79,10 +79,34 @@ fn what_the_engine_can_do_for_itself_verifies_too_and_the_rest_is_an_error() {
         let result = place.json(&format!("bench --bs 16K --size 8M --numjobs 1 {words}"));
         assert_eq!(result["verified"], result["total_ios"], "{words}");
     }
-    place.run("bench --hipri").exits(2).says(&["--hipri", "ring", "leave it out"]);
     place.run("bench mem:size=1G --sqpoll").exits(2).says(&["--sqpoll", "memory"]);
     place.run("bench mem:size=1G --fixedbufs").exits(2).says(&["--fixedbufs", "memory"]);
     place.run("bench --sqpoll=2").exits(2).says(&["0 or 1"]);
+}
+
+#[test]
+fn completions_are_polled_for_or_it_is_said_what_is_missing() {
+    let place = Place::new();
+    for words in ["--hipri", "--hipri --sqpoll --rw mixed"] {
+        let run = place.run(&format!("bench --bs 16K --size 8M --numjobs 2 {words} --json"));
+        if run.code == Some(0) {
+            let result = &run.lines()[0];
+            assert_eq!(result["verify_errors"], 0, "{words}");
+            assert!(result["verified"].as_u64() > Some(0), "{words}");
+        } else {
+            run.exits(2).says(&["--hipri", "polled", "leave hipri out"]);
+            println!("SKIP: the device beneath the test folder has no queues that are polled");
+        }
+    }
+    place.run("bench mem:size=1G --hipri").exits(2).says(&["--hipri", "memory", "leave hipri out"]);
+    place.run("bench --hipri --engine threads").exits(2).says(&["--hipri", "io_uring"]);
+    place.run("bench --hipri=2").exits(2).says(&["0 or 1"]);
+    // Nothing is erased for a run that cannot be made.
+    place.ok("create disk --size 16M --zone-size 4M");
+    place.ok("bench disk --bs 64K --size 4M --numjobs 1");
+    let before = place.zone(0);
+    place.run("bench disk --hipri --engine threads --reset --yes").exits(2).says(&["--hipri"]);
+    assert_eq!((place.zone(0), &before["state"]), (before.clone(), &"closed".into()));
 }
 
 #[test]

@@ -4,6 +4,8 @@ mod common;
 
 use common::{Place, noise};
 use serde_json::json;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 const M: u64 = 1 << 20;
 
@@ -37,9 +39,12 @@ fn create_refuses_what_exists_unless_forced() {
     let place = Place::with_disk("");
     place.run("create disk --size 32M --zone-size 8M").exits(2).says(&["disk", "--force"]);
     assert_eq!(place.json("info disk")["zones"], 8);
+    std::fs::set_permissions(place.path("disk"), Permissions::from_mode(0o600)).unwrap();
     let created = place.json("create disk --size 32M --zone-size 8M --force");
     assert_eq!(created["zones"], 4);
     assert_eq!(place.json("info disk")["zones"], 4);
+    let mode = std::fs::metadata(place.path("disk")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "who may read it stays as it was");
 }
 
 #[test]

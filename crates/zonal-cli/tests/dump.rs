@@ -104,6 +104,19 @@ fn a_drive_in_memory_dumps_and_restores_too() {
 }
 
 #[test]
+fn full_zones_come_back_one_after_the_other_where_one_may_be_active() {
+    let place = Place::new();
+    let shape = "--size 32M --zone-size 2M --max-active-zones 1";
+    place.ok(&format!("create disk {shape}"));
+    place.put("data", &noise(1, 32 << 20));
+    place.ok("append disk data --iodepth 1");
+    place.ok("dump disk -o disk.dump");
+    place.ok(&format!("create copy {shape}"));
+    assert_eq!(place.json("restore copy disk.dump")["zones"], 16);
+    assert!(contents(&place, "disk") == contents(&place, "copy"));
+}
+
+#[test]
 fn a_drive_that_is_not_empty_is_only_erased_when_both_words_are_said() {
     let place = place();
     place.ok("dump disk -o disk.dump");

@@ -323,8 +323,15 @@ impl Device {
     /// then as after a crash.
     pub fn close(self) -> Result<()> {
         let _span = tracing::debug_span!("close", drive = self.name()).entered();
+        // One that came second and failed would open again what the first one had closed.
+        let mut closed = self.pool.closing();
+        if *closed {
+            return Ok(());
+        }
         self.pool.stop();
-        self.close_drive().inspect_err(|_| self.pool.resume())
+        self.close_drive().inspect_err(|_| self.pool.resume())?;
+        *closed = true;
+        Ok(())
     }
 
     fn close_drive(&self) -> Result<()> {

@@ -58,7 +58,7 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     }
     let mut limit = None;
     if !options.read_only {
-        take_lock(&file, || None)?;
+        take_lock(&file, path, || None)?;
         limit = getrlimit(Resource::Fsize).current;
     }
     open_disk(Disk::File(options.driven(file)?), name, options, limit)

@@ -46,6 +46,7 @@
 //!
 //! * [`open`] gives a [`Device`], shared by all threads; [`create`] makes an image, [`adopt`] gives
 //!   zones to one of another making.
+//! * [`check`] says what is wrong with an image, [`repair`] mends what can be mended without a loss.
 //! * [`Device::append`] and its kin, [`Zone`]: operations to be awaited or waited for.
 //! * [`Device::queue`] gives a [`Queue`], one thread's: push [`Request`]s, submit, take
 //!   [`Completion`]s.
@@ -80,7 +81,7 @@ pub use handle::{
 };
 pub use image::{
     AdoptOptions, Adopted, CheckOptions, CheckReport, CreateOptions, Finding, Preallocate,
-    Severity, adopt, check, create,
+    RepairOptions, RepairReport, Severity, adopt, check, create, repair,
 };
 pub use open::{OpenOptions, open};
 pub use queue::request::{AioEvent, Completion, Flags, Full, OffsetPlace, Request};
@@ -93,6 +94,8 @@ pub use target::{Target, size};
 pub use zonal_core::broken::{Rule, break_rule};
 pub use zonal_core::error::{Context, Error, ErrorKind, Result};
 pub use zonal_core::format::Geometry;
+pub use zonal_core::format::check::FindingKind;
+pub use zonal_core::format::repair::{Mend, Mended};
 pub use zonal_core::units::ZoneIndex;
 pub use zonal_core::zone::ZoneState;
 pub use zones::cells::{DEPTH_MAX, QUEUES_MAX};

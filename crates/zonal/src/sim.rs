@@ -7,7 +7,7 @@ pub use crate::engine::sim::{
 
 use crate::device::Device;
 use crate::engine::Disk;
-use crate::image::{AdoptOptions, Adopted, CheckOptions, CheckReport};
+use crate::image::{AdoptOptions, Adopted, CheckOptions, CheckReport, RepairOptions, RepairReport};
 use crate::open::OpenOptions;
 use crate::queue::Queue;
 use std::hash::Hasher;
@@ -57,6 +57,22 @@ pub fn adopt(disk: &SimDisk, options: AdoptOptions<'_>) -> Result<Adopted> {
 pub fn check(disk: &SimDisk, options: &CheckOptions) -> Result<CheckReport> {
     let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
     crate::image::check_disk(&Disk::Sim(disk.clone()), options, || open(disk, &read_only))
+}
+
+/// Repairs the image on a simulated disk, as after a power cut. What [`repair`](crate::repair) keeps in
+/// a file beside the image comes to `kept` instead.
+///
+/// # Errors
+/// As [`repair`](crate::repair).
+pub fn repair(disk: &SimDisk, options: &RepairOptions, kept: &mut Vec<u8>) -> Result<RepairReport> {
+    let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let keep = |bytes: &[u8]| {
+        kept.extend_from_slice(bytes);
+        Ok(())
+    };
+    let any = |_: &_, _: &_| Ok(());
+    let image = Disk::Sim(disk.clone());
+    crate::image::repair_disk(&image, options, any, keep, || open(disk, &read_only))
 }
 
 /// Opens the image on a simulated disk, as after a power cut: only its table counts.

@@ -264,3 +264,48 @@ fn a_write_over_clusters_apart_lands_whole_or_not_at_all() {
     assert_eq!((done.result.unwrap(), done.offset), (5 * 4096, ZONE + 5 * 4096));
     drop(queue);
 }
+
+fn append(drive: &Device, zone: u32, bytes: &[u8]) {
+    let mut queue = drive.queue(&QueueOptions { depth: 1, ..QueueOptions::default() }).unwrap();
+    queue.push(Request::append(zone, zonal::Buffer::from_slice(bytes))).unwrap();
+    queue.submit_and_wait(1).unwrap();
+    queue.next_completion().unwrap().result.unwrap();
+}
+
+#[test]
+fn what_has_no_cluster_below_a_write_pointer_reads_zeros_when_it_gets_one() {
+    const WRITTEN: usize = 128 << 10;
+    let disk = SimDisk::new(&adopted(16), quiet());
+    let drive = open(&disk);
+    (1..4).for_each(|zone| append(&drive, zone, &[7; WRITTEN]));
+    drive.close().unwrap();
+    // Written zones without clusters, and no extension of ours: so a QEMU with zones leaves them
+    // where zeros were written.
+    let mut image = disk.image();
+    let number_at = |image: &SimImage, offset| {
+        let mut bytes = [0; 8];
+        image.read(offset, &mut bytes);
+        u64::from_be_bytes(bytes)
+    };
+    let l2 = number_at(&image, number_at(&image, 40)) & !(1 << 63);
+    let zone = (ZONE >> 16) * 8;
+    image.write(l2 + zone, &vec![0; 3 * zone as usize]);
+    let mut header = [0; 512];
+    image.read(0, &mut header);
+    let ours = header.windows(4).position(|bytes| bytes == b"zonl").unwrap();
+    image.write(ours as u64, &vec![0; 512 - ours]);
+
+    let disk = SimDisk::new(&image, quiet());
+    zonal::sim::adopt(&disk, AdoptOptions::default()).unwrap();
+    let drive = open(&disk);
+    // The first clusters that are free are the tables before.
+    for zone in 1..4 {
+        assert_eq!(drive.report(zone..=zone).unwrap()[0].state, ZoneState::Closed);
+        append(&drive, zone, &[9; 4096]);
+        let start = u64::from(zone) * ZONE;
+        assert!(read(&drive, start, WRITTEN).iter().all(|&byte| byte == 0), "zone {zone}");
+        assert!(read(&drive, start + WRITTEN as u64, 4096).iter().all(|&byte| byte == 9));
+    }
+    drive.close().unwrap();
+    is_sound(&disk.image(), false);
+}

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
+use futures::FutureExt;
 use futures::executor::block_on;
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -403,6 +405,22 @@ fn one_request_after_many_does_not_wait_for_others() {
 }
 
 #[test]
+fn a_request_that_was_started_has_its_time_too() {
+    let _alone = alone();
+    let (disk, drive) = held_up(HandleOptions::default());
+    let started = drive.append(0, record(&drive, 1)).try_start().unwrap();
+    let (said, says) = std::sync::mpsc::channel();
+    let waits = std::thread::spawn(move || {
+        let failed = started.timeout(Duration::from_millis(10)).wait().unwrap_err();
+        said.send(failed.error.kind()).unwrap();
+    });
+    let kind = says.recv_timeout(Duration::from_secs(20));
+    let_go(&disk, 1);
+    assert_eq!(kind.unwrap(), ErrorKind::Stalled);
+    waits.join().unwrap();
+}
+
+#[test]
 fn dropping_the_last_handle_waits_for_orphans() {
     let _alone = alone();
     let (disk, drive) = held_up(HandleOptions::default());
@@ -444,6 +462,32 @@ fn a_waker_may_drop_the_last_handle() {
 }
 
 #[test]
+fn a_close_wakes_everybody_whose_request_has_ended() {
+    let _alone = alone();
+    struct Count(AtomicUsize);
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    for _ in 0..100 {
+        let handles = HandleOptions { threads: 1, ..HandleOptions::default() };
+        let options = OpenOptions { handles, ..OpenOptions::default() };
+        let drive = zonal::open(&Target::Memory(geometry()), &options).unwrap();
+        let wakes: Vec<_> = (0..4).map(|_| Arc::new(Count(AtomicUsize::new(0)))).collect();
+        // None of them polls again and wakes the others.
+        let mut appends = Vec::new();
+        for (zone, wakes) in (0..).zip(&wakes) {
+            let mut append = Box::pin(drive.append(zone, record(&drive, 1)));
+            let _ = append.as_mut().poll(&mut Context::from_waker(&wakes.clone().into()));
+            appends.push(append);
+        }
+        drive.close().unwrap();
+        assert!(wakes.iter().all(|wakes| wakes.0.load(Ordering::SeqCst) > 0));
+    }
+}
+
+#[test]
 fn a_closed_drive_refuses_and_one_that_could_not_be_closed_goes_on() {
     let _alone = alone();
     let drive = memory();
@@ -458,6 +502,28 @@ fn a_closed_drive_refuses_and_one_that_could_not_be_closed_goes_on() {
     assert_eq!(failed.error.kind(), ErrorKind::DeviceReadOnly);
     assert_eq!(number_of(&failed.buffer.unwrap()), Some(3));
     assert_eq!(third.flush().wait().unwrap_err().kind(), ErrorKind::DeviceReadOnly);
+}
+
+#[test]
+fn a_drive_that_several_close_at_once_is_closed() {
+    let _alone = alone();
+    for _ in 0..200 {
+        let (_folder, drive) = image();
+        drive.append(0, record(&drive, 1)).wait().unwrap();
+        let start = Arc::new(std::sync::Barrier::new(2));
+        let closes = [drive.clone(), drive.clone()].map(|drive| {
+            let start = start.clone();
+            std::thread::spawn(move || {
+                start.wait();
+                drive.close()
+            })
+        });
+        let closed = closes.map(|close| close.join().unwrap());
+        assert!(closed.iter().any(Result::is_ok), "{closed:?}");
+        // As closed as the image says that it is.
+        let failed = drive.append(0, record(&drive, 2)).wait().unwrap_err();
+        assert_eq!(failed.error.kind(), ErrorKind::DeviceReadOnly);
+    }
 }
 
 #[test]
@@ -563,4 +629,28 @@ fn records_come_back_in_order_across_reads_and_from_both_loops() {
     assert_eq!(records.next().unwrap().unwrap_err().kind(), ErrorKind::Damaged);
     assert!(records.next().is_none());
     assert!(zone.records(0).is_err());
+}
+
+#[test]
+fn no_record_is_lost_with_a_future_that_was_dropped() {
+    let _alone = alone();
+    let drive = memory();
+    let zone = drive.zone(0).unwrap();
+    let count = ZONE_BYTES / BLOCK as u64;
+    for number in 1..=count {
+        zone.append(record(&drive, number)).wait().unwrap();
+    }
+    let mut records = zone.records(BLOCK).unwrap();
+    let mut dropped = 0;
+    for number in 1..=count {
+        // A future that would have to wait is dropped there.
+        let found = records.next_async().now_or_never().unwrap_or_else(|| {
+            dropped += 1;
+            records.next()
+        });
+        let found = found.unwrap().unwrap();
+        assert_eq!(found.offset, (number - 1) * BLOCK as u64);
+        assert_eq!(number_of(&found.bytes), Some(number));
+    }
+    assert!(dropped > 0 && records.next().is_none());
 }

@@ -7,6 +7,7 @@ mod engines;
 
 use engines::over_each_engine;
 use std::fs::{self, File, OpenOptions as FileOptions};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -274,4 +275,28 @@ fn an_image_is_open_for_writing_once(engine: EngineChoice) {
     assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
     drive.close().unwrap();
     scene.open(OpenOptions::default()).unwrap().close().unwrap();
+}
+
+#[test]
+fn whoever_waits_for_an_image_that_is_replaced_meanwhile_does_not_get_the_old_one() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("disk.qcow2");
+    let geometry = Geometry::with_size(1 << 30);
+    let make = |force, progress| {
+        let (geometry, preallocate) = (geometry.clone(), Preallocate::Falloc);
+        zonal::create(&path, CreateOptions { geometry, preallocate, force, progress })
+    };
+    make(false, None).unwrap();
+    let mut waits = None;
+    let mut progress = |_, _| {
+        let target = Target::Path(path.clone());
+        let open = move || zonal::open(&target, &OpenOptions::default());
+        waits.get_or_insert_with(|| std::thread::spawn(open));
+        std::thread::sleep(Duration::from_millis(20));
+        ControlFlow::Continue(())
+    };
+    make(true, Some(&mut progress)).unwrap();
+    let error = waits.unwrap().join().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+    zonal::open(&Target::Path(path), &OpenOptions::default()).unwrap().close().unwrap();
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use zonal::{CheckOptions, Finding, Severity};
+use zonal::{CheckOptions, Finding, Mended, RepairOptions, RepairReport, Severity};
 
 use crate::{
     outcome::Outcome,
@@ -24,6 +24,13 @@ pub(crate) struct CheckArgs {
     /// Read the data too, to see that all of it can be read; it has no checksums
     #[arg(long)]
     deep: bool,
+    /// Mend what can be mended without losing what was acknowledged; what stood there before is kept
+    /// in a file beside the image
+    #[arg(long)]
+    repair: bool,
+    /// Repair although the last session was cut off and writes that were not flushed are gone
+    #[arg(long, requires = "repair")]
+    drop_unflushed: bool,
 }
 
 /// What `check --json` says. Offsets are bytes in the image's file.
@@ -33,6 +40,19 @@ struct Checked<'a> {
     errors: usize,
     warnings: usize,
     findings: Vec<Found<'a>>,
+    /// With `--repair`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mended: Option<Vec<Repaired>>,
+    /// The file with what stood there before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Repaired {
+    offset: u64,
+    length: u64,
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -49,6 +69,11 @@ const fn word(severity: Severity) -> &'static str {
     }
 }
 
+fn repaired(mended: &Mended) -> Repaired {
+    let Mended { mend, offset, length } = *mended;
+    Repaired { offset, length, text: mend.to_string() }
+}
+
 /// Runs `check`. Errors found are a negative answer; warnings are not.
 pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
     ensure!(
@@ -61,7 +86,13 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
         "{}: an ordinary file has no format to check; name an image",
         args.path.display()
     );
-    let report = zonal::check(&args.path, &CheckOptions { deep: args.deep })?;
+    let CheckArgs { ref path, deep, repair, drop_unflushed } = *args;
+    let RepairReport { mended, left: report, kept } = if repair {
+        zonal::repair(path, &RepairOptions { deep, drop_unflushed })?
+    } else {
+        let left = zonal::check(path, &CheckOptions { deep })?;
+        RepairReport { left, ..RepairReport::default() }
+    };
     let count =
         |severity| report.findings.iter().filter(|found| found.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
@@ -73,9 +104,18 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
             text,
         });
         let findings = findings.collect();
-        print_json(out, &Checked { zones: report.zones, errors, warnings, findings })?;
+        let mended = repair.then(|| mended.iter().map(repaired).collect());
+        let kept = kept.map(|kept| kept.display().to_string());
+        let zones = report.zones;
+        print_json(out, &Checked { zones, errors, warnings, findings, mended, kept })?;
     } else {
-        let path = args.path.display();
+        let path = path.display();
+        for Mended { mend, offset, .. } in &mended {
+            writeln!(out, "{path}: mended at byte {offset}: {mend}")?;
+        }
+        if let Some(kept) = kept {
+            writeln!(out, "{path}: what stood there before is in {}", kept.display())?;
+        }
         for Finding { severity, offset, text } in &report.findings {
             let severity = word(*severity);
             match offset {

@@ -76,7 +76,8 @@ EXAMPLES:
 pub(crate) const CHECK: &str = "\
 EXAMPLES:
   zonal check disk.qcow2
-  zonal check disk.qcow2 --deep --json";
+  zonal check disk.qcow2 --deep --json
+  zonal check disk.qcow2 --repair";
 
 pub(crate) const DUMP: &str = "\
 EXAMPLES:

@@ -16,7 +16,7 @@ pub const MAX_FINDINGS: usize = 1000;
 /// Most separate ranges of clusters kept while checking: data and tables.
 const MAX_RANGES: usize = 2 * super::map::MAX_RUNS;
 
-fn cluster_buffer(tables: &Tables) -> Vec<u8> {
+pub(super) fn cluster_buffer(tables: &Tables) -> Vec<u8> {
     // A cluster has at most 2 MiB.
     vec![0; usize::try_from(tables.cluster_size()).unwrap_or(0)]
 }
@@ -85,10 +85,10 @@ impl fmt::Display for FindingKind {
 
 /// Findings, neighbours of one kind joined.
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(pub(super) Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, kind: FindingKind, offset: u64, length: u64) {
+    pub(super) fn add(&mut self, kind: FindingKind, offset: u64, length: u64) {
         let count = self.0.len();
         match self.0.last_mut() {
             Some(last) if last.kind == FindingKind::More => {}
@@ -105,10 +105,10 @@ impl Findings {
 
 /// Ranges of clusters in use, [start, end) in cluster numbers; neighbours joined as they come.
 #[derive(Default)]
-struct Ranges(Vec<(u64, u64)>);
+pub(super) struct Ranges(pub(super) Vec<(u64, u64)>);
 
 impl Ranges {
-    fn add(&mut self, start: u64, clusters: u64) -> Result<()> {
+    pub(super) fn add(&mut self, start: u64, clusters: u64) -> Result<()> {
         let count = self.0.len();
         match self.0.last_mut() {
             Some(last) if last.1 == start => last.1 += clusters,
@@ -122,7 +122,7 @@ impl Ranges {
     }
 
     /// Sorts them, reports what two of them share, and joins them.
-    fn settle(&mut self, cluster: u64, findings: &mut Findings) {
+    pub(super) fn settle(&mut self, cluster: u64, findings: &mut Findings) {
         self.0.sort_unstable();
         let mut joined: Vec<(u64, u64)> = Vec::with_capacity(self.0.len());
         for &(start, end) in &self.0 {
@@ -147,8 +147,14 @@ impl Ranges {
         starts.zip(ends).map(gap).filter(|gap| gap.1 > 0).collect()
     }
 
+    /// Whether settled ranges hold a cluster of [from, to).
+    fn touch(&self, from: u64, to: u64) -> bool {
+        let after = self.0.partition_point(|range| range.1 <= from);
+        self.0.get(after).is_some_and(|range| range.0 < to)
+    }
+
     /// Whether settled ranges hold a cluster.
-    fn contain(&self, cluster: u64) -> bool {
+    pub(super) fn contain(&self, cluster: u64) -> bool {
         let after = self.0.partition_point(|range| range.0 <= cluster);
         after > 0 && cluster < self.0[after - 1].1
     }
@@ -222,24 +228,29 @@ impl Space {
 
 /// Makes the refcount at `index` of a block 1, whatever it was.
 pub fn count_once(block: &mut [u8], order: u32, index: u64) {
+    set_count(block, order, index, true);
+}
+
+/// Makes the refcount at `index` of a block 1 or 0.
+pub(super) fn set_count(block: &mut [u8], order: u32, index: u64, used: bool) {
     let bit = index << order;
     let byte = usize::try_from(bit / 8).unwrap_or(usize::MAX);
     if order < 3 {
         // Several to a byte, the first in the lowest bits.
         let Some(byte) = block.get_mut(byte) else { return };
         let mask = (1u8 << (1 << order)) - 1;
-        *byte = *byte & !(mask << (bit % 8)) | 1 << (bit % 8);
+        *byte = *byte & !(mask << (bit % 8)) | u8::from(used) << (bit % 8);
         return;
     }
     let end = byte.saturating_add(1 << (order - 3));
     if let Some((last, rest)) = block.get_mut(byte..end).and_then(<[u8]>::split_last_mut) {
         rest.fill(0);
-        *last = 1;
+        *last = u8::from(used);
     }
 }
 
 /// The refcount blocks that the table names: (index, offset).
-fn refcount_blocks(
+pub(super) fn refcount_blocks(
     tables: &Tables,
     findings: &mut Findings,
     read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
@@ -281,7 +292,7 @@ fn drop_repeated(tables: &Tables, blocks: &mut Vec<(u64, u64)>, findings: &mut F
 }
 
 /// Every cluster in use.
-fn used_clusters(
+pub(super) fn used_clusters(
     tables: &Tables,
     l1: &[u8],
     map: &Map,
@@ -375,19 +386,41 @@ fn compare_refcounts(
         uncounted(used, next, first, cluster, findings);
         next = first + per_block;
         read(offset, &mut block)?;
-        for i in 0..per_block {
-            let number = first + i;
-            let kind = match (refcount(&block, tables.refcount_order, i), used.contain(number)) {
-                (0, false) | (1, true) => continue,
-                (0, true) => FindingKind::Unreferenced,
+        for (i, count, used) in wrong_counts(tables, &block, first, used) {
+            let kind = match (count, used) {
+                (0, _) => FindingKind::Unreferenced,
                 (_, true) => FindingKind::CountedTwice,
                 (_, false) => FindingKind::Leak,
             };
-            findings.add(kind, number * cluster, cluster);
+            findings.add(kind, (first + i) * cluster, cluster);
         }
     }
     uncounted(used, next, u64::MAX, cluster, findings);
     Ok(())
+}
+
+/// The refcounts of a block that are not what is used, which begins with cluster `first`: their numbers
+/// in it, what they are, and whether the cluster is used.
+pub(super) fn wrong_counts<'a>(
+    tables: &Tables,
+    block: &'a [u8],
+    first: u64,
+    used: &'a Ranges,
+) -> impl Iterator<Item = (u64, u64, bool)> + 'a {
+    // A block is mostly zeros for clusters that the file does not have; these are passed at once.
+    const CHUNK: usize = 64;
+    let order = tables.refcount_order;
+    let each = (CHUNK as u64 * 8) >> order;
+    let chunks = (0..).step_by(usize::try_from(each).unwrap_or(CHUNK)).zip(block.chunks(CHUNK));
+    chunks
+        .filter(move |&(start, chunk): &(u64, _)| {
+            chunk.iter().any(|byte| *byte != 0) || used.touch(first + start, first + start + each)
+        })
+        .flat_map(move |(start, _)| start..start + each)
+        .filter_map(move |i| {
+            let (count, used) = (refcount(block, order, i), used.contain(first + i));
+            (count != u64::from(used)).then_some((i, count, used))
+        })
 }
 
 /// Reports what is used in [from, to), for which there is no refcount block.
@@ -401,7 +434,7 @@ fn uncounted(used: &Ranges, from: u64, to: u64, cluster: u64, findings: &mut Fin
 }
 
 /// The refcount at `index` of a block whose refcounts have 2^`order` bits; 0 past its end.
-fn refcount(block: &[u8], order: u32, index: u64) -> u64 {
+pub(super) fn refcount(block: &[u8], order: u32, index: u64) -> u64 {
     let bit = index << order;
     let byte = usize::try_from(bit / 8).unwrap_or(usize::MAX);
     if order < 3 {

@@ -53,6 +53,11 @@ impl Part {
     const fn cluster(self, index: u64) -> u64 {
         self.offset + index * CLUSTER
     }
+
+    /// Which of its 64-bit entries stands at `place`.
+    fn index_of(self, place: u64) -> Option<u64> {
+        (self.offset..self.end()).contains(&place).then(|| (place - self.offset) / 8)
+    }
 }
 
 /// Where everything of a new image goes.
@@ -176,6 +181,35 @@ impl Layout {
         Ok(Metadata { layout: self, sessions, header, step: Step::RefcountTable, index: 0 })
     }
 
+    /// The layout of an image that was made with one, by its header: its tables are where they were
+    /// put at creation, and its data in one piece behind them.
+    #[must_use]
+    pub fn of(header: &Header) -> Option<Self> {
+        let layout = Self::plan(&header.geometry).ok()?;
+        let mut planned = layout.header(header.zonal?.image_id);
+        planned.tables.file_len = header.tables.file_len;
+        let same = planned.tables == header.tables
+            && planned.zone_table_offset == header.zone_table_offset
+            && planned.zonal == header.zonal;
+        same.then_some(layout)
+    }
+
+    /// What creation wrote to the entry of the L1 table at `place`.
+    #[must_use]
+    pub fn l1_entry_at(&self, place: u64) -> Option<u64> {
+        let index = self.l1.index_of(place)?;
+        (index < self.l2.clusters).then(|| self.l2.cluster(index) | COPIED)
+    }
+
+    /// What creation wrote to the entry of an L2 table at `place`.
+    #[must_use]
+    pub fn l2_entry_at(&self, place: u64) -> Option<u64> {
+        let index = self.l2.index_of(place)?;
+        let (part, first) = self.l2_maps(index / ENTRIES);
+        let cluster = first + index % ENTRIES;
+        (cluster < part.clusters).then(|| part.cluster(cluster) | COPIED)
+    }
+
     /// What of the file is metadata, in clusters; all that comes before the data.
     const fn metadata_clusters(&self) -> u64 {
         self.data.offset / CLUSTER
@@ -202,16 +236,21 @@ impl Layout {
     }
 
     fn l2_entries(&self, index: u64) -> Vec<u8> {
+        let (part, first) = self.l2_maps(index);
+        table(first, part.clusters, |cluster| part.cluster(cluster) | COPIED)
+    }
+
+    /// What L2 table `index` maps: a part of the file, from one of its clusters on.
+    const fn l2_maps(&self, index: u64) -> (Part, u64) {
         let of_data = self.data.clusters.div_ceil(ENTRIES);
         // Zone table, session and generations lie side by side, the first of them first.
-        let (part, first) = match index.checked_sub(of_data) {
+        match index.checked_sub(of_data) {
             None => (self.data, index * ENTRIES),
             Some(hidden) => {
                 let clusters = (self.data.offset - self.zone_table.offset) / CLUSTER;
                 (Part { offset: self.zone_table.offset, clusters }, hidden * ENTRIES)
             }
-        };
-        table(first, part.clusters, |cluster| part.cluster(cluster) | COPIED)
+        }
     }
 
     fn zone_entries(&self, cluster: u64) -> Vec<u8> {

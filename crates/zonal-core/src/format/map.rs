@@ -5,7 +5,7 @@
 //! and do not touch where they could be one; no two of them, and no table, share a cluster of the
 //! file; each starts inside the file. An image in which that is not so is damaged.
 
-use super::qcow2::{COMPRESSED, COPIED, MAX_L1, OFFSET, Tables, ZERO};
+use super::qcow2::{COMPRESSED, COPIED, MAX_L1, OFFSET, Region, Tables, ZERO};
 use super::{be64, damaged, unsupported};
 use crate::error::{Error, ErrorKind, Result};
 use alloc::{format, string::String, vec::Vec};
@@ -239,24 +239,27 @@ pub(super) fn l2_tables<'a>(
 ) -> impl Iterator<Item = Result<u64>> + 'a {
     let regions = tables.regions();
     (0..u64::from(tables.l1_entries)).map(move |index| {
-        let entry = entry_at(l1, index)?;
-        let place = tables.l1_offset + index * 8;
-        if entry == 0 {
-            return Ok(0);
-        }
-        let table = entry & OFFSET;
-        if entry & L1_RESERVED != 0 || entry & COPIED == 0 || table == 0 {
-            return Err(damaged(place, 8, format!("L1 entry {entry:#x} cannot be")));
-        }
-        check_cluster(tables, table, place)?;
-        for region in &regions {
-            if region.overlaps(table, tables.cluster_size()) {
-                let detail = format!("an L2 table at {table} lies in {}", region.name);
-                return Err(damaged(place, 8, detail));
-            }
-        }
-        Ok(table)
+        l1_entry(tables, &regions, entry_at(l1, index)?, tables.l1_offset + index * 8)
     })
+}
+
+/// The L2 table that an L1 entry at `place` names, 0 for none. `regions` are those of `tables`.
+pub(super) fn l1_entry(tables: &Tables, regions: &[Region], entry: u64, place: u64) -> Result<u64> {
+    if entry == 0 {
+        return Ok(0);
+    }
+    let table = entry & OFFSET;
+    if entry & L1_RESERVED != 0 || entry & COPIED == 0 || table == 0 {
+        return Err(damaged(place, 8, format!("L1 entry {entry:#x} cannot be")));
+    }
+    check_cluster(tables, table, place)?;
+    for region in regions {
+        if region.overlaps(table, tables.cluster_size()) {
+            let detail = format!("an L2 table at {table} lies in {}", region.name);
+            return Err(damaged(place, 8, detail));
+        }
+    }
+    Ok(table)
 }
 
 /// Before they are read: a table that stands for many would make a small file take long.

@@ -11,7 +11,7 @@
 //! and streams its metadata; [`qcow2`] reads the header back, with [`zoned`] (QEMU's extension and
 //! the zone table) and [`zonal`] (our extension, sessions, generations); [`check`] proves that the
 //! data lies in one piece and that the refcounts agree. `docs/image-format.md` has the byte tables.
-//! Beside them, [`dump`] is a whole drive as a stream.
+//! [`repair`] plans how what was found wrong is made right. Beside them, [`dump`] is a whole drive as a stream.
 
 pub mod adopt;
 pub mod check;
@@ -20,6 +20,7 @@ pub mod geometry;
 pub mod layout;
 pub mod map;
 pub mod qcow2;
+pub mod repair;
 pub mod zonal;
 pub mod zoned;
 

@@ -41,7 +41,9 @@ const VERSION: u32 = 3;
 /// The shortest header of version 3; the compression type stands after it.
 const MIN_HEADER_LENGTH: u32 = 104;
 
+/// Bit 0 of the incompatible features: the refcounts may be wrong.
 const DIRTY: u64 = 1 << 0;
+/// Bit 1 of the incompatible features: somebody found the image wrong.
 const CORRUPT: u64 = 1 << 1;
 const EXTERNAL_DATA: u64 = 1 << 2;
 const COMPRESSION: u64 = 1 << 3;
@@ -82,6 +84,9 @@ struct Raw {
     compression_type: u8,
     padding: [u8; 7],
 }
+
+/// Where the header has its incompatible features.
+pub const INCOMPATIBLE_OFFSET: usize = offset_of!(Raw, incompatible);
 
 /// Bytes of the header's fixed part, as QEMU writes it too.
 pub const HEADER_LENGTH: usize = 112;
@@ -327,6 +332,22 @@ impl Header {
         Ok(header)
     }
 
+    /// As [`parse`](Self::parse), for who repairs: also of an image that is marked dirty or corrupt.
+    /// The second value is the incompatible features without these marks, if it has one.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_marked(bytes: &[u8], file_len: u64) -> Result<(Self, Option<u64>)> {
+        let marked = fixed_part(bytes)?.incompatible.get();
+        let features = marked & !(DIRTY | CORRUPT);
+        if features == marked {
+            return Ok((Self::parse(bytes, file_len)?, None));
+        }
+        let mut bytes = bytes.to_vec();
+        bytes[INCOMPATIBLE_OFFSET..][..8].copy_from_slice(&features.to_be_bytes());
+        Ok((Self::parse(&bytes, file_len)?, Some(features)))
+    }
+
     /// The bytes the file starts with, at most [`ENCODED`] of them; zeros follow to the end of the
     /// cluster.
     #[must_use]
@@ -507,11 +528,13 @@ impl Raw {
         let offset = offset_of!(Self, incompatible) as u64;
         let bits = self.incompatible.get();
         if bits & CORRUPT != 0 {
-            let detail = "the image is marked corrupt; repair it with `qemu-img check -r all`";
+            let detail = "the image is marked corrupt; repair it with `zonal check --repair`, or one without \
+                          zones with `qemu-img check -r all`";
             return Err(damaged(offset, 8, detail));
         }
         if bits & DIRTY != 0 {
-            let detail = "its refcounts are marked dirty; repair it with `qemu-img check -r all`";
+            let detail = "its refcounts are marked dirty; repair it with `zonal check --repair`, or one without \
+                          zones with `qemu-img check -r all`";
             return Err(damaged(offset, 8, detail));
         }
         for (bit, name) in [

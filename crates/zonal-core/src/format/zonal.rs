@@ -320,40 +320,39 @@ impl Session {
         image_id: &[u8; 16],
         geometry: &Geometry,
     ) -> Result<Option<Self>> {
-        let Ok(raw) = RawSession::ref_from_bytes(bytes) else { return Ok(None) };
-        if raw.magic != SESSION_MAGIC || raw.crc32c.get() != checksum(bytes) {
-            return Ok(None);
-        }
-        if raw.version.get() != VERSION {
-            let detail = format!(
-                "the session record is of version {}, this program knows {VERSION}",
-                raw.version
-            );
-            return Err(unsupported(8, 4, detail));
-        }
+        let Some(raw) = RawSession::whole(bytes)? else { return Ok(None) };
         if raw.image_id != *image_id {
             return Err(damaged(16, 16, "the session record belongs to another image"));
         }
-        if raw.sequence.get() >= SEQUENCE_END || raw.flush_sequence.get() >= SEQUENCE_END {
-            return Err(damaged(32, 16, "a sequence that no session can have reached"));
-        }
-        if raw.sequence.get() & 1 != copy & 1 {
+        let session = raw.session()?;
+        if session.sequence & 1 != copy & 1 {
             return Err(damaged(32, 8, format!("session {} stands in copy {copy}", raw.sequence)));
         }
-        let clean = match raw.state.get() {
-            CLEAN => true,
-            OPEN => false,
-            other => return Err(damaged(12, 4, format!("session state {other}; 0 or 1 is known"))),
-        };
-        Ok(Some(Self {
-            sequence: raw.sequence.get(),
-            clean,
-            nonce: raw.nonce,
-            boot_id: raw.boot_id,
-            flush_sequence: raw.flush_sequence.get(),
-            conditions: raw.conditions(geometry)?,
-            dead: raw.dead(geometry)?,
-        }))
+        let (conditions, dead) = (raw.conditions(geometry)?, raw.dead(geometry)?);
+        Ok(Some(Self { conditions, dead, ..session }))
+    }
+
+    /// What a record says of this image, for who repairs: whichever copy it stands in, and without
+    /// what cannot be in its lists. A dead range is cut to its zone, an unknown condition is
+    /// *read-only*, and of two for one zone the stronger holds; what speaks of no zone is left out.
+    /// `None` for what [`parse_copy`](Self::parse_copy) finds torn, or of another image.
+    ///
+    /// # Errors
+    /// As [`parse_copy`](Self::parse_copy), for what keeps all of it from being known.
+    pub(super) fn salvage(
+        bytes: &[u8],
+        image_id: &[u8; 16],
+        geometry: &Geometry,
+    ) -> Result<Option<Self>> {
+        match RawSession::whole(bytes)? {
+            Some(raw) if raw.image_id == *image_id => {
+                let session = raw.session()?;
+                let conditions = raw.possible_conditions(geometry)?;
+                let dead = raw.possible_dead(geometry)?;
+                Ok(Some(Self { conditions, dead, ..session }))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The newest whole record of the two copies, copy 0 being `a`.
@@ -371,6 +370,75 @@ impl Session {
 }
 
 impl RawSession {
+    /// A record whose checksum is right, of the version that is known.
+    fn whole(bytes: &[u8]) -> Result<Option<&Self>> {
+        let Ok(raw) = Self::ref_from_bytes(bytes) else { return Ok(None) };
+        if raw.magic != SESSION_MAGIC || raw.crc32c.get() != checksum(bytes) {
+            return Ok(None);
+        }
+        if raw.version.get() != VERSION {
+            let detail = format!(
+                "the session record is of version {}, this program knows {VERSION}",
+                raw.version
+            );
+            return Err(unsupported(8, 4, detail));
+        }
+        Ok(Some(raw))
+    }
+
+    /// What it says besides its lists.
+    fn session(&self) -> Result<Session> {
+        if self.sequence.get() >= SEQUENCE_END || self.flush_sequence.get() >= SEQUENCE_END {
+            return Err(damaged(32, 16, "a sequence that no session can have reached"));
+        }
+        let clean = match self.state.get() {
+            CLEAN => true,
+            OPEN => false,
+            other => return Err(damaged(12, 4, format!("session state {other}; 0 or 1 is known"))),
+        };
+        Ok(Session {
+            sequence: self.sequence.get(),
+            clean,
+            nonce: self.nonce,
+            boot_id: self.boot_id,
+            flush_sequence: self.flush_sequence.get(),
+            conditions: Vec::new(),
+            dead: Vec::new(),
+        })
+    }
+
+    fn possible_conditions(&self, geometry: &Geometry) -> Result<Vec<(ZoneIndex, Condition)>> {
+        let mut conditions: Vec<(ZoneIndex, Condition)> = Vec::new();
+        for raw in taken(&self.conditions, self.conditions_count, 80)? {
+            let zone = ZoneIndex(raw.zone.get());
+            let condition = Condition::from_code(raw.condition).unwrap_or(Condition::ReadOnly);
+            match conditions.iter_mut().find(|(other, _)| *other == zone) {
+                Some((_, known)) if condition == Condition::Offline => *known = condition,
+                Some(_) => {}
+                None if zone.0 < geometry.zones() => conditions.push((zone, condition)),
+                None => {}
+            }
+        }
+        Ok(conditions)
+    }
+
+    fn possible_dead(&self, geometry: &Geometry) -> Result<Vec<(ZoneIndex, Extent)>> {
+        let mut dead = Vec::new();
+        for raw in taken(&self.dead, self.dead_count, 84)? {
+            let zone = ZoneIndex(raw.zone.get());
+            if zone.0 >= geometry.zones() || geometry.is_conventional(zone) {
+                continue;
+            }
+            let start = raw.start.get();
+            let room = geometry.capacity_blocks(zone).0.saturating_sub(start);
+            let length = raw.length.get().min(room);
+            if length > 0 {
+                dead.push((zone, Extent::new(Blocks(start), Blocks(length))));
+            }
+        }
+        Ok(dead)
+    }
+
     fn conditions(&self, geometry: &Geometry) -> Result<Vec<(ZoneIndex, Condition)>> {
         let base = offset_of!(Self, conditions) as u64;
         let mut conditions: Vec<(ZoneIndex, Condition)> = Vec::new();
@@ -451,24 +519,48 @@ pub fn newest_page(page: u32, a: &[u8], b: &[u8]) -> Result<(u64, Vec<u32>)> {
     })
 }
 
-fn parse_page(page: u32, copy: u64, bytes: &[u8]) -> Result<Option<(u64, Vec<u32>)>> {
-    let Ok(raw) = RawGenerations::ref_from_bytes(bytes) else { return Ok(None) };
+/// Copy `copy` (0 or 1) of generation page `page`, as [`newest_page`] reads it: `None` if it is torn.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`] when it is whole and belongs elsewhere.
+pub fn parse_page(page: u32, copy: u64, bytes: &[u8]) -> Result<Option<(u64, Vec<u32>)>> {
+    let Some(raw) = RawGenerations::whole(bytes) else { return Ok(None) };
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(Some((0, vec![0; GENERATIONS_PER_PAGE as usize])));
     }
-    if raw.crc32c.get() != checksum(bytes) {
-        return Ok(None);
-    }
     let sequence = raw.sequence.get();
-    if sequence >= SEQUENCE_END || raw.index.get() != page || sequence & 1 != copy || sequence == 0
-    {
+    if !raw.is_of(page) || sequence & 1 != copy {
         let detail = format!(
             "generation page {} of sequence {sequence} stands in page {page}, copy {copy}",
             raw.index
         );
         return Err(damaged(4080, 12, detail));
     }
-    Ok(Some((sequence, raw.generations.iter().map(|generation| generation.get()).collect())))
+    Ok(Some((sequence, raw.list())))
+}
+
+/// What a copy says of page `page`, whichever copy it stands in; `None` if it is torn or of another.
+pub(super) fn salvage_page(page: u32, bytes: &[u8]) -> Option<(u64, Vec<u32>)> {
+    let raw = RawGenerations::whole(bytes)?;
+    let unwritten = bytes.iter().all(|byte| *byte == 0);
+    (unwritten || raw.is_of(page)).then(|| (raw.sequence.get(), raw.list()))
+}
+
+impl RawGenerations {
+    /// A page whose checksum is right, or that was never written.
+    fn whole(bytes: &[u8]) -> Option<&Self> {
+        let raw = Self::ref_from_bytes(bytes).ok()?;
+        let unwritten = || bytes.iter().all(|byte| *byte == 0);
+        (raw.crc32c.get() == checksum(bytes) || unwritten()).then_some(raw)
+    }
+
+    fn is_of(&self, page: u32) -> bool {
+        (1..SEQUENCE_END).contains(&self.sequence.get()) && self.index.get() == page
+    }
+
+    fn list(&self) -> Vec<u32> {
+        self.generations.iter().map(|generation| generation.get()).collect()
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -87,6 +87,19 @@ impl FileDisk {
     /// As [`lock::try_lock`].
     pub(crate) fn try_lock(&self) -> io::Result<bool> {
         lock::try_lock(&self.inner.file)
+    }
+
+    /// Whether the file at `path` is this one: not removed, nor another that took its place.
+    ///
+    /// # Errors
+    /// Those of `stat(2)`.
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let own = self.inner.file.metadata()?;
+        match std::fs::metadata(path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives the lock back, all I/O having ended.

@@ -10,6 +10,7 @@
 //! the simulated disk.
 
 pub(crate) mod file;
+pub(crate) mod polled;
 pub(crate) mod sim;
 pub(crate) mod threads;
 pub(crate) mod uring;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use crate::buffer::Arena;
 use crate::sys::memory::LentBytes;
 use file::FileDisk;
+use polled::Polled;
 use sim::{SimDisk, SimEngine, SimNotifier};
 use threads::{Threads, ThreadsNotifier};
 use uring::{Uring, UringNotifier};
@@ -131,6 +133,8 @@ pub(crate) struct EngineOptions {
     /// Whether only the thread that makes the engine ever waits for it, in [`Engine::submit`]:
     /// nobody polls its descriptor. A wait for several completions is then one sleep.
     pub(crate) private: bool,
+    /// Whether the device is asked for what has ended, instead of interrupting.
+    pub(crate) hipri: bool,
 }
 
 impl Default for EngineOptions {
@@ -142,6 +146,7 @@ impl Default for EngineOptions {
             register_buffers: true,
             sqpoll: false,
             private: false,
+            hipri: false,
         }
     }
 }
@@ -241,7 +246,8 @@ impl Disk {
     ///
     /// # Errors
     /// `Unsupported`: a ring is wanted, and the kernel has no io_uring, or one older than Linux
-    /// 5.13, or forbids it. Otherwise the kernel's.
+    /// 5.13, or forbids it; or completions shall be polled for, and that cannot be done here.
+    /// Otherwise the kernel's.
     pub(crate) fn engine(
         &self,
         options: &EngineOptions,
@@ -249,9 +255,17 @@ impl Disk {
     ) -> io::Result<Engine> {
         match self {
             Self::File(disk) => match disk.engine_kind() {
+                EngineKind::IoUring if options.hipri => {
+                    let engine = Polled::new(disk, options, arena)?;
+                    Ok(Engine::Polled(Box::new(engine)))
+                }
                 EngineKind::IoUring => Uring::new(disk, options, arena).map(Engine::Uring),
+                EngineKind::Threads if options.hipri => Err(polled::refused(
+                    "the threads engine sleeps until its calls return, and only io_uring asks",
+                )),
                 EngineKind::Threads => Threads::new(disk, options).map(Engine::Threads),
             },
+            Self::Sim(_) if options.hipri => Err(polled::refused("the disk is simulated")),
             Self::Sim(disk) => Ok(Engine::Sim(disk.engine(options))),
         }
     }
@@ -275,6 +289,8 @@ impl Disk {
 pub(crate) enum Engine {
     /// A ring of the kernel.
     Uring(Uring),
+    /// A ring that asks the device, and an ordinary one.
+    Polled(Box<Polled>),
     /// Threads that block.
     Threads(Threads),
     /// The simulator's.
@@ -294,6 +310,8 @@ impl Engine {
         match self {
             // SAFETY: the caller's promise, handed on.
             Self::Uring(engine) => unsafe { engine.push(io) },
+            // SAFETY: likewise.
+            Self::Polled(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push(io) },
             Self::Sim(engine) => {
@@ -323,6 +341,7 @@ impl Engine {
     pub(crate) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Uring(engine) => engine.submit(wait_for, timeout),
+            Self::Polled(engine) => engine.submit(wait_for, timeout),
             Self::Threads(engine) => engine.submit(wait_for, timeout),
             Self::Sim(engine) => {
                 engine.submit(wait_for, timeout);
@@ -332,10 +351,12 @@ impl Engine {
     }
 
     /// Reports every request that has ended, by its token: how many bytes (0 for `SyncData` and
-    /// `Zero`), or the error. Enters the kernel only if it kept completions for want of room.
+    /// `Zero`), or the error. Enters the kernel only if it kept completions for want of room. Where
+    /// the device is asked, what ended since the last [`submit`](Self::submit) is not known yet.
     pub(crate) fn reap(&mut self, each: impl FnMut(u64, io::Result<u32>)) {
         match self {
             Self::Uring(engine) => engine.reap(each),
+            Self::Polled(engine) => engine.reap(each),
             Self::Threads(engine) => engine.reap(each),
             Self::Sim(engine) => engine.reap(each),
         }
@@ -345,6 +366,7 @@ impl Engine {
     pub(crate) fn in_flight(&self) -> usize {
         match self {
             Self::Uring(engine) => engine.in_flight(),
+            Self::Polled(engine) => engine.in_flight(),
             Self::Threads(engine) => engine.in_flight(),
             Self::Sim(engine) => engine.in_flight(),
         }
@@ -354,6 +376,7 @@ impl Engine {
     pub(crate) fn notifier(&self) -> Notifier {
         match self {
             Self::Uring(engine) => Notifier::Uring(engine.notifier()),
+            Self::Polled(engine) => Notifier::Uring(engine.notifier()),
             Self::Threads(engine) => Notifier::Threads(engine.notifier()),
             Self::Sim(engine) => Notifier::Sim(engine.notifier()),
         }
@@ -364,6 +387,7 @@ impl Engine {
     pub(crate) fn as_raw_fd(&self) -> Option<RawFd> {
         match self {
             Self::Uring(engine) => Some(engine.as_raw_fd()),
+            Self::Polled(engine) => Some(engine.as_raw_fd()),
             Self::Threads(engine) => Some(engine.as_raw_fd()),
             Self::Sim(_) => None,
         }
@@ -371,13 +395,14 @@ impl Engine {
 
     /// Submits everything pushed, and makes [`Notifier::notify`] wake whoever polls the
     /// descriptor, until the next submission. False: do not wait, there is something to reap, or
-    /// a notification came.
+    /// a notification came, or a device has to be asked for what it has ended.
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
     pub(crate) fn prepare_to_poll(&mut self) -> io::Result<bool> {
         match self {
             Self::Uring(engine) => engine.prepare_to_poll(),
+            Self::Polled(engine) => engine.prepare_to_poll(),
             Self::Threads(engine) => engine.prepare_to_poll(),
             Self::Sim(engine) => Ok(engine.prepare_to_poll()),
         }
@@ -387,6 +412,7 @@ impl Engine {
     pub(crate) fn buffers_registered(&self) -> bool {
         match self {
             Self::Uring(engine) => engine.buffers_registered(),
+            Self::Polled(engine) => engine.buffers_registered(),
             Self::Threads(_) | Self::Sim(_) => false,
         }
     }
@@ -395,6 +421,7 @@ impl Engine {
     pub(crate) fn syscalls(&self) -> u64 {
         match self {
             Self::Uring(engine) => engine.syscalls(),
+            Self::Polled(engine) => engine.syscalls(),
             Self::Threads(engine) => engine.syscalls(),
             Self::Sim(engine) => engine.syscalls(),
         }

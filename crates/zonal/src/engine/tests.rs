@@ -1,4 +1,5 @@
-//! What every engine over files does, whichever it is. What only a ring does is in `uring/tests.rs`.
+//! What every engine over files does, whichever it is. What only a ring does is in `uring/tests.rs`,
+//! and what only two do in `polled/tests.rs`.
 
 use super::file::FileDisk;
 use super::*;
@@ -10,14 +11,50 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+/// What is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    IoUring,
+    Threads,
+    /// The polled engine with an ordinary ring where the other should be, so that all but the asking is
+    /// tested on every machine.
+    TwoRings,
+    /// The polled engine, where the device beneath the test program can be asked.
+    Polled,
+}
+
+impl Kind {
+    fn options(self) -> EngineOptions {
+        EngineOptions { hipri: self == Self::Polled, ..EngineOptions::default() }
+    }
+
+    /// Whether it can be tested here; if not, that is said.
+    fn is_here(self) -> bool {
+        let refusal = fixture(self, 4096).disk.engine(&self.options(), None).err();
+        if let Some(error) = &refusal {
+            assert!(self == Self::Polled && error.kind() == io::ErrorKind::Unsupported, "{error}");
+            println!("SKIP: {error}");
+        }
+        refusal.is_none()
+    }
+}
+
 /// Runs each test over each engine.
 macro_rules! over_each_engine {
     ($($test:ident,)*) => {
-        mod io_uring {
-            $(#[test] fn $test() { super::$test(super::EngineKind::IoUring) })*
-        }
-        mod threads {
-            $(#[test] fn $test() { super::$test(super::EngineKind::Threads) })*
+        over_each_engine! { @ io_uring IoUring $($test)* }
+        over_each_engine! { @ threads Threads $($test)* }
+        over_each_engine! { @ two_rings TwoRings $($test)* }
+        over_each_engine! { @ polled Polled $($test)* }
+    };
+    (@ $name:ident $kind:ident $($test:ident)*) => {
+        mod $name {
+            use super::Kind;
+            $(#[test] fn $test() {
+                if Kind::$kind.is_here() {
+                    super::$test(Kind::$kind);
+                }
+            })*
         }
     };
 }
@@ -40,34 +77,46 @@ pub(super) struct Fixture {
     /// Holds the file.
     directory: tempfile::TempDir,
     pub(super) disk: Disk,
+    kind: Kind,
 }
 
-pub(super) fn fixture(kind: EngineKind, length: u64) -> Fixture {
+pub(super) fn fixture(kind: Kind, length: u64) -> Fixture {
     // Beside the test program, which is on a disk more often than /tmp is.
     let program = std::env::current_exe().unwrap();
     let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
     let file = FileDisk::open(&directory.path().join("image"), Access::CreateNew).unwrap();
-    let disk = Disk::File(file.with_engine(kind));
+    let disk = Disk::File(file.with_engine(match kind {
+        Kind::Threads => EngineKind::Threads,
+        Kind::IoUring | Kind::TwoRings | Kind::Polled => EngineKind::IoUring,
+    }));
     disk.set_len(length).unwrap();
-    Fixture { directory, disk }
+    Fixture { directory, disk, kind }
 }
 
 pub(super) fn engine(
-    disk: &Disk,
+    fixture: &Fixture,
     sq_entries: u32,
     cq_entries: u32,
     arena: Option<&Arena>,
 ) -> Engine {
-    let options = EngineOptions { sq_entries, cq_entries, ..EngineOptions::default() };
-    disk.engine(&options, arena).unwrap()
+    let options = EngineOptions { sq_entries, cq_entries, ..fixture.kind.options() };
+    engine_with(fixture, &options, arena)
 }
 
 /// One whose requests a thread of the kernel takes.
-pub(super) fn polled_engine(disk: &Disk, sq_entries: u32, arena: Option<&Arena>) -> Engine {
+pub(super) fn sqpoll_engine(fixture: &Fixture, sq_entries: u32, arena: Option<&Arena>) -> Engine {
     let cq_entries = 2 * sq_entries;
-    let options =
-        EngineOptions { sq_entries, cq_entries, sqpoll: true, ..EngineOptions::default() };
-    disk.engine(&options, arena).unwrap()
+    let options = EngineOptions { sq_entries, cq_entries, sqpoll: true, ..fixture.kind.options() };
+    engine_with(fixture, &options, arena)
+}
+
+fn engine_with(fixture: &Fixture, options: &EngineOptions, arena: Option<&Arena>) -> Engine {
+    match (fixture.kind, &fixture.disk) {
+        (Kind::TwoRings, Disk::File(file)) => {
+            Engine::Polled(Box::new(Polled::with_ordinary_rings(file, options, arena).unwrap()))
+        }
+        (_, disk) => disk.engine(options, arena).unwrap(),
+    }
 }
 
 /// Requests with their buffers, as a queue would hold them.
@@ -145,27 +194,41 @@ proptest! {
         steps in prop::collection::vec(step(), 1..24),
         sqpoll in any::<bool>(),
     ) {
-        agrees_with_a_file(EngineKind::IoUring, sqpoll, steps)?;
+        agrees_with_a_file(Kind::IoUring, sqpoll, steps)?;
+    }
+
+    #[test]
+    fn two_rings_do_what_pread_and_pwrite_do(
+        steps in prop::collection::vec(step(), 1..24),
+        sqpoll in any::<bool>(),
+    ) {
+        agrees_with_a_file(Kind::TwoRings, sqpoll, steps)?;
+    }
+
+    #[test]
+    fn a_polled_ring_does_what_pread_and_pwrite_do(
+        steps in prop::collection::vec(step(), 1..24),
+        sqpoll in any::<bool>(),
+    ) {
+        if Kind::Polled.is_here() {
+            agrees_with_a_file(Kind::Polled, sqpoll, steps)?;
+        }
     }
 
     #[test]
     fn threads_do_what_pread_and_pwrite_do(steps in prop::collection::vec(step(), 1..24)) {
-        agrees_with_a_file(EngineKind::Threads, false, steps)?;
+        agrees_with_a_file(Kind::Threads, false, steps)?;
     }
 }
 
 /// Runs the steps, and compares each with what a plain array would have said.
-fn agrees_with_a_file(
-    kind: EngineKind,
-    sqpoll: bool,
-    steps: Vec<Step>,
-) -> Result<(), TestCaseError> {
+fn agrees_with_a_file(kind: Kind, sqpoll: bool, steps: Vec<Step>) -> Result<(), TestCaseError> {
     const LENGTH: usize = 44 * 4096;
     let fixture = fixture(kind, LENGTH as u64);
     let arena = Arena::new(2, 8 * 4096).unwrap();
     let mut engine = match sqpoll {
-        true => polled_engine(&fixture.disk, 8, Some(&arena)),
-        false => engine(&fixture.disk, 8, 16, Some(&arena)),
+        true => sqpoll_engine(&fixture, 8, Some(&arena)),
+        false => engine(&fixture, 8, 16, Some(&arena)),
     };
     let mut model = vec![0_u8; LENGTH];
     let buffer = |blocks: usize, pooled: bool| {
@@ -225,9 +288,9 @@ fn agrees_with_a_file(
     Ok(())
 }
 
-fn a_small_completion_ring_loses_nothing(kind: EngineKind) {
+fn a_small_completion_ring_loses_nothing(kind: Kind) {
     let fixture = fixture(kind, 200 * 4096);
-    let mut engine = engine(&fixture.disk, 4, 4, None);
+    let mut engine = engine(&fixture, 4, 4, None);
     let mut slab = slab(&mut engine);
     for token in 0..200_u8 {
         let buffer = Buffer::from_slice(&[token; 4096]);
@@ -244,9 +307,9 @@ fn a_small_completion_ring_loses_nothing(kind: EngineKind) {
     assert!(bytes.iter().enumerate().all(|(at, &byte)| usize::from(byte) == at / 4096));
 }
 
-fn reaping_alone_fetches_what_the_kernel_had_to_keep(kind: EngineKind) {
+fn reaping_alone_fetches_what_the_kernel_had_to_keep(kind: Kind) {
     let fixture = fixture(kind, 64 * 4096);
-    let mut engine = engine(&fixture.disk, 4, 4, None);
+    let mut engine = engine(&fixture, 4, 4, None);
     let mut slab = slab(&mut engine);
     for token in 0..64 {
         slab.push(IoKind::Read, token * 4096, Buffer::unpooled(4096), token, false);
@@ -256,6 +319,9 @@ fn reaping_alone_fetches_what_the_kernel_had_to_keep(kind: EngineKind) {
     let begun = Instant::now();
     while slab.engine.in_flight() > 0 && begun.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(20));
+        if kind == Kind::Polled {
+            slab.engine.submit(0, None).unwrap(); // it is not told what has ended, but asks
+        }
         slab.engine.reap(|token, result| {
             assert_eq!(result.unwrap(), 4096);
             assert!(tokens.insert(token));
@@ -264,9 +330,9 @@ fn reaping_alone_fetches_what_the_kernel_had_to_keep(kind: EngineKind) {
     assert_eq!(tokens.len(), 64);
 }
 
-fn a_full_submission_ring_gives_the_request_back(kind: EngineKind) {
+fn a_full_submission_ring_gives_the_request_back(kind: Kind) {
     let fixture = fixture(kind, 4096);
-    let mut engine = engine(&fixture.disk, 2, 4, None);
+    let mut engine = engine(&fixture, 2, 4, None);
     let io = |token| Io {
         kind: IoKind::SyncData,
         offset: 0,
@@ -303,9 +369,9 @@ pub(super) fn notify_after(notifier: Notifier, pause: Duration) -> std::thread::
     })
 }
 
-fn a_notification_ends_a_wait_with_nothing_in_flight(kind: EngineKind) {
+fn a_notification_ends_a_wait_with_nothing_in_flight(kind: Kind) {
     let fixture = fixture(kind, 4096);
-    let mut engine = engine(&fixture.disk, 4, 8, None);
+    let mut engine = engine(&fixture, 4, 8, None);
     for _ in 0..50 {
         let thread = notify_after(engine.notifier(), Duration::from_millis(1));
         engine.submit(1, None).unwrap();
@@ -315,9 +381,9 @@ fn a_notification_ends_a_wait_with_nothing_in_flight(kind: EngineKind) {
     assert_eq!(engine.in_flight(), 0);
 }
 
-fn a_notification_before_the_wait_ends_it_and_only_it(kind: EngineKind) {
+fn a_notification_before_the_wait_ends_it_and_only_it(kind: Kind) {
     let fixture = fixture(kind, 4096);
-    let mut engine = engine(&fixture.disk, 4, 8, None);
+    let mut engine = engine(&fixture, 4, 8, None);
     let notifier = engine.notifier();
     notifier.notify();
     notifier.notify();
@@ -329,9 +395,9 @@ fn a_notification_before_the_wait_ends_it_and_only_it(kind: EngineKind) {
     assert!(begun.elapsed() >= Duration::from_millis(30));
 }
 
-fn a_stale_wake_does_not_end_a_later_wait(kind: EngineKind) {
+fn a_stale_wake_does_not_end_a_later_wait(kind: Kind) {
     let fixture = fixture(kind, 4096);
-    let mut engine = engine(&fixture.disk, 4, 8, None);
+    let mut engine = engine(&fixture, 4, 8, None);
     let thread = notify_after(engine.notifier(), Duration::from_millis(5));
     engine.submit(1, None).unwrap();
     thread.join().unwrap();
@@ -341,16 +407,16 @@ fn a_stale_wake_does_not_end_a_later_wait(kind: EngineKind) {
     assert!(begun.elapsed() >= Duration::from_millis(30));
 }
 
-fn a_wait_that_nothing_can_end_returns(kind: EngineKind) {
+fn a_wait_that_nothing_can_end_returns(kind: Kind) {
     let fixture = fixture(kind, 4096);
-    let mut engine = engine(&fixture.disk, 4, 8, None);
+    let mut engine = engine(&fixture, 4, 8, None);
     drop(engine.notifier());
     engine.submit(1, None).unwrap();
 }
 
-fn waits_and_notifications_from_many_threads_never_hang(kind: EngineKind) {
+fn waits_and_notifications_from_many_threads_never_hang(kind: Kind) {
     let fixture = fixture(kind, 4096);
-    let mut engine = engine(&fixture.disk, 8, 8, None);
+    let mut engine = engine(&fixture, 8, 8, None);
     let count = Arc::new(AtomicU32::new(0));
     let threads: Vec<_> = (0..3)
         .map(|_| {
@@ -377,9 +443,9 @@ fn waits_and_notifications_from_many_threads_never_hang(kind: EngineKind) {
     }
 }
 
-fn whoever_polls_the_descriptor_is_woken_too(kind: EngineKind) {
+fn whoever_polls_the_descriptor_is_woken_too(kind: Kind) {
     let fixture = fixture(kind, 4096);
-    let mut engine = engine(&fixture.disk, 4, 8, None);
+    let mut engine = engine(&fixture, 4, 8, None);
     let notifier = engine.notifier();
     notifier.notify();
     assert!(!engine.prepare_to_poll().unwrap(), "a notification came before");
@@ -407,22 +473,23 @@ fn poll(engine: &Engine, limit_ms: i32) -> i32 {
     unsafe { libc::poll(&raw mut one, 1, limit_ms) }
 }
 
-fn an_error_of_the_kernel_arrives_with_its_token(kind: EngineKind) {
+fn an_error_of_the_kernel_arrives_with_its_token(kind: Kind) {
     let fixture = fixture(kind, 4096);
-    let mut engine = engine(&fixture.disk, 4, 8, None);
+    let mut engine = engine(&fixture, 4, 8, None);
     let mut slab = slab(&mut engine);
     slab.push(IoKind::Read, u64::MAX / 2 + 1, Buffer::unpooled(4096), 5, false);
     let (result, _) = slab.finish().remove(&5).unwrap();
     assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EINVAL));
 }
 
-fn the_lock_holds_as_long_as_an_engine_has_the_file(kind: EngineKind) {
-    let Fixture { directory, disk } = fixture(kind, 4096);
-    let Disk::File(file) = &disk else { panic!("a file") };
-    let other = FileDisk::open(&directory.path().join("image"), Access::ReadWrite).unwrap();
+fn the_lock_holds_as_long_as_an_engine_has_the_file(kind: Kind) {
+    let fixture = fixture(kind, 4096);
+    let Disk::File(file) = &fixture.disk else { panic!("a file") };
+    let path = fixture.directory.path().join("image");
+    let other = FileDisk::open(&path, Access::ReadWrite).unwrap();
     assert!(file.try_lock().unwrap());
-    let engine = engine(&disk, 4, 8, None);
-    drop(disk);
+    let engine = engine(&fixture, 4, 8, None);
+    drop(fixture);
     assert!(!other.try_lock().unwrap());
     drop(engine);
     // The kernel takes a ring apart in its own time.

@@ -14,6 +14,9 @@
 //!   submission: nothing goes out before the caller of [`submit`](Uring::submit) says so.
 //! * The ring is dropped before the file and the arena it knows.
 //!
+//! A ring made with `hipri` belongs to [`Polled`](super::polled::Polled), which gives it nothing but
+//! reads and writes, and asks it by [`ask`](Uring::ask). Nobody notifies it.
+//!
 //! All `unsafe` of the engine is here. Its ground is the promise given to `push`: the bytes of a
 //! request stay valid until its token is reaped; [`Drop`] waits for what was not.
 
@@ -32,6 +35,8 @@ use super::file::FileDisk;
 use super::wake::Wake;
 use super::{EngineOptions, Io, IoKind};
 use crate::buffer::Arena;
+use crate::sys::DIRECT_ALIGNMENT;
+use crate::sys::memory::AlignedBytes;
 
 /// The token of the poll request on the eventfd.
 const WAKE: u64 = u64::MAX;
@@ -248,6 +253,72 @@ impl Uring {
             }
             self.drain();
         }
+    }
+
+    /// Of a ring made with `hipri`: hands everything to the kernel, and asks the device, once and
+    /// without waiting, what it has ended. No system call if it has nothing, or if the kernel's
+    /// thread asks.
+    pub(super) fn ask(&mut self) -> io::Result<()> {
+        if self.sqpoll {
+            self.release()?;
+        } else if self.awaited() > 0 {
+            self.enter_with_retries(0, None)?;
+            while !self.ring.submission().is_empty() {
+                self.drain();
+                self.enter_with_retries(0, None)?;
+            }
+        }
+        self.drain();
+        Ok(())
+    }
+
+    /// Of a ring made with `hipri`: reads the file's first block, to see whether that can be.
+    pub(super) fn try_reading(&mut self) -> io::Result<()> {
+        let mut block = AlignedBytes::zeroed(DIRECT_ALIGNMENT);
+        let (ptr, len) = (block.as_mut_ptr(), block.len());
+        let io = Io { kind: IoKind::Read, offset: 0, ptr, len, fixed: false, token: 0 };
+        // SAFETY: the block lives until the token is reaped; where it cannot be, for ever.
+        if unsafe { self.push(io) }.is_err() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut result = Ok(0);
+        while self.in_flight > 0 {
+            if let Err(error) = self.submit(1, None) {
+                std::mem::forget(block);
+                return Err(error);
+            }
+            self.reap(|_, read| result = read);
+        }
+        self.syscalls = 0;
+        result.map(|_| ())
+    }
+
+    /// Hands everything to the kernel and takes in what has ended, without waiting.
+    pub(super) fn look(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.drain();
+        Ok(())
+    }
+
+    /// How many requests have ended and not been reaped, as far as is known.
+    pub(super) fn ended(&self) -> usize {
+        self.stash.len()
+    }
+
+    /// How many requests have not ended, as far as is known.
+    pub(super) fn awaited(&self) -> usize {
+        self.in_flight - self.stash.len()
+    }
+
+    /// As if a device were very slow with so many more requests, or no longer.
+    #[cfg(test)]
+    pub(super) fn pretend_in_flight(&mut self, more: isize) {
+        self.in_flight = self.in_flight.strict_add_signed(more);
+    }
+
+    /// Whether a notification came that no wait has seen. It is consumed.
+    pub(super) fn take_notification(&self) -> bool {
+        self.wake.take_notification()
     }
 
     /// Lets the kernel's thread see what is staged, and wakes it if it sleeps.
@@ -472,6 +543,9 @@ fn set_up(options: &EngineOptions) -> io::Result<IoUring> {
     for level in (0..=best).rev() {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(completions).setup_clamp();
+        if options.hipri {
+            builder.setup_iopoll();
+        }
         if options.sqpoll {
             builder.setup_sqpoll(SQPOLL_IDLE_MS);
         } else if level >= 1 {

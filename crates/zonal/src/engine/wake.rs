@@ -58,6 +58,15 @@ impl Wake {
         self.state.load(Ordering::Acquire) == NOTIFIED
     }
 
+    /// Whether a notification came, for a wait that does not sleep. It is consumed.
+    pub(super) fn take_notification(&self) -> bool {
+        let came = self.was_notified();
+        if came {
+            self.end_wait();
+        }
+        came
+    }
+
     /// Ends the wait, or the next one. One exchange when nobody waits.
     pub(super) fn notify(&self) {
         if self.state.swap(NOTIFIED, Ordering::AcqRel) == WAITING {

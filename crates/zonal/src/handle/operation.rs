@@ -260,9 +260,10 @@ impl<T: Outcome> Operation<T> {
         self.step = Step::Ended(Completion { tag, result, flags, offset: 0, buffer });
     }
 
-    /// Begins to count the time there is.
+    /// Begins to count the time there is, unless that is done. Whoever is to be woken is known.
     fn set_timer(&mut self) {
-        if let (Some(limit), Step::Asked { ticket, lane }) = (&mut self.limit, &self.step)
+        if let (Some(limit @ Limit { until: None, .. }), Step::Asked { ticket, lane }) =
+            (&mut self.limit, &self.step)
             && let Some(at) = Instant::now().checked_add(limit.time)
         {
             limit.until = Some(lane.timers.set(at, ticket));
@@ -323,12 +324,18 @@ impl<T: Outcome> Future for Operation<T> {
                 return Poll::Pending;
             }
         }
-        let late = this.is_late();
+        let mut late = false;
         let completion = match &this.step {
             Step::Asked { ticket, .. } => match ticket.poll(context.waker()) {
                 Some(completion) => completion,
-                None if late => this.give_up(ticket),
-                None => return Poll::Pending,
+                None => {
+                    this.set_timer();
+                    late = this.is_late();
+                    match &this.step {
+                        Step::Asked { ticket, .. } if late => this.give_up(ticket),
+                        _ => return Poll::Pending,
+                    }
+                }
             },
             Step::New(_) | Step::Ended(_) | Step::Over => match this.step.take() {
                 Step::Ended(completion) => return Poll::Ready(T::of(completion)),

@@ -6,12 +6,12 @@
 use super::HandleOptions;
 use super::lane::Lane;
 use super::ticket::Ticket;
-use super::worker::{CLOSED, Outfit};
+use super::worker::{CLOSED, Outfit, Rest};
 use crate::buffer::{Arena, Buffer};
 use crate::device::Drive;
 use crate::queue::QueueOptions;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, lock, thread};
+use crate::sync::{Mutex, MutexGuard, lock, thread};
 use crossbeam_queue::ArrayQueue;
 use std::sync::{Arc, OnceLock};
 use zonal_core::error::{Error, ErrorKind, Result};
@@ -30,7 +30,10 @@ pub(crate) struct Pool {
     threads: Box<[Thread]>,
     arena: OnceLock<Option<Arena>>,
     spare: ArrayQueue<Arc<Ticket>>,
+    /// Whether nothing is taken any more; see [`Pool::stop`].
     closed: AtomicBool,
+    /// Whether the drive has been closed; locked by who closes it.
+    closing: Mutex<bool>,
 }
 
 struct Thread {
@@ -49,7 +52,13 @@ impl Pool {
             arena: OnceLock::new(),
             spare: ArrayQueue::new(SPARE_TICKETS),
             closed: AtomicBool::new(false),
+            closing: Mutex::new(false),
         }
+    }
+
+    /// One handle closes the drive at a time; true: another has.
+    pub(crate) fn closing(&self) -> MutexGuard<'_, bool> {
+        lock(&self.closing)
     }
 
     pub(crate) fn options(&self) -> &HandleOptions {
@@ -104,12 +113,13 @@ impl Pool {
         let HandleOptions { depth, deadline, .. } = self.options;
         let batch = Some(BATCH);
         let options = QueueOptions { depth, deadline, batch, ..QueueOptions::default() };
-        let (drive, lane) = (self.drive.clone(), thread.lane.clone());
-        let outfit = Outfit { drive, lane, options, arena: self.arena().cloned(), number };
+        let (drive, arena) = (self.drive.clone(), self.arena().cloned());
         thread.lane.open();
+        // Dropped with the thread that could not be had, it fails what others have asked since.
+        let rest = Rest::new(&thread.lane);
+        let outfit = Outfit { drive, options, arena, number, rest };
         let builder = thread::Builder::new().name(format!("zonal-io-{number}"));
         let spawned = builder.spawn(move || outfit.run()).map_err(|error| {
-            thread.lane.close(ErrorKind::Io, "its I/O thread cannot be started");
             let text = "no I/O thread can be started; raise this process's limit on threads";
             Error::new(ErrorKind::Io, text).on(&*self.drive.name).with_source(error)
         });

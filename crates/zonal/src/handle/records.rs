@@ -128,14 +128,17 @@ impl Zone {
 }
 
 impl Records {
-    /// The next record, as [`Iterator::next`], without blocking the thread.
+    /// The next record, as [`Iterator::next`], without blocking the thread. Where the future is
+    /// dropped before its end, no record is lost.
     pub async fn next_async(&mut self) -> Option<Result<Record>> {
         loop {
             match self.step()? {
                 Step::Found(record) => return Some(Ok(record)),
                 Step::Wrong(error) => return Some(self.end_with(error)),
                 Step::NeedsMore => {
+                    // It stays in its place until it has come: this future may be dropped.
                     let chunk = self.chunk()?.await;
+                    self.chunks.pop_front();
                     if let Err(failed) = self.take_in(chunk) {
                         return Some(self.end_with(failed.error));
                     }
@@ -180,7 +183,7 @@ impl Records {
     }
 
     /// The read that comes next, with others started behind it.
-    fn chunk(&mut self) -> Option<Operation<Transfer>> {
+    fn chunk(&mut self) -> Option<&mut Operation<Transfer>> {
         while self.chunks.len() < CHUNKS_AHEAD && self.next_chunk < self.end {
             let length = CHUNK_BYTES.min(self.end - self.next_chunk);
             let device = &self.zone.device;
@@ -188,7 +191,7 @@ impl Records {
             self.chunks.push_back(device.read_at(self.next_chunk, buffer).start());
             self.next_chunk += length;
         }
-        self.chunks.pop_front()
+        self.chunks.front_mut()
     }
 
     fn take_in(&mut self, chunk: Result<Transfer, Failed>) -> Result<(), Failed> {
@@ -215,7 +218,8 @@ impl Iterator for Records {
                 Step::Found(record) => return Some(Ok(record)),
                 Step::Wrong(error) => return Some(self.end_with(error)),
                 Step::NeedsMore => {
-                    let chunk = self.chunk()?.wait();
+                    self.chunk()?;
+                    let chunk = self.chunks.pop_front()?.wait();
                     if let Err(failed) = self.take_in(chunk) {
                         return Some(self.end_with(failed.error));
                     }

@@ -17,19 +17,20 @@ use zonal_core::error::{Error, ErrorKind};
 /// What the thread of a lane is made with.
 pub(super) struct Outfit {
     pub(super) drive: Arc<Drive>,
-    pub(super) lane: Arc<Lane>,
     pub(super) options: QueueOptions,
     pub(super) arena: Option<Arena>,
     pub(super) number: u32,
+    pub(super) rest: Rest,
 }
 
 impl Outfit {
-    /// The thread's life. However it ends, nobody is left waiting.
+    /// The thread's life. However it ends, nobody is left waiting; nor if it never begins.
     pub(super) fn run(self) {
-        let Self { drive, lane, options, arena, number } = self;
+        let Self { drive, options, arena, number, mut rest } = self;
+        let lane = rest.lane.clone();
         let _span = tracing::debug_span!("io_thread", drive = drive.name, number).entered();
         tracing::debug!("starts");
-        let mut rest = Rest { lane: lane.clone(), tickets: Vec::new(), why: Some(panicked()) };
+        rest.why = Some(panicked());
         let outcome = Queue::private(&drive, &options, arena).and_then(|queue| {
             lane.wake_by(queue.mailbox());
             Worker::new(drive.clone(), queue, &mut rest).work()
@@ -52,7 +53,7 @@ fn panicked() -> (ErrorKind, String) {
 }
 
 /// The requests under way, and why those that are left when the thread ends have failed.
-struct Rest {
+pub(super) struct Rest {
     lane: Arc<Lane>,
     /// By the tag they have in the queue, with their own.
     tickets: Vec<Option<(Arc<Ticket>, u64)>>,
@@ -60,8 +61,18 @@ struct Rest {
     why: Option<(ErrorKind, String)>,
 }
 
+impl Rest {
+    /// Of a lane that has been opened, before its thread begins.
+    pub(super) fn new(lane: &Arc<Lane>) -> Self {
+        let why = (ErrorKind::Io, "its I/O thread cannot be started".to_owned());
+        Self { lane: lane.clone(), tickets: Vec::new(), why: Some(why) }
+    }
+}
+
 impl Drop for Rest {
     fn drop(&mut self) {
+        // Whoever was to wake them may be gone, and the thread is.
+        self.lane.wake_all();
         let Some((kind, text)) = self.why.take() else { return };
         let fail = |ticket: &Ticket, tag, buffer| {
             let result = Err(Error::new(kind, text.clone()));

@@ -93,7 +93,7 @@ fn adopt_file(path: &Path, options: AdoptOptions<'_>) -> Result<Adopted> {
     }
     let real = std::fs::canonicalize(path).map_err(|error| metadata_error("the path", error))?;
     let live_path = live::path_of(&real);
-    take_lock(&file, || live::owner(&live_path))?;
+    take_lock(&file, &real, || live::owner(&live_path))?;
     let adopted = adopt_disk(&Disk::File(file.clone()), options);
     file.unlock().map_err(|error| metadata_error("the lock", error))?;
     adopted

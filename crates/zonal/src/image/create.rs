@@ -1,15 +1,17 @@
 //! Making an image: the whole layout at once, the header last.
 
 use super::metadata_error;
-use super::open::random_id;
+use super::open::{random_id, refuse_replaced};
 use crate::buffer::Buffer;
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::live;
 use crate::sys::file::Access;
 use std::fmt;
+use std::fs::Permissions;
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
@@ -71,7 +73,8 @@ fn create_file(path: &Path, mut options: CreateOptions<'_>) -> Result<()> {
 fn make(path: &Path, layout: &Layout, options: &mut CreateOptions<'_>) -> Result<()> {
     let file = FileDisk::open(path, Access::CreateNew).map_err(create_error)?;
     let disk = Disk::File(file);
-    let made = write_layout(&disk, layout, |disk| preallocate(disk, layout, options));
+    let made = write_layout(&disk, layout, |disk| preallocate(disk, layout, options))
+        .and_then(|()| sync_folder(path).map_err(|error| metadata_error("its folder", error)));
     if made.is_err()
         && let Err(error) = std::fs::remove_file(path)
     {
@@ -103,7 +106,6 @@ fn preallocate(disk: &Disk, layout: &Layout, options: &mut CreateOptions<'_>) ->
         return Ok(());
     }
     let full = options.preallocate == Preallocate::Full;
-    // Aligned, so that it is written without being copied.
     let zeros = Buffer::unpooled(if full { 4 << 20 } else { 0 });
     let (start, total) = (layout.data.offset, layout.file_len - layout.data.offset);
     let mut done = 0;
@@ -125,7 +127,8 @@ fn preallocate(disk: &Disk, layout: &Layout, options: &mut CreateOptions<'_>) ->
     Ok(())
 }
 
-fn write_zeros(disk: &Disk, offset: u64, length: u64, zeros: &[u8]) -> io::Result<()> {
+/// Writes zeros in pieces as long as `zeros`, which are aligned so that they are not copied.
+pub(super) fn write_zeros(disk: &Disk, offset: u64, length: u64, zeros: &[u8]) -> io::Result<()> {
     let mut at = 0;
     while at < length {
         let piece = (length - at).min(zeros.len() as u64);
@@ -158,6 +161,7 @@ impl Old {
             let text = "another process has it open; end that process, or choose another name";
             return Err(Error::new(ErrorKind::InUse, text));
         }
+        refuse_replaced(&file, &path)?;
         let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
         if !identity.is_regular() {
             let text = "it is no regular file; choose another name";
@@ -172,20 +176,31 @@ impl Old {
         beside.push(format!(".new-{}", std::process::id()));
         let beside = PathBuf::from(beside);
         make(&beside)?;
-        let moved = std::fs::rename(&beside, &self.path).and_then(|()| sync_folder(&self.path));
-        // A live file that stays behind is not believed: the new image is another one.
-        let moved = moved.and_then(|()| live::remove(&live::path_of(&self.path)));
-        drop(self.file);
-        moved.map_err(|error| {
+        self.give_way_to(&beside).map_err(|error| {
             let _ = std::fs::remove_file(&beside);
             metadata_error("the file that takes the old one's place", error)
         })
+    }
+
+    /// Gives its name and its permissions to the file at `beside`.
+    fn give_way_to(&self, beside: &Path) -> io::Result<()> {
+        // Whoever opens the new image waits until the old one's live file is gone, and does not
+        // have its own taken away.
+        let new = FileDisk::open(beside, Access::ReadWrite)?;
+        new.try_lock()?;
+        let mode = self.file.identity()?.mode & 0o7777;
+        std::fs::set_permissions(beside, Permissions::from_mode(mode))?;
+        std::fs::rename(beside, &self.path)?;
+        sync_folder(&self.path)?;
+        // A live file that stays behind is not believed: the new image is another one.
+        live::remove(&live::path_of(&self.path))
     }
 }
 
 /// Makes the name of a file durable.
 fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => std::fs::File::open(".")?.sync_all(),
         Some(folder) => std::fs::File::open(folder)?.sync_all(),
         None => Ok(()),
     }

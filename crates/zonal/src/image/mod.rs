@@ -14,6 +14,7 @@ mod clusters;
 mod create;
 mod mapping;
 mod open;
+mod repair;
 
 pub(crate) use adopt::adopt_disk;
 pub use adopt::{AdoptOptions, Adopted, adopt};
@@ -25,6 +26,8 @@ pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
 pub(crate) use create::write_layout;
 pub use create::{CreateOptions, Preallocate, create};
 pub(crate) use open::{not_a_file, open, open_disk, take_lock};
+pub(crate) use repair::repair_disk;
+pub use repair::{RepairOptions, RepairReport, repair};
 
 use crate::buffer::Buffer;
 use crate::engine::Disk;

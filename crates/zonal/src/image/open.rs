@@ -5,13 +5,15 @@
 //! below the write pointers zeroed, before the new session begins. An image opened to be read is
 //! left alone: what would be mended is masked in memory.
 
+use super::create::write_zeros;
 use super::{Clusters, Image, Mapping, PAGE, State, metadata_error};
+use crate::buffer::Buffer;
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::live::{self, Doubt, Expected};
 use crate::open::OpenOptions;
-use crate::queue::io_text;
+use crate::queue::{io_text, is_unsupported};
 use crate::sync::Mutex;
 use crate::sys::clock::{BootId, boot_id};
 use crate::sys::file::Access;
@@ -57,7 +59,7 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     let live_path = live::path_of(&path);
     let locked = !options.read_only;
     if locked {
-        take_lock(&file, || live::owner(&live_path))?;
+        take_lock(&file, &path, || live::owner(&live_path))?;
     }
     let parts = read_image(Disk::File(options.driven(file.clone())?), options.read_only)?;
     let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
@@ -167,17 +169,29 @@ fn read_image(disk: Disk, read_only: bool) -> Result<Parts> {
 pub(super) fn read_header(disk: &Disk) -> Result<Header> {
     let length = disk.len().map_err(|error| metadata_error("the length", error))?;
     // A header of ours ends inside a page; others may fill a cluster.
-    match parse_header(disk, length, PAGE) {
+    match parse_header(disk, length, PAGE, Header::parse) {
         Ok(header) if header.zonal.is_some() => Ok(header),
-        _ => parse_header(disk, length, MAX_CLUSTER),
+        _ => parse_header(disk, length, MAX_CLUSTER, Header::parse),
     }
 }
 
-fn parse_header(disk: &Disk, length: u64, most: usize) -> Result<Header> {
+/// The header, also where it is marked dirty or corrupt; and its features without these marks, if it
+/// has one.
+pub(super) fn read_marked_header(disk: &Disk) -> Result<(Header, Option<u64>)> {
+    let length = disk.len().map_err(|error| metadata_error("the length", error))?;
+    parse_header(disk, length, MAX_CLUSTER, Header::parse_marked)
+}
+
+fn parse_header<T>(
+    disk: &Disk,
+    length: u64,
+    most: usize,
+    parse: impl FnOnce(&[u8], u64) -> Result<T>,
+) -> Result<T> {
     let first = usize::try_from(length).map_or(most, |length| length.min(most));
     let mut bytes = vec![0; first];
     disk.read_exact_at(&mut bytes, 0).map_err(|error| metadata_error("the header", error))?;
-    Header::parse(&bytes, length).map_err(|error| {
+    parse(&bytes, length).map_err(|error| {
         if error.kind() != ErrorKind::NotZoned {
             return error;
         }
@@ -257,11 +271,18 @@ fn read_mapping(
 
 /// The L1 table, and what it and the L2 tables map.
 pub(super) fn read_map(disk: &Disk, tables: &Tables) -> Result<(Vec<u8>, Map)> {
+    read_map_by(tables, &mut table_reader(disk))
+}
+
+/// [`read_map`], read by `read`.
+pub(super) fn read_map_by(
+    tables: &Tables,
+    read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
+) -> Result<(Vec<u8>, Map)> {
     #[allow(clippy::cast_possible_truncation)] // at most 32 MiB, as the header was checked
     let mut l1 = vec![0; tables.l1_entries as usize * 8];
-    disk.read_exact_at(&mut l1, tables.l1_offset)
-        .map_err(|error| metadata_error("the L1 table", error))?;
-    let map = Map::read(tables, &l1, table_reader(disk))?;
+    read(tables.l1_offset, &mut l1)?;
+    let map = Map::read(tables, &l1, read)?;
     Ok((l1, map))
 }
 
@@ -449,8 +470,8 @@ impl Parts {
                 // What is nowhere reads as zeros.
                 let Some(host) = piece.host else { continue };
                 let zeroed = match self.disk.zero(host, piece.length) {
-                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                        zero_by_writing(&self.disk, host, piece.length)
+                    Err(error) if is_unsupported(&error) => {
+                        write_zeros(&self.disk, host, piece.length, &Buffer::unpooled(1 << 20))
                     }
                     result => result,
                 };
@@ -612,9 +633,13 @@ impl std::fmt::Display for Recovered {
     }
 }
 
-/// Takes the lock on a file. Waits for that of a process that is gone, unless `owner` knows one
-/// that is there.
-pub(crate) fn take_lock(file: &FileDisk, owner: impl Fn() -> Option<u32>) -> Result<()> {
+/// Takes the lock on the file that was opened at `path`. Waits for that of a process that is gone,
+/// unless `owner` knows one that is there.
+pub(crate) fn take_lock(
+    file: &FileDisk,
+    path: &Path,
+    owner: impl Fn() -> Option<u32>,
+) -> Result<()> {
     let failed = |error| metadata_error("the lock", error);
     let since = Instant::now();
     while !file.try_lock().map_err(failed)? {
@@ -628,7 +653,17 @@ pub(crate) fn take_lock(file: &FileDisk, owner: impl Fn() -> Option<u32>) -> Res
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(())
+    refuse_replaced(file, path)
+}
+
+/// Whoever had the lock before may have put another file in this one's place, which is then gone
+/// with all that is written to it.
+pub(super) fn refuse_replaced(file: &FileDisk, path: &Path) -> Result<()> {
+    if file.is_at(path).map_err(|error| metadata_error("the file", error))? {
+        return Ok(());
+    }
+    let text = "another file has just taken its place; open it again";
+    Err(Error::new(ErrorKind::InUse, text))
 }
 
 pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
@@ -665,18 +700,6 @@ pub(crate) fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
     Error::new(kind, format!("it is {what}"))
 }
 
-fn zero_by_writing(disk: &Disk, offset: u64, length: u64) -> io::Result<()> {
-    let zeros = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < length {
-        let piece = (length - at).min(zeros.len() as u64);
-        #[allow(clippy::cast_possible_truncation)] // at most 1 MiB
-        disk.write_all_at(&zeros[..piece as usize], offset + at)?;
-        at += piece;
-    }
-    Ok(())
-}
-
 pub(super) fn random_id() -> Result<[u8; 16]> {
     let mut id = [0; 16];
     rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
@@ -687,7 +710,6 @@ pub(super) fn random_id() -> Result<[u8; 16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buffer;
     use crate::image::{CreateOptions, Preallocate, create};
     use crate::queue::QueueOptions;
     use crate::queue::request::Request;

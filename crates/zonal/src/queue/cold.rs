@@ -5,7 +5,8 @@
 //! * flush: notes, wait, data sync, table;
 //! * first write after a reset: table says "at start", then (with discard) the zone is punched,
 //!   then the write;
-//! * first write to a zone without clusters: refcounts, then L2 entries, then the write;
+//! * first write to a zone without clusters: zeros in those below its write pointer, a data sync,
+//!   refcounts, then L2 entries, then the write;
 //! * finish: zeros to the capacity, then the state; the table hears of it from the next flush,
 //!   after its data sync;
 //! * settling: zeros over dead ranges, data sync, the cut of a file, then the verdicts.
@@ -14,7 +15,7 @@ use super::task::Desk;
 use crate::buffer::Buffer;
 use crate::device::Drive;
 use crate::engine::IoKind;
-use crate::image::{Image, Span};
+use crate::image::{Grant, Image, Span};
 use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Zones, drained};
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -119,6 +120,7 @@ async fn allocate(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     latched(zones)?;
     let grants = image.grants(zone)?;
     for grant in &grants {
+        zero_below_pointer(scene, image, zone, grant).await?;
         change_tables(scene, &grant.counts).await?;
         change_tables(scene, &grant.entries).await?;
     }
@@ -127,13 +129,38 @@ async fn allocate(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     Ok(())
 }
 
+/// Makes clusters read as zeros, durably, as their zone does below its write pointer where it has
+/// none yet. What they were before is still in them: a table, or the data of another program.
+async fn zero_below_pointer(
+    scene: &Scene,
+    image: &Image,
+    zone: ZoneIndex,
+    grant: &Grant,
+) -> Result<()> {
+    let zones = scene.zones();
+    let end = zones.offset_of(zone, zones.cells().load(zone).wp());
+    let (_, cluster) = image.layout();
+    let mut any = false;
+    for run in &grant.runs {
+        let below = end.saturating_sub(run.guest * cluster).next_multiple_of(cluster);
+        let length = below.min(run.clusters * cluster);
+        if length > 0 {
+            any = true;
+            zero_piece(scene, run.host, length).await.map_err(allocation_failed)?;
+        }
+    }
+    if any { sync_data(scene).await } else { Ok(()) }
+}
+
+fn allocation_failed(error: io::Error) -> Error {
+    let text = format!("its clusters cannot be allocated: {}", super::io_text(&error));
+    Error::new(super::io_kind(&error), text).with_source(error)
+}
+
 /// Changes pages of refcount blocks or L2 tables, durably, so many at a time.
 async fn change_tables(scene: &Scene, spans: &[Span]) -> Result<()> {
     for spans in spans.chunks(SPANS_AT_ONCE) {
-        change_spans(scene, spans).await.map_err(|error| {
-            let text = format!("its clusters cannot be allocated: {}", super::io_text(&error));
-            Error::new(super::io_kind(&error), text).with_source(error)
-        })?;
+        change_spans(scene, spans).await.map_err(allocation_failed)?;
     }
     Ok(())
 }
@@ -433,7 +460,8 @@ async fn write_zeros(scene: &Scene, host: u64, length: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn is_unsupported(error: &io::Error) -> bool {
+/// Whether a range that was to be zeroed has to be written instead.
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     [libc::EOPNOTSUPP, libc::ENOSYS, libc::EINVAL].map(Some).contains(&error.raw_os_error())
 }
 

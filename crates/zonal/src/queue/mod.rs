@@ -22,14 +22,14 @@ mod task;
 
 use crate::buffer::{Arena, Buffer};
 use crate::device::Drive;
-use crate::engine::{Engine, EngineOptions, Io, IoKind};
+use crate::engine::{Engine, EngineOptions, Io, IoKind, polled};
 use crate::image::Piece;
 use crate::mailbox::{Mailbox, Message};
 use crate::zones::cells::DEPTH_MAX;
 use crate::zones::{Conclusion, Counts, SlotId};
 use chain::Chains;
 use cold::Scene;
-pub(crate) use cold::stalled;
+pub(crate) use cold::{is_unsupported, stalled};
 pub(crate) use park::{LINGER, MANY};
 use request::{Call, Completion, Flags, Full, Request};
 use slot::{Slot, Slots, Stage};
@@ -78,6 +78,12 @@ pub struct QueueOptions {
     /// them needs no system call. It takes a processor as long as requests come. Only the ring has
     /// one: the threads engine, drives in memory and the simulated disk go on without.
     pub sqpoll: bool,
+    /// Whether the device is asked for what it has ended (fio's `hipri`, the kernel's `IOPOLL`),
+    /// instead of interrupting. While reads or writes are in flight a wait does not sleep: it takes a
+    /// processor, and a system call for each time it asks. Completions say all that they say
+    /// otherwise. [`Device::queue`](crate::Device::queue) fails as unsupported where the device cannot
+    /// be asked, which one read finds out.
+    pub hipri: bool,
 }
 
 impl Default for QueueOptions {
@@ -90,6 +96,7 @@ impl Default for QueueOptions {
             batch: None,
             fixed_buffers: true,
             sqpoll: false,
+            hipri: false,
         }
     }
 }
@@ -165,10 +172,14 @@ impl Queue {
             register_buffers: options.fixed_buffers,
             sqpoll: options.sqpoll,
             private,
+            hipri: options.hipri,
         };
         let engine = drive
             .engine(&engine_options, arena.as_ref())
             .map_err(|error| opening_failed(drive, error))?;
+        if engine.is_none() && options.hipri {
+            return Err(opening_failed(drive, polled::refused("the drive is in memory")));
+        }
         let mailbox = Arc::new(Mailbox::new(engine.as_ref().map(Engine::notifier)));
         let id = drive.zones.enlist(mailbox.clone(), options.depth)?;
         let depth = options.depth as usize;
@@ -284,7 +295,9 @@ impl Queue {
     }
 
     /// Submits everything pushed, and makes [`Queue::poll_fd`] readable for whatever this queue
-    /// has to hear of, until its next call. False: do not sleep, there is something to take in.
+    /// has to hear of, until its next call. False: do not sleep, there is something to take in; or
+    /// the device has to be asked ([`QueueOptions::hipri`]) for what it has in flight, which each call
+    /// of [`Queue::submit`] does.
     ///
     /// # Errors
     /// As [`Queue::submit`].
@@ -1139,7 +1152,11 @@ impl Drop for Queue {
 }
 
 fn opening_failed(drive: &Drive, error: io::Error) -> Error {
-    Error::new(io_kind(&error), "opening a queue").with_source(error).on(&*drive.name)
+    let kind = match error.kind() {
+        io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+        _ => io_kind(&error),
+    };
+    Error::new(kind, "opening a queue").with_source(error).on(&*drive.name)
 }
 
 fn ring_error(drive: &str, error: io::Error) -> Error {

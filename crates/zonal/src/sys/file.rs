@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, StatxTimestamp};
 use rustix::fs::{fallocate, fcntl_getfl, fcntl_setfl, statx};
@@ -97,6 +97,18 @@ pub(crate) fn identity(file: &File) -> io::Result<FileIdentity> {
 fn nanoseconds(time: StatxTimestamp) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::from(time.tv_nsec))
+}
+
+/// Whether a device (as in [`FileIdentity::device`]) has queues that are polled, by the setting that
+/// tells it; none where the device is not in sysfs, as those of file systems over several are not.
+pub(crate) fn polled_queues(device: u64) -> Option<(PathBuf, bool)> {
+    let (major, minor) = (device >> 32, device & u64::from(u32::MAX));
+    let found = Path::new(&format!("/sys/dev/block/{major}:{minor}")).canonicalize().ok()?;
+    // A partition's queue is that of the disk it is on.
+    let disk = found.ancestors().take(2).find(|place| place.join("queue").is_dir())?;
+    let setting = Path::new("/sys/block").join(disk.file_name()?).join("queue/io_poll");
+    let value = std::fs::read_to_string(&setting).ok()?;
+    Some((setting, value.trim() != "0"))
 }
 
 /// Allocates a range, so that writes into it need no new space. Lengthens the file where the

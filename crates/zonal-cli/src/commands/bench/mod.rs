@@ -90,7 +90,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "0|1", num_args = 0..=1, require_equals = true,
           default_missing_value = "1", default_value = "0", value_parser = parse_switch)]
     sqpoll: bool,
-    /// Ask the device for completions instead of being interrupted by them
+    /// Ask the device for completions instead of being interrupted by them: takes a processor, and a
+    /// driver with queues for that
     #[arg(long, value_name = "0|1", num_args = 0..=1, require_equals = true,
           default_missing_value = "1", default_value = "0", value_parser = parse_switch)]
     hipri: bool,
@@ -189,6 +190,7 @@ struct Work {
     /// Said, or left to what the kernel allows.
     fixedbufs: Option<bool>,
     sqpoll: bool,
+    hipri: bool,
     /// Keep what a plot needs.
     timeline: bool,
     runtime: Option<Duration>,
@@ -232,11 +234,6 @@ impl Work {
             args.rwmixread.is_none() || args.rw == Rw::Mixed,
             "--rwmixread is a share of mixed work; use it with --rw mixed"
         );
-        ensure!(
-            !args.hipri,
-            "--hipri: a ring that polls the device takes neither the syncs nor the waking that zonal \
-             needs, and the engine has one ring a queue; leave it out (--sqpoll is there)"
-        );
         let interval = match (args.rate, args.rate_iops) {
             (None, None) => None,
             (Some(Size(0)), _) => bail!("--rate 0: nothing would ever be sent"),
@@ -254,6 +251,7 @@ impl Work {
             interval,
             fixedbufs: args.fixedbufs,
             sqpoll: args.sqpoll,
+            hipri: args.hipri,
             timeline: args.plot.is_some(),
             runtime: args.runtime.or(args.size.is_none().then_some(RUNTIME)),
             limit,
@@ -307,6 +305,10 @@ impl Work {
             "--sqpoll: {name} is driven by {}, which has no submission queue to poll",
             limits.engine
         );
+        if self.hipri {
+            let options = QueueOptions { depth: 1, hipri: true, ..Default::default() };
+            device.queue(&options).context("--hipri")?;
+        }
         if self.fixedbufs == Some(true) {
             let options = QueueOptions {
                 depth: u32::try_from(self.iodepth)?,
@@ -477,6 +479,7 @@ fn measure(
         iodepth: work.iodepth,
         fixedbufs: work.fixedbufs.unwrap_or(true),
         sqpoll: work.sqpoll,
+        hipri: work.hipri,
         interval: work.interval,
         timeline: work.timeline,
         runtime: work.runtime,

@@ -44,6 +44,7 @@ pub(super) struct Shared<'a> {
     pub(super) iodepth: usize,
     pub(super) fixedbufs: bool,
     pub(super) sqpoll: bool,
+    pub(super) hipri: bool,
     /// The least time from one record of a job to its next.
     pub(super) interval: Option<Duration>,
     /// Keep what a plot needs.
@@ -160,6 +161,7 @@ impl<'a> Job<'a> {
             batch: Some(u32::try_from(shared.iodepth / 4)?.max(1)),
             fixed_buffers: shared.fixedbufs,
             sqpoll: shared.sqpoll,
+            hipri: shared.hipri,
             ..Default::default()
         };
         let mut queue = shared.device.queue(&options)?;

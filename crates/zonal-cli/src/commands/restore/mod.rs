@@ -332,7 +332,9 @@ impl Zone {
         let (number, written) = (self.number, self.written);
         match self.state {
             ZoneState::Full if self.at < written => writer.run(Request::finish(number)),
-            ZoneState::Full | ZoneState::NotWp | ZoneState::Empty => Ok(()),
+            // It gives up its active place, which the next zone may need, with its last write.
+            ZoneState::Full => writer.drain(),
+            ZoneState::NotWp | ZoneState::Empty => Ok(()),
             ZoneState::ImplicitlyOpen | ZoneState::ExplicitlyOpen | ZoneState::Closed => {
                 self.fill(writer, written)?;
                 // Open zones would not outlive the process; full ones are not to be closed.

@@ -1,14 +1,14 @@
 //! The ring against the kernel it runs on.
 
-use super::super::tests::{engine, fixture, notify_after, polled_engine, slab};
-use super::super::{Engine, EngineKind, Notifier};
+use super::super::tests::{Kind, engine, fixture, notify_after, slab, sqpoll_engine};
+use super::super::{Engine, Notifier};
 use super::*;
 use crate::buffer::Buffer;
 
 #[test]
 fn a_batch_is_submitted_and_awaited_in_one_system_call() {
-    let fixture = fixture(EngineKind::IoUring, 32 * 4096);
-    let mut engine = engine(&fixture.disk, 32, 64, None);
+    let fixture = fixture(Kind::IoUring, 32 * 4096);
+    let mut engine = engine(&fixture, 32, 64, None);
     let mut slab = slab(&mut engine);
     for token in 0..32 {
         slab.push(IoKind::Write, token * 4096, Buffer::unpooled(4096), token, false);
@@ -21,8 +21,8 @@ fn a_batch_is_submitted_and_awaited_in_one_system_call() {
 
 #[test]
 fn a_wait_for_several_is_ended_by_a_notification_too() {
-    let fixture = fixture(EngineKind::IoUring, 4096);
-    let mut engine = engine(&fixture.disk, 4, 8, None);
+    let fixture = fixture(Kind::IoUring, 4096);
+    let mut engine = engine(&fixture, 4, 8, None);
     let Engine::Uring(uring) = &mut engine else { panic!("a ring") };
     uring.in_flight += 3; // as if a device were very slow
     let start = Instant::now();
@@ -41,7 +41,7 @@ fn a_wait_for_several_is_ended_by_a_notification_too() {
 
 #[test]
 fn a_ring_that_nobody_polls_ends_its_waits_as_any_other() {
-    let fixture = fixture(EngineKind::IoUring, 32 * 4096);
+    let fixture = fixture(Kind::IoUring, 32 * 4096);
     let options = EngineOptions { private: true, ..EngineOptions::default() };
     let mut engine = fixture.disk.engine(&options, None).unwrap();
     let mut slab = slab(&mut engine);
@@ -63,13 +63,13 @@ fn a_ring_that_nobody_polls_ends_its_waits_as_any_other() {
 
 #[test]
 fn a_small_arena_is_registered_and_a_huge_one_is_not() {
-    let fixture = fixture(EngineKind::IoUring, 4096);
+    let fixture = fixture(Kind::IoUring, 4096);
     let small = Arena::new(4, 4096).unwrap();
-    if !engine(&fixture.disk, 4, 8, Some(&small)).buffers_registered() {
+    if !engine(&fixture, 4, 8, Some(&small)).buffers_registered() {
         println!("SKIP: this process may not lock 16 KiB of memory");
     }
     let huge = Arena::new(2, 1 << 30).unwrap();
-    let mut engine = engine(&fixture.disk, 4, 8, Some(&huge));
+    let mut engine = engine(&fixture, 4, 8, Some(&huge));
     assert!(!engine.buffers_registered());
     let mut slab = slab(&mut engine);
     slab.push(IoKind::Read, 0, huge.lease(4096).unwrap(), 1, true);
@@ -78,8 +78,8 @@ fn a_small_arena_is_registered_and_a_huge_one_is_not() {
 
 #[test]
 fn a_thread_of_the_kernel_takes_more_requests_than_its_ring_holds() {
-    let fixture = fixture(EngineKind::IoUring, 1 << 20);
-    let mut engine = polled_engine(&fixture.disk, 8, None);
+    let fixture = fixture(Kind::IoUring, 1 << 20);
+    let mut engine = sqpoll_engine(&fixture, 8, None);
     // The first of each round finds the thread asleep.
     for round in 0..3 {
         let mut slab = slab(&mut engine);
@@ -99,8 +99,8 @@ fn a_thread_of_the_kernel_takes_more_requests_than_its_ring_holds() {
 
 #[test]
 fn nothing_goes_to_the_kernel_s_thread_before_it_is_submitted() {
-    let fixture = fixture(EngineKind::IoUring, 4096);
-    let mut engine = polled_engine(&fixture.disk, 8, None);
+    let fixture = fixture(Kind::IoUring, 4096);
+    let mut engine = sqpoll_engine(&fixture, 8, None);
     // Awake, and looking.
     engine.submit(0, None).unwrap();
     let mut slab = slab(&mut engine);
@@ -118,8 +118,8 @@ fn nothing_goes_to_the_kernel_s_thread_before_it_is_submitted() {
 
 #[test]
 fn a_notification_ends_a_wait_beside_the_kernel_s_thread_too() {
-    let fixture = fixture(EngineKind::IoUring, 4096);
-    let mut engine = polled_engine(&fixture.disk, 8, None);
+    let fixture = fixture(Kind::IoUring, 4096);
+    let mut engine = sqpoll_engine(&fixture, 8, None);
     for _ in 0..3 {
         let notifier = notify_after(engine.notifier(), Duration::from_millis(60));
         engine.submit(1, Some(Duration::from_secs(30))).unwrap();
