@@ -47,3 +47,16 @@ fn an_svg_has_a_tooltip_for_each_zone() {
     assert_eq!(svg.matches("<title>zone ").count(), 8);
     place.run("map disk --svg no/such/folder.svg").exits(2).says(&["no/such/folder.svg"]);
 }
+
+#[test]
+fn a_picture_replaces_a_picture_and_nothing_else() {
+    let place = Place::new();
+    place.ok("create disk.qcow2 --size 64M --zone-size 16M");
+    let before = std::fs::read(place.path("disk.qcow2")).unwrap();
+    for words in ["map disk.qcow2 --svg disk.qcow2", "bench mem:size=64M --plot disk.qcow2"] {
+        place.run(words).exits(2).says(&["disk.qcow2", "is no SVG", "another name"]);
+        assert!(std::fs::read(place.path("disk.qcow2")).unwrap() == before);
+    }
+    place.ok("map disk.qcow2 --svg map.svg");
+    place.ok("map disk.qcow2 --svg map.svg");
+}

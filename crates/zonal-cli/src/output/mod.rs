@@ -2,6 +2,7 @@
 
 mod human;
 mod json;
+mod picture;
 mod progress;
 mod table;
 
@@ -16,6 +17,7 @@ pub(crate) use human::{
     format_bytes, format_count, format_nanos, format_rate, format_seconds, plural,
 };
 pub(crate) use json::print as print_json;
+pub(crate) use picture::{may_hold_picture, write_picture};
 pub(crate) use progress::Progress;
 pub(crate) use table::{Align, Table};
 

@@ -39,7 +39,7 @@ use super::create::Reserve;
 use crate::{
     args::{self, Access, Engine, Size, WriteAccess, ZoneRange, format_size, parse_duration},
     outcome::Outcome,
-    output::{Ui, print_json},
+    output::{Ui, may_hold_picture, print_json},
     signals::Interrupt,
     transfer, zones,
 };
@@ -352,6 +352,9 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
             }
         }
     };
+    if let Some(path) = &args.plot {
+        may_hold_picture(path)?;
+    }
     let target = match (&args.target, &temporary) {
         (Some(target), _) => target.clone(),
         (None, Some(temporary)) => {

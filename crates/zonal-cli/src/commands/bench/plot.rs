@@ -3,13 +3,13 @@
 //! Both axes of latency are logarithmic: what is rare is a hundred times slower than what is usual,
 //! and both are of interest.
 
-use std::{fs, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use plotters::prelude::*;
 
 use super::{results::Measured, worker::Direction};
-use crate::output::{format_nanos, format_seconds};
+use crate::output::{format_nanos, format_seconds, write_picture};
 
 const SIZE: (u32, u32) = (960, 720);
 
@@ -38,7 +38,7 @@ pub(super) fn draw(path: &Path, rw: &str, measured: &Measured) -> Result<()> {
     let mut text = String::new();
     drawing(&mut text, rw, measured, &ways)
         .map_err(|error| anyhow!("{error}"))
-        .and_then(|()| Ok(fs::write(path, &text)?))
+        .and_then(|()| write_picture(path, &text))
         .with_context(|| format!("--plot {}", path.display()))
 }
 

@@ -8,7 +8,6 @@ mod svg;
 mod text;
 
 use std::{
-    fs,
     io::{self, BufWriter, IsTerminal, Write},
     path::PathBuf,
 };
@@ -23,7 +22,7 @@ pub(super) use self::cells::{STATES, fill_of};
 use crate::{
     args::{Access, TargetArg, ZoneRange},
     outcome::Outcome,
-    output::{Ui, print_json},
+    output::{Ui, print_json, write_picture},
     zones,
 };
 
@@ -85,7 +84,7 @@ pub(crate) fn run(args: &MapArgs, ui: &Ui) -> Result<Outcome> {
     let most = if args.svg.is_some() { SVG_CELLS } else { TEXT_CELLS };
     let map = Map::of(device.name(), &report, most);
     if let Some(path) = &args.svg {
-        fs::write(path, svg::draw(&map)).with_context(|| path.display().to_string())?;
+        write_picture(path, &svg::draw(&map)).with_context(|| path.display().to_string())?;
     }
     let mut out = BufWriter::new(io::stdout().lock());
     if ui.json {

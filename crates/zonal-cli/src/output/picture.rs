@@ -1,0 +1,37 @@
+//! Pictures in files: they replace other pictures, and nothing else.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Read},
+    path::Path,
+};
+
+use anyhow::{Result, bail};
+
+/// What an SVG begins with.
+const BEGINNINGS: [&[u8]; 2] = [b"<svg", b"<?xm"];
+
+/// Refuses a file that holds something else than a picture, such as the drive itself.
+pub(crate) fn may_hold_picture(path: &Path) -> Result<()> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => bail!("{}: {error}; name another file", path.display()),
+    };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() == 0 {
+        return Ok(());
+    }
+    let mut found = [0; 4];
+    let is_picture = file.read_exact(&mut found).is_ok() && BEGINNINGS.contains(&&found[..]);
+    if !is_picture {
+        bail!("{}: it exists and is no SVG; choose another name", path.display());
+    }
+    Ok(())
+}
+
+/// Writes a picture, in place of an older one at most.
+pub(crate) fn write_picture(path: &Path, text: &str) -> Result<()> {
+    may_hold_picture(path)?;
+    Ok(fs::write(path, text)?)
+}
