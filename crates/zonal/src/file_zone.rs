@@ -61,7 +61,24 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
         take_lock(&file, path, || None)?;
         limit = getrlimit(Resource::Fsize).current;
     }
-    open_disk(Disk::File(options.driven(file)?), name, options, limit)
+    let disk = Disk::File(options.driven(file)?);
+    refuse_image(&disk)?;
+    open_disk(disk, name, options, limit)
+}
+
+/// Whoever appends to an image as to a file, or resets it, has lost it.
+fn refuse_image(disk: &Disk) -> Result<()> {
+    const QCOW2: &[u8; 4] = b"QFI\xfb";
+    let mut magic = [0; QCOW2.len()];
+    if disk.len().map_err(file_error)? < magic.len() as u64 {
+        return Ok(());
+    }
+    disk.read_exact_at(&mut magic, 0).map_err(file_error)?;
+    if &magic == QCOW2 {
+        let text = "it is a qcow2 image, not a file to append to; leave out `file:`";
+        return Err(Error::new(ErrorKind::InvalidInput, text));
+    }
+    Ok(())
 }
 
 /// Opens the file that is a disk, of which the process may make `limit` bytes.

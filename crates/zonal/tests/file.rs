@@ -194,6 +194,10 @@ fn what_is_no_file_to_append_to_is_refused_by_name() {
     assert!(!folder.join("absent").exists());
     assert_eq!(refused(".").0, ErrorKind::NotZoned);
     assert_eq!(Target::parse("file:").unwrap_err().kind(), ErrorKind::InvalidInput);
+    std::fs::write(folder.join("image"), b"QFI\xfb, and what follows").unwrap();
+    let (kind, text) = refused("image");
+    assert_eq!(kind, ErrorKind::InvalidInput);
+    assert!(text.contains("qcow2 image"), "{text}");
     let long = File::create(folder.join("long")).unwrap();
     if long.set_len((8 << 40) + 1).is_err() {
         println!("SKIP: this file system has no files of 8 TiB");
