@@ -301,7 +301,7 @@ fn an_index_of_another_image_is_refused() {
     place.ok("create disk --size 64M --zone-size 8M --force");
     place.put("other", &noise(24, 600_000));
     place.ok("append disk other");
-    let says = ["index", "line 1", "drive whose id begins with", "another drive"];
+    let says = ["index", "line ", "drive whose id begins with", "another drive"];
     place.run("cat disk --index index").exits(2).says(&says);
     place.run("append disk data --resume index").exits(2).says(&says);
 }
