@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod outcome;
 mod output;
+mod own;
 mod records;
 mod signals;
 mod transfer;

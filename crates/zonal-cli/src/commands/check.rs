@@ -13,6 +13,7 @@ use zonal::{CheckOptions, Finding, Mended, RepairOptions, RepairReport, Severity
 use crate::{
     outcome::Outcome,
     output::{Ui, plural, print_json},
+    own::OwnFiles,
 };
 
 /// The words of `check`.
@@ -86,6 +87,7 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
         "{}: an ordinary file has no format to check; name an image",
         args.path.display()
     );
+    OwnFiles::of_image(&args.path).refuse_stdout()?;
     let CheckArgs { ref path, deep, repair, drop_unflushed } = *args;
     let RepairReport { mended, left: report, kept } = if repair {
         zonal::repair(path, &RepairOptions { deep, drop_unflushed })?

@@ -11,6 +11,7 @@ use crate::{
     args::{Size, format_size},
     outcome::Outcome,
     output::{Ui, print_json},
+    own::refuse_live_name,
     signals::Interrupt,
 };
 
@@ -122,6 +123,7 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         "{}: an ordinary file needs no create; make an empty one with touch",
         args.path.display()
     );
+    refuse_live_name(&args.path)?;
     let geometry = args.geometry()?;
     let interrupt = Interrupt::install()?;
     let bar = ui.progress(Some(geometry.size));

@@ -97,6 +97,9 @@ pub(crate) fn run(args: &DumpArgs, ui: &Ui) -> Result<Outcome> {
         !(to_stdout && io::stdout().is_terminal()),
         "a dump is nothing to look at; say where it goes with -o FILE, or redirect stdout"
     );
+    if !to_stdout {
+        args.target.own_files().refuse_output(&args.output)?;
+    }
     let interrupt = Interrupt::install()?;
     let device = args.target.open(Access::Read, ui)?;
     let sink = Sink::open(&args.output, args.force)?;

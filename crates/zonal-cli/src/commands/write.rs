@@ -46,6 +46,7 @@ struct Written {
 
 /// Runs `write`.
 pub(crate) fn run(args: &WriteArgs, ui: &Ui) -> Result<Outcome> {
+    args.target.own_files().refuse_input(&args.file)?;
     let (mut input, length): (Box<dyn Read>, _) = if args.file == Path::new("-") {
         (Box::new(io::stdin().lock()), None)
     } else {

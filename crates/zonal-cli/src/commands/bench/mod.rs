@@ -40,6 +40,7 @@ use crate::{
     args::{self, Access, Engine, Size, WriteAccess, ZoneRange, format_size, parse_duration},
     outcome::Outcome,
     output::{Ui, may_hold_picture, print_json},
+    own::OwnFiles,
     signals::Interrupt,
     transfer, zones,
 };
@@ -337,6 +338,10 @@ impl Work {
 pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
     let interrupt = Interrupt::install()?;
     let work = Work::resolve(args)?;
+    if let Some(path) = &args.plot {
+        OwnFiles::of(args.target.as_deref().unwrap_or_default()).refuse_output(path)?;
+        may_hold_picture(path)?;
+    }
     let temporary = match &args.target {
         Some(_) => None,
         None => {
@@ -352,9 +357,6 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
             }
         }
     };
-    if let Some(path) = &args.plot {
-        may_hold_picture(path)?;
-    }
     let target = match (&args.target, &temporary) {
         (Some(target), _) => target.clone(),
         (None, Some(temporary)) => {

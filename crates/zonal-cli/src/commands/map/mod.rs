@@ -79,6 +79,9 @@ impl Listing {
 
 /// Runs `map`.
 pub(crate) fn run(args: &MapArgs, ui: &Ui) -> Result<Outcome> {
+    if let Some(path) = &args.svg {
+        args.target.own_files().refuse_output(path)?;
+    }
     let device = args.target.open(Access::Read, ui)?;
     let report = device.report(zones::numbers(&device, args.zones.as_ref())?)?;
     let most = if args.svg.is_some() { SVG_CELLS } else { TEXT_CELLS };
