@@ -16,7 +16,7 @@ fn example(name: &str) -> Command {
 
 /// Whether they were built.
 fn are_built() -> bool {
-    let all = ["log_writer", "record_store", "bench_of_ones_own"];
+    let all = ["log_writer", "record_store", "bench_of_ones_own", "append_loop"];
     let built = all.iter().all(|name| Path::new(example(name).get_program()).exists());
     if !built {
         eprintln!("SKIP the examples are not built; cargo test --workspace builds them");
@@ -99,4 +99,28 @@ fn the_benchmark_measures_both_ways() {
     for text in [run(None), run(Some(&path))] {
         assert!(text.contains("queue: ") && text.contains("handles: "), "{text}");
     }
+}
+
+#[test]
+fn the_loop_erases_nothing_without_both_words() {
+    if !are_built() {
+        return;
+    }
+    let (_folder, path) = image();
+    output(example("record_store").arg(&path).args(["set", "apple", "green"]));
+    let run = |words: &[&str]| {
+        let output = example("append_loop").arg(&path).args(["65536", "4"]).args(words).output();
+        let output = output.unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    // A zone has sixteen of these records: it fills what is empty, and leaves the record alone.
+    assert_eq!(run(&[]), (true, String::new()));
+    assert_eq!(output(example("record_store").arg(&path).args(["get", "apple"])), "green\n");
+    let (done, says) = run(&[]);
+    assert!(!done && says.contains("no zone is empty; --reset --yes"), "{says}");
+    let (done, says) = run(&["--reset"]);
+    assert!(!done && says.contains("--reset erases; say --yes"), "{says}");
+    assert_eq!(output(example("record_store").arg(&path).args(["get", "apple"])), "green\n");
+    assert!(run(&["--reset", "--yes"]).0);
+    assert!(!example("record_store").arg(&path).args(["get", "apple"]).status().unwrap().success());
 }
