@@ -293,24 +293,10 @@ fn what_comes_through_a_pipe_is_held_against_the_index_as_it_comes() {
     let place = Place::with_disk("");
     place.put("in", &noise(1, 3 * 65536));
     place.put("index", &place.ok("append disk in --json").out);
-    let resume = |bytes: Vec<u8>| {
-        let mut child = place.start("append disk --json --resume index");
-        let mut input = child.stdin.take().unwrap();
-        let writer = std::thread::spawn(move || input.write_all(&bytes));
-        let run = Run::of("append", child.wait_with_output().unwrap());
-        let _ = writer.join();
-        run
-    };
+    let resume = |bytes: Vec<u8>| place.feed("append disk --json --resume index", &bytes);
     let run = resume(noise(1, 2 * 65536 + 9)).exits(2);
     run.says(&["index index", "record 2 is 65536 bytes", "9 bytes", "the same inputs"]);
     assert_eq!(resume(noise(1, 4 * 65536)).exits(0).lines().len(), 1);
-}
-
-/// Runs `script` with the program as `$zonal`.
-fn shell(place: &Place, script: &str) -> Run {
-    let mut bash = std::process::Command::new("bash");
-    bash.args(["-c", script]).env("zonal", env!("CARGO_BIN_EXE_zonal"));
-    Run::of(script, bash.current_dir(place.path(".")).stdin(Stdio::null()).output().unwrap())
 }
 
 #[test]
@@ -339,7 +325,7 @@ fn a_line_that_was_cut_off_is_named_by_cat_and_not_there_for_resume() {
                 continue;
             }
             // Into the same file: the cut line goes, and the new ones stand behind whole ones.
-            let run = shell(&place, &format!("$zonal {words} --resume index >> index")).exits(0);
+            let run = place.shell(&format!("$zonal {words} --resume index >> index")).exits(0);
             if !is_whole {
                 run.says(&[&format!("line {line} was cut off, and is taken away")]);
             }
@@ -364,11 +350,9 @@ fn an_index_is_gone_on_with_in_its_own_form() {
     let before = fs::read(place.path("index")).unwrap();
     for words in ["", "--csv"] {
         let script = format!("$zonal append disk in {words} --resume index >> index");
-        shell(&place, &script).exits(2).says(&["index index", "--json"]);
+        place.shell(&script).exits(2).says(&["index index", "--json"]);
     }
-    shell(&place, "$zonal append disk in --resume none >> none")
-        .exits(2)
-        .says(&["--json or --csv"]);
+    place.shell("$zonal append disk in --resume none >> none").exits(2).says(&["--json or --csv"]);
     assert!(before == fs::read(place.path("index")).unwrap());
 }
 

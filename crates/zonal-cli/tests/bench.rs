@@ -118,7 +118,7 @@ fn a_plot_is_drawn_of_each_way() {
         assert!(svg.contains(word), "{word}");
     }
     assert!(svg.matches("<polyline").count() >= 8, "six lines over time and two by percentile");
-    place.run("bench --size 4M --plot no/folder.svg").exits(2).says(&["--plot no/folder.svg"]);
+    place.run("bench --size 4M --plot no/folder.svg").exits(2).says(&["no/folder.svg"]);
 }
 
 #[test]

@@ -2,10 +2,9 @@
 
 mod common;
 
-use common::{Place, Run, noise};
+use common::{Place, noise};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
 use zonal::{OpenOptions, Target};
 
 /// A folder with `disk`, which holds data, and links to it and to where its live file is.
@@ -109,26 +108,20 @@ fn no_input_comes_from_the_drive_itself() {
 #[test]
 fn the_standard_streams_are_looked_at_too() {
     let place = place();
-    let zonal = env!("CARGO_BIN_EXE_zonal");
-    let shell = |script: &str| {
-        let mut bash = Command::new("bash");
-        bash.args(["-c", script]).env("zonal", zonal).current_dir(place.path("."));
-        Run::of(script, bash.stdin(Stdio::null()).output().expect("bash runs"))
-    };
     let before = files(&place);
     for script in [
         "$zonal append disk data < hard - < disk",
         "$zonal write disk --offset 4M < soft",
         "$zonal restore disk --force --yes < disk",
     ] {
-        shell(script).exits(2).says(&["stdin", "the drive itself", "another input"]);
+        place.shell(script).exits(2).says(&["stdin", "the drive itself", "another input"]);
     }
     for words in ["read disk --offset 0 --length 4K", "report hard", "dump disk", "check disk"] {
         let script = format!("$zonal {words} >> soft");
-        shell(&script).exits(2).says(&["stdout", "the drive itself", "another file"]);
+        place.shell(&script).exits(2).says(&["stdout", "the drive itself", "another file"]);
     }
     // An input that grows by what is printed of it.
-    shell("$zonal append disk data --json >> data").exits(2).says(&["data", "another file"]);
+    place.shell("$zonal append disk data --json >> data").exits(2).says(&["data", "another file"]);
     assert!(before == files(&place));
-    shell("$zonal append disk data --json >> index").exits(0);
+    place.shell("$zonal append disk data --json >> index").exits(0);
 }

@@ -26,17 +26,6 @@ fn any_range_can_be_read() {
     place.run("read disk --offset 0xffffffffffffffff --length 8").exits(2).says(&["past"]);
 }
 
-/// Runs `words` with `input` as its stdin.
-fn feed(place: &Place, words: &str, input: &[u8]) -> Run {
-    let mut child = place.start(words);
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let run = Run::of(words, child.wait_with_output().unwrap());
-    let _ = writer.join();
-    run
-}
-
 #[test]
 fn a_write_goes_on_over_the_ends_of_zones() {
     let place = Place::with_disk("--conventional-zones 1");
@@ -54,7 +43,7 @@ fn a_write_goes_on_over_the_ends_of_zones() {
     // To the drive's last byte, and not beyond.
     place.put("last", &noise(2, 16 << 20));
     place.ok("write disk last --offset 48M");
-    let run = feed(&place, "write disk --offset 40M", &noise(3, 8 << 20));
+    let run = place.feed("write disk --offset 40M", &noise(3, 8 << 20));
     run.exits(0).says(&["8388608 bytes written"]);
 }
 
@@ -108,15 +97,15 @@ fn of_a_pipe_it_is_said_how_much_was_written() {
         "put the rest at offset 16777216",
         "first 6291456 bytes were written at offset 8388608, and are flushed",
     ];
-    feed(&place, "write disk --offset 8M", &bytes).exits(2).says(&says);
+    place.feed("write disk --offset 8M", &bytes).exits(2).says(&says);
     assert!(place.ok("read disk --offset 8M --length 6M").out == bytes[..6 << 20]);
     // Exactly as much as there is room for is no error.
-    let run = feed(&place, "write disk --offset 16M", &bytes[..6 << 20]);
+    let run = place.feed("write disk --offset 16M", &bytes[..6 << 20]);
     run.exits(0).says(&["6291456 bytes written"]);
-    let run = feed(&place, "write disk --offset 8M", &bytes);
+    let run = place.feed("write disk --offset 8M", &bytes);
     run.exits(2).says(&["zone 1", "full"]);
     let large = Place::with_disk("");
-    let run = feed(&large, "write disk --offset 56M", &noise(1, 9 << 20));
+    let run = large.feed("write disk --offset 56M", &noise(1, 9 << 20));
     run.exits(2).says(&["the drive ends", "first 8388608 bytes were written at offset 58720256"]);
 }
 

@@ -11,7 +11,7 @@ use zonal::AdoptOptions;
 use crate::{
     args::{Size, format_size},
     outcome::Outcome,
-    output::{Ui, print_json},
+    output::{Ui, plural, print_json},
     own::OwnFiles,
 };
 
@@ -100,11 +100,11 @@ pub(crate) fn run(args: &AdoptArgs, ui: &Ui) -> Result<Outcome> {
         print_json(io::stdout().lock(), &drive)?;
     } else {
         ui.say(format_args!(
-            "{}: {}, {} zones of {}, {} of them full of the data that was there; from now on it is \
+            "{}: {}, {} of {}, {} of them full of the data that was there; from now on it is \
              opened by zonal alone",
             args.path.display(),
             format_size(geometry.size),
-            geometry.zones(),
+            plural(geometry.zones() as usize, "zone"),
             format_size(geometry.zone_size),
             adopted.full_zones
         ));

@@ -10,7 +10,7 @@ use zonal::{CreateOptions, Geometry, Preallocate};
 use crate::{
     args::{Size, format_size},
     outcome::Outcome,
-    output::{Ui, print_json},
+    output::{Ui, plural, print_json},
     own::refuse_live_name,
     signals::Interrupt,
 };
@@ -155,10 +155,10 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         print_json(io::stdout().lock(), &created)?;
     } else {
         ui.say(format_args!(
-            "{}: {}, {} zones of {}",
+            "{}: {}, {} of {}",
             args.path.display(),
             format_size(geometry.size),
-            geometry.zones(),
+            plural(geometry.zones() as usize, "zone"),
             format_size(geometry.zone_size)
         ));
     }

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// What an SVG begins with.
 const BEGINNINGS: [&[u8]; 2] = [b"<svg", b"<?xm"];
@@ -43,5 +43,5 @@ pub(crate) fn may_hold_picture(path: &Path) -> Result<()> {
 /// Writes a picture, in place of an older one at most.
 pub(crate) fn write_picture(path: &Path, text: &str) -> Result<()> {
     may_hold_picture(path)?;
-    Ok(fs::write(path, text)?)
+    fs::write(path, text).with_context(|| path.display().to_string())
 }

@@ -39,7 +39,7 @@ use super::create::Reserve;
 use crate::{
     args::{self, Access, Engine, Size, WriteAccess, ZoneRange, format_size, parse_duration},
     outcome::Outcome,
-    output::{Ui, may_hold_picture, print_json},
+    output::{Ui, may_hold_picture, plural, print_json},
     own::OwnFiles,
     signals::Interrupt,
     transfer, zones,
@@ -551,7 +551,8 @@ fn reset(args: &BenchArgs, device: &Device, ui: &Ui) -> Result<()> {
         if !ui.can_ask() {
             bail!("{name}: --reset erases, and nobody is there to be asked; say --yes to do it");
         }
-        let question = format!("reset {} zones of {name}, erasing what they hold?", zones.len());
+        let question =
+            format!("reset {} of {name}, erasing what they hold?", plural(zones.len(), "zone"));
         ensure!(ui.ask(question)?, "nothing was done");
     }
     let mut queue = transfer::small_queue(device)?;

@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &MapArgs, ui: &Ui) -> Result<Outcome> {
     let most = if args.svg.is_some() { SVG_CELLS } else { TEXT_CELLS };
     let map = Map::of(device.name(), &report, most);
     if let Some(path) = &args.svg {
-        write_picture(path, &svg::draw(&map)).with_context(|| path.display().to_string())?;
+        write_picture(path, &svg::draw(&map))?;
     }
     let mut out = BufWriter::new(io::stdout().lock());
     if ui.json {
