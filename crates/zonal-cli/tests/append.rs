@@ -359,9 +359,10 @@ fn an_index_is_gone_on_with_in_its_own_form() {
 #[test]
 fn names_of_any_bytes_are_kept_in_either_index() {
     use std::os::unix::ffi::OsStrExt;
-    let names: [&[u8]; 8] = [
+    let names: [&[u8]; 9] = [
         b"plain",
         b"two\nlines, \"quoted\"",
+        b"two\nlines and no more",
         b"\"",
         b"ends with\r",
         b" spaced ",

@@ -39,7 +39,7 @@ use super::create::Reserve;
 use crate::{
     args::{self, Access, Engine, Size, WriteAccess, ZoneRange, format_size, parse_duration},
     outcome::Outcome,
-    output::{Ui, may_hold_picture, plural, print_json},
+    output::{Ui, format_seconds, may_hold_picture, plural, print_json},
     own::OwnFiles,
     signals::Interrupt,
     transfer, zones,
@@ -405,6 +405,18 @@ fn bench(
         let started = Instant::now();
         flushed = transfer::small_queue(device).and_then(|mut queue| transfer::flush(&mut queue));
         measured.flush = started.elapsed();
+    }
+    if let Some(runtime) = work.runtime.filter(|_| work.limit.is_none() && work.rw.writes())
+        && measured.elapsed < runtime
+        && error.is_none()
+        && !interrupt.came()
+    {
+        ui.say(format_args!(
+            "{}: its zones were full after {} of {}; take a larger drive, more zones, or a --rate",
+            device.name(),
+            format_seconds(measured.elapsed),
+            format_seconds(runtime)
+        ));
     }
     let mut verified = None;
     if !interrupt.came() && error.is_none() && flushed.is_ok() {
