@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod outcome;
 mod output;
+mod own;
 mod records;
 mod signals;
 mod transfer;
@@ -53,17 +54,24 @@ fn main() -> ExitCode {
     match cli.command.run(&ui) {
         Ok(outcome) => outcome.into(),
         Err(error) if outcome::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nothing is left to tell that stderr is gone.
-            let _ = writeln!(io::stderr(), "zonal: {}", chain(&error));
-            ExitCode::from(outcome::ERROR)
-        }
+        Err(error) => fail(&error),
     }
+}
+
+/// Says what is wrong.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // Nothing is left to tell that stderr is gone.
+    let _ = writeln!(io::stderr(), "zonal: {}", chain(error));
+    ExitCode::from(outcome::ERROR)
 }
 
 /// An error and its causes, but for those that its own words hold already.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
+    // What nobody gave a place is what was printed.
+    if error.downcast_ref::<io::Error>().is_some_and(is_about_room) && error.chain().count() == 1 {
+        text = format!("writing to stdout: {text}");
+    }
     for cause in error.chain().skip(1).map(ToString::to_string) {
         let words = cause.split(" (os error").next().unwrap_or_default();
         if !text.contains(words) {
@@ -73,12 +81,19 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
+fn is_about_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// Help and version go to stdout; a wrong word to stderr, in the program's name.
 fn explain(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print();
-            ExitCode::SUCCESS
+            match error.print().map_err(anyhow::Error::from) {
+                Err(error) if !outcome::is_broken_pipe(&error) => fail(&error),
+                Ok(()) | Err(_) => ExitCode::SUCCESS,
+            }
         }
         _ => {
             let text = error.render().to_string();

@@ -31,7 +31,13 @@ fn an_adopted_image_is_a_drive_and_says_how_it_lies() {
         return;
     }
     place.run("info disk").exits(2).says(&["without zones", "zonal adopt"]);
-    place.run("adopt disk --zone-size 8M").exits(0).says(&["8 zones of 8M", "0 of them full"]);
+    let run = place.run("adopt disk --zone-size 8M").exits(0);
+    let run = run.says(&["8 zones of 8M", "0 of them full", "opened by zonal alone"]);
+    let first = run.talk.lines().next().unwrap();
+    assert!(first.contains("QEMU and other tools cannot open it any more"), "said before: {first}");
+    let refused = Command::new("qemu-img").arg("info").arg(place.path("disk")).output().unwrap();
+    assert!(!refused.status.success(), "what is said of QEMU is so");
+    assert!(place.ok("adopt --help").text().contains("QEMU and other tools cannot open it"));
     place.run("adopt disk --zone-size 8M").exits(2).says(&["already"]);
     let info = place.json("info disk");
     assert_eq!((&info["layout"], &info["cluster_size"]), (&"scattered".into(), &65536.into()));

@@ -210,6 +210,207 @@ fn resume_writes_what_the_index_does_not_acknowledge() {
     run.says(&["record 1", "the same inputs"]);
 }
 
+/// The index of three inputs of two records and a rest each, without the lines of `lost` records.
+fn place_with_part_of_an_index(format: &str, lost: &[u64]) -> (Place, String) {
+    let place = Place::with_disk("");
+    for (seed, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        place.put(name, &noise(seed, 2 * 65536 + 100));
+    }
+    let all = place.ok(&format!("append disk a b c --iodepth 1 {format}")).text();
+    let is_lost = |line: &str| {
+        lost.iter().any(|n| {
+            line.starts_with(&format!("{n},")) || line.starts_with(&format!("{{\"record\":{n},"))
+        })
+    };
+    let kept: String =
+        all.lines().filter(|line| !is_lost(line)).map(|line| format!("{line}\n")).collect();
+    place.put("index", kept.as_bytes());
+    (place, kept)
+}
+
+#[test]
+fn resume_knows_inputs_that_are_not_those_of_the_index() {
+    for format in ["--json", "--csv"] {
+        // Were it not held against the inputs first, record 0 would be written of the wrong file.
+        let (place, kept) = place_with_part_of_an_index(format, &[0, 4]);
+        place.put("d", &noise(4, 2 * 65536 + 100));
+        place.put("longer", &noise(1, 5 * 65536));
+        let before = place.json("report disk");
+        let refused = |words: &str, parts: &[&str]| {
+            let words = format!("append disk {words} {format} --resume index");
+            let run =
+                place.run(&words).exits(2).says(parts).says(&["index index", "the same inputs"]);
+            assert!(run.out.is_empty());
+            assert_eq!(before, place.json("report disk"), "{words}");
+        };
+        refused(
+            "b a c",
+            &["record 1 is 65536 bytes at 65536 of \"a\"", "65536 bytes at 65536 of \"b\""],
+        );
+        refused("a c b", &["record 3", "\"b\"", "\"c\""]);
+        refused("a b d", &["records of \"c\"", "not given"]);
+        refused("a b", &["records of \"c\"", "not given"]);
+        refused("./a b c", &["records of \"a\"", "not given"]);
+        refused("a", &["not given"]);
+        refused("d a b c", &["record 1", "\"d\""]);
+        refused(
+            "a b c --record 32K",
+            &["record 1 is 65536 bytes at 65536", "32768 bytes at 32768"],
+        );
+        std::fs::copy(place.path("longer"), place.path("a")).unwrap();
+        refused("a b c", &["record 2 is 100 bytes", "65536 bytes at 131072 of \"a\" here"]);
+        place.put("a", b"");
+        refused("a b c", &["record 1 is 65536 bytes at 65536 of \"a\""]);
+        // The same ones are gone on with, and name their files as before.
+        place.put("a", &noise(1, 2 * 65536 + 100));
+        let rest = place.ok(&format!("append disk a b c {format} --resume index")).text();
+        place.put("whole", format!("{kept}{rest}").as_bytes());
+        for (seed, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            let run = place.ok(&format!("cat disk --index whole --file {name}"));
+            assert!(run.out == noise(seed, 2 * 65536 + 100), "{name}");
+        }
+    }
+}
+
+#[test]
+fn resume_knows_the_inputs_of_an_index_that_names_none() {
+    let place = Place::with_disk("");
+    place.put("in", &noise(1, 2 * 65536 + 100));
+    place.put("short", &noise(1, 65536 + 100));
+    place.put("index", &place.ok("append disk in --json").out);
+    let refused = |words: &str, parts: &[&str]| {
+        place.run(&format!("append disk {words} --resume index")).exits(2).says(parts);
+    };
+    refused("in short", &["names no file", "2 are given", "the same inputs"]);
+    refused("short", &["record 1 is 65536 bytes", "100 bytes at 65536 of \"short\""]);
+    place.put("short", &noise(1, 65536));
+    refused("short", &["the inputs end before record 1", "at 1 record"]);
+    place.run("append disk - --resume -").exits(2).says(&["stdin cannot be"]);
+}
+
+#[test]
+fn what_comes_through_a_pipe_is_held_against_the_index_as_it_comes() {
+    let place = Place::with_disk("");
+    place.put("in", &noise(1, 3 * 65536));
+    place.put("index", &place.ok("append disk in --json").out);
+    let resume = |bytes: Vec<u8>| place.feed("append disk --json --resume index", &bytes);
+    let run = resume(noise(1, 2 * 65536 + 9)).exits(2);
+    run.says(&["index index", "record 2 is 65536 bytes", "9 bytes", "the same inputs"]);
+    assert_eq!(resume(noise(1, 4 * 65536)).exits(0).lines().len(), 1);
+}
+
+#[test]
+fn a_line_that_was_cut_off_is_named_by_cat_and_not_there_for_resume() {
+    let bytes = noise(5, 6 * 4096 + 100);
+    for format in ["--json", "--csv"] {
+        let place = Place::with_disk("");
+        place.put("in", &bytes);
+        let words = format!("append disk in --record 4K --iodepth 1 {format}");
+        let whole = place.ok(&words).out;
+        let end = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+        let line = whole.iter().filter(|byte| **byte == b'\n').count();
+        // Every place in the last line; also with the zeros that some file systems leave.
+        for (cut, zeros) in (end + 1..whole.len()).flat_map(|cut| [(cut, 0), (cut, 9)]) {
+            let index = [&whole[..cut], &vec![0; zeros]].concat();
+            let is_whole = index.ends_with(b"}");
+            place.put("index", &index);
+            let run = place.run("cat disk --index index");
+            if is_whole {
+                assert!(run.exits(0).out == bytes);
+            } else {
+                let run = run.exits(2).says(&[&format!("line {line} is cut off"), "remove it"]);
+                assert!(run.out.is_empty());
+            }
+            if cut % 11 != 0 && !is_whole {
+                continue;
+            }
+            // Into the same file: the cut line goes, and the new ones stand behind whole ones.
+            let run = place.shell(&format!("$zonal {words} --resume index >> index")).exits(0);
+            if !is_whole {
+                run.says(&[&format!("line {line} was cut off, and is taken away")]);
+            }
+            assert!(place.ok("cat disk --index index").out == bytes, "cut at {cut}");
+            // Into another: it is said.
+            if !is_whole {
+                place.put("index", &index);
+                let run = place.ok(&format!("{words} --resume index"));
+                let run = run.says(&[&format!("line {line} is cut off and left out")]);
+                place.put("index", &[&whole[..end], &run.out].concat());
+                assert!(place.ok("cat disk --index index").out == bytes, "cut at {cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_index_is_gone_on_with_in_its_own_form() {
+    let place = Place::with_disk("");
+    place.put("in", &noise(1, 65536));
+    place.put("index", &place.ok("append disk in --json").out);
+    let before = fs::read(place.path("index")).unwrap();
+    for words in ["", "--csv"] {
+        let script = format!("$zonal append disk in {words} --resume index >> index");
+        place.shell(&script).exits(2).says(&["index index", "--json"]);
+    }
+    place.shell("$zonal append disk in --resume none >> none").exits(2).says(&["--json or --csv"]);
+    assert!(before == fs::read(place.path("index")).unwrap());
+}
+
+#[test]
+fn names_of_any_bytes_are_kept_in_either_index() {
+    use std::os::unix::ffi::OsStrExt;
+    let names: [&[u8]; 9] = [
+        b"plain",
+        b"two\nlines, \"quoted\"",
+        b"two\nlines and no more",
+        b"\"",
+        b"ends with\r",
+        b" spaced ",
+        b"not UTF-8: \xff\xfe",
+        b"not UTF-8: \xff\xfd",
+        "\u{e9},\u{1f980}\t{".as_bytes(),
+    ];
+    for format in ["--json", "--csv"] {
+        let place = Place::with_disk("");
+        let names = names.map(std::ffi::OsStr::from_bytes);
+        for (seed, name) in (1..).zip(names) {
+            fs::write(place.path(".").join(name), noise(seed, 5000)).unwrap();
+        }
+        let append = |words: &str| {
+            let mut command = place.command(&format!("append disk --record 4K {format} {words}"));
+            Run::of("append", command.args(names).output().unwrap()).exits(0)
+        };
+        let index = append("").out;
+        place.put("index", &index);
+        for (seed, name) in (1..).zip(names) {
+            let mut command = place.command("cat disk --index index --file");
+            let out = command.arg(name).output().unwrap().stdout;
+            assert!(out == noise(seed, 5000), "{format} {name:?}");
+        }
+        // Nothing is left to do, and a line with a name that spans lines may be cut inside it.
+        append("--resume index").says(&["0 records"]);
+        if format == "--csv" {
+            let cut = index.windows(4).position(|at| at == b"two\n").unwrap() + 4;
+            place.put("index", &index[..cut]);
+            place.run("cat disk --index index").exits(2).says(&["is cut off"]);
+            let rest = append("--resume index").says(&["left out"]).out;
+            let whole = index[..cut - 4].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+            place.put("index", &[&index[..whole], &rest].concat());
+            for (seed, name) in (1..).zip(names) {
+                let mut command = place.command("cat disk --index index --file");
+                let out = command.arg(name).output().unwrap().stdout;
+                assert!(out == noise(seed, 5000), "{name:?}");
+            }
+        }
+    }
+    let place = Place::with_disk("");
+    place.put("two\nlines", b"x");
+    place.put("in", b"x");
+    let mut command = place.command("append disk in");
+    let run = Run::of("append", command.arg("two\nlines").output().unwrap()).exits(0);
+    assert_eq!(run.text().lines().count(), 3, "{}", run.text());
+}
+
 #[test]
 fn a_killed_append_can_be_resumed() {
     let place = Place::with_disk("");

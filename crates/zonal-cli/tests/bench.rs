@@ -118,7 +118,7 @@ fn a_plot_is_drawn_of_each_way() {
         assert!(svg.contains(word), "{word}");
     }
     assert!(svg.matches("<polyline").count() >= 8, "six lines over time and two by percentile");
-    place.run("bench --size 4M --plot no/folder.svg").exits(2).says(&["--plot no/folder.svg"]);
+    place.run("bench --size 4M --plot no/folder.svg").exits(2).says(&["no/folder.svg"]);
 }
 
 #[test]
@@ -203,4 +203,15 @@ fn an_interrupt_prints_what_was_measured() {
     let run = Run::of("bench", child.wait_with_output().unwrap()).exits(130);
     assert_eq!(run.lines()[0]["verified"], 0);
     assert_eq!(std::fs::read_dir(place.path("")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_run_that_a_full_drive_ends_says_so() {
+    let place = Place::new();
+    let run = place.ok("bench mem:size=8M,zone-size=1M --runtime 20s");
+    run.says(&["zonal: mem:size=8M: its zones were full after", "of 20 s", "--rate"]);
+    for words in ["--runtime 100ms --rate-iops 10", "--size 1M"] {
+        let run = place.ok(&format!("bench mem:size=64M,zone-size=8M {words}"));
+        assert_eq!(run.talk, "", "{words}");
+    }
 }

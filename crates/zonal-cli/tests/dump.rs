@@ -3,9 +3,8 @@
 
 mod common;
 
-use common::{Place, Run, noise};
+use common::{Place, noise};
 use serde_json::Value;
-use std::io::Write;
 use zonal::{OpenOptions, QueueOptions, Request, Target, ZoneState};
 
 const SHAPE: &str =
@@ -73,21 +72,8 @@ fn a_drive_comes_back_with_its_zones_and_its_data() {
     let piped = place.ok("dump copy").out;
     assert_eq!(piped.len() as u64, length);
     place.ok(&format!("create third {SHAPE}"));
-    assert_eq!(feed(&place, "restore third", &piped).exits(0).out, b"");
+    assert_eq!(place.feed("restore third", &piped).exits(0).out, b"");
     assert!(contents(&place, "disk") == contents(&place, "third"));
-}
-
-/// Runs `words` with `input` as its stdin.
-fn feed(place: &Place, words: &str, input: &[u8]) -> Run {
-    let mut child = place.start(words);
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let writer = std::thread::spawn(move || {
-        let _ = stdin.write_all(&input);
-    });
-    let run = Run::of(words, child.wait_with_output().unwrap());
-    writer.join().unwrap();
-    run
 }
 
 #[test]
@@ -99,7 +85,7 @@ fn a_drive_in_memory_dumps_and_restores_too() {
     assert_eq!(restored["zones"], 7);
     let empty = place.ok(&format!("dump {memory}")).out;
     place.ok(&format!("create copy {SHAPE}"));
-    feed(&place, "restore copy", &empty).exits(0);
+    place.feed("restore copy", &empty).exits(0);
     assert!(place.json("report copy --state empty")["zones"].as_array().unwrap().len() == 7);
 }
 
@@ -158,7 +144,7 @@ fn a_damaged_dump_is_named_and_changes_nothing() {
     fails(b"hello", &["bad", "not a zoned drive", "no dump"]);
     fails(&noise(4, 500), &["bad", "not a zoned drive", "no dump"]);
     // A pipe is found damaged only when some of it is on the drive, and that is said.
-    let run = feed(&place, "restore copy", &whole[..whole.len() / 2]).exits(2);
+    let run = place.feed("restore copy", &whole[..whole.len() / 2]).exits(2);
     run.says(&["copy: it holds a part", "--force", "stdin: damaged", "cut off"]);
 }
 

@@ -372,3 +372,39 @@ fn a_pipe_is_refused_and_not_waited_for() {
         place.run(words).exits(2).says(&["pipe: ", "not a zoned drive"]);
     }
 }
+
+#[test]
+fn a_stdout_without_room_is_named() {
+    let place = Place::with_disk("");
+    place.put("data", &noise(1, 100_000));
+    for words in [
+        "report disk",
+        "append disk data",
+        "read disk --offset 0 --length 1M",
+        "--help",
+        "dump disk",
+    ] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+        let output = place.command(words).stdout(full).output().expect("it runs");
+        Run::of(words, output).exits(2).says(&["stdout", "No space left"]);
+    }
+}
+
+#[test]
+fn one_zone_is_called_so() {
+    let place = Place::new();
+    place.ok("create disk --size 64M").says(&["64M, 1 zone of 256M"]);
+    place.run("report disk --zones 3").exits(2).says(&["the drive has 1 zone;"]);
+    place.run("open disk --zone 3").exits(2).says(&["the drive has 1 zone,"]);
+    assert_eq!(place.ok("check disk").text(), "disk: 1 zone, nothing wrong\n");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let place = Place::with_disk("");
+    let before = state(&place);
+    place.run("dump disk -o no/file").exits(2).says(&["no/file", "there is no folder no"]);
+    place.run("create no/disk --size 64M").exits(2).says(&["no/disk", "make the folder first"]);
+    place.run("bench --dir no").exits(2).says(&["no: "]);
+    assert!(before == state(&place));
+}

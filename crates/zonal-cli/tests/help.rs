@@ -54,6 +54,8 @@ fn every_example_of_every_command_works_as_printed() {
         let place = prepared();
         for line in examples.lines().map(str::trim).filter(|line| !line.is_empty()) {
             assert!(line.contains(&format!("zonal {command}")), "{command}: {line}");
+            // With its two blanks: a terminal of 80 columns would break it for whoever copies it.
+            assert!(line.len() <= 78, "{command}: {line}");
             let output = Command::new("bash")
                 .args(["-e", "-o", "pipefail", "-c", line])
                 .current_dir(place.path("."))
@@ -111,7 +113,11 @@ fn the_manual_has_a_page_for_each_command() {
     for command in commands(&place) {
         let page = place.path(&format!("pages/man1/zonal-{command}.1"));
         let page = std::fs::read_to_string(page).unwrap();
-        assert!(page.contains(".SH SYNOPSIS") && page.contains("EXAMPLES"), "{command}");
+        assert!(page.contains(".SH SYNOPSIS"), "{command}");
+        // Lines to be copied are not filled up with the next one's words.
+        let (_, examples) =
+            page.split_once(".SH EXAMPLES\n.nf\n").unwrap_or_else(|| panic!("{command}"));
+        assert!(!examples.contains(".SH"), "{command}: lines behind the examples are not filled");
     }
     let page = std::fs::read_to_string(place.path("pages/man1/zonal.1")).unwrap();
     assert!(page.contains("zonal\\-append(1)"), "{page}");

@@ -45,7 +45,14 @@ fn an_svg_has_a_tooltip_for_each_zone() {
     let svg = std::fs::read_to_string(place.path("disk.svg")).unwrap();
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     assert_eq!(svg.matches("<title>zone ").count(), 8);
-    place.run("map disk --svg no/such/folder.svg").exits(2).says(&["no/such/folder.svg"]);
+    for words in ["map disk --svg no/such/folder.svg", "bench disk --plot no/such/folder.svg"] {
+        let run =
+            place.run(words).exits(2).says(&["no/such/folder.svg", "there is no folder no/such"]);
+        assert_eq!(run.talk.matches("folder.svg").count(), 1, "{}", run.talk);
+    }
+    place.put("other", b"no picture");
+    let run = place.run("map disk --svg other").exits(2).says(&["other: it exists and is no SVG"]);
+    assert_eq!(run.talk.matches("other:").count(), 1, "{}", run.talk);
 }
 
 #[test]
@@ -54,7 +61,7 @@ fn a_picture_replaces_a_picture_and_nothing_else() {
     place.ok("create disk.qcow2 --size 64M --zone-size 16M");
     let before = std::fs::read(place.path("disk.qcow2")).unwrap();
     for words in ["map disk.qcow2 --svg disk.qcow2", "bench mem:size=64M --plot disk.qcow2"] {
-        place.run(words).exits(2).says(&["disk.qcow2", "is no SVG", "another name"]);
+        place.run(words).exits(2).says(&["disk.qcow2", "another name"]);
         assert!(std::fs::read(place.path("disk.qcow2")).unwrap() == before);
     }
     place.ok("map disk.qcow2 --svg map.svg");

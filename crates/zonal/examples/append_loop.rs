@@ -1,36 +1,51 @@
 //! Appends as fast as it can, and says how fast that was: the smallest benchmark of one's own.
 //!
 //! `cargo run --release --example append_loop -- mem:size=1G,zone-size=256M 512 32`
+//!
+//! It takes empty zones, one after the other. On a drive that has none, `--reset --yes` makes some
+//! first, which erases all that the drive holds.
 
 use std::time::{Duration, Instant};
-use zonal::{OpenOptions, QueueOptions, Request, Target};
+use zonal::{OpenOptions, QueueOptions, Request, Target, ZoneState};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1);
+    let (options, words): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|word| word.starts_with("--"));
+    let mut args = words.into_iter();
     let target = args.next().unwrap_or_else(|| "mem:size=1G,zone-size=256M,block-size=512".into());
     let length: usize = args.next().map_or(Ok(4096), |arg| arg.parse())?;
     let depth: u32 = args.next().map_or(Ok(32), |arg| arg.parse())?;
 
     let drive = zonal::open(&Target::parse(&target)?, &OpenOptions::default())?;
     let capacity = drive.geometry().zone_capacity / length as u64;
-    let options = QueueOptions { depth, buffer_bytes: length, ..QueueOptions::default() };
-    let mut queue = drive.queue(&options)?;
-    queue.push(Request::reset_all())?;
-    queue.submit_and_wait(1)?;
-    while let Some(completion) = queue.next_completion() {
-        completion.result?;
+    let queue_options = QueueOptions { depth, buffer_bytes: length, ..QueueOptions::default() };
+    let mut queue = drive.queue(&queue_options)?;
+    let said = |word: &str| options.iter().any(|option| option == word);
+    if said("--reset") {
+        if !said("--yes") {
+            return Err(format!("{target}: --reset erases; say --yes to do it").into());
+        }
+        queue.push(Request::reset_all())?;
+        queue.submit_and_wait(1)?;
+        while let Some(completion) = queue.next_completion() {
+            completion.result?;
+        }
+    }
+    let report = drive.report(..)?;
+    let empty = report.iter().filter(|zone| zone.state == ZoneState::Empty);
+    let mut zones = empty.map(|zone| zone.zone).peekable();
+    if zones.peek().is_none() {
+        let next = "--reset --yes empties them all, and erases what they hold";
+        return Err(format!("{target}: no zone is empty; {next}").into());
     }
 
     let (start, mut done, mut pushed) = (Instant::now(), 0_u64, 0_u64);
-    let mut zone = 0;
     while start.elapsed() < Duration::from_secs(2) {
         while let Some(buffer) = queue.buffer(length) {
             if pushed == capacity {
-                (pushed, zone) = (0, zone + 1);
+                (pushed, _) = (0, zones.next());
             }
-            if zone == drive.geometry().zones() {
-                break;
-            }
+            let Some(&zone) = zones.peek() else { break };
             queue.push(Request::append(zone, buffer))?;
             pushed += 1;
         }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
-use zonal::{CreateOptions, Geometry, Preallocate};
+use zonal::{CreateOptions, Geometry, OpenOptions, Preallocate, QueueOptions, Request, Target};
 
 /// An example's program. Cargo builds them beside the tests, but not for one suite by itself.
 fn example(name: &str) -> Command {
@@ -16,7 +16,7 @@ fn example(name: &str) -> Command {
 
 /// Whether they were built.
 fn are_built() -> bool {
-    let all = ["log_writer", "record_store", "bench_of_ones_own"];
+    let all = ["log_writer", "record_store", "bench_of_ones_own", "append_loop"];
     let built = all.iter().all(|name| Path::new(example(name).get_program()).exists());
     if !built {
         eprintln!("SKIP the examples are not built; cargo test --workspace builds them");
@@ -99,4 +99,41 @@ fn the_benchmark_measures_both_ways() {
     for text in [run(None), run(Some(&path))] {
         assert!(text.contains("queue: ") && text.contains("handles: "), "{text}");
     }
+}
+
+/// The drive's first block.
+fn first_block(path: &Path) -> Vec<u8> {
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let drive = zonal::open(&Target::Path(path.into()), &options).unwrap();
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let into = queue.buffer(4096).unwrap();
+    queue.push(Request::read_at(0, into)).unwrap();
+    queue.submit_and_wait(1).unwrap();
+    queue.next_completion().unwrap().buffer.unwrap().to_vec()
+}
+
+#[test]
+fn the_loop_erases_nothing_without_both_words() {
+    if !are_built() {
+        return;
+    }
+    let (_folder, path) = image();
+    output(example("record_store").arg(&path).args(["set", "apple", "green"]));
+    let apple = first_block(&path);
+    assert!(apple.windows(5).any(|at| at == b"apple"));
+    let run = |words: &[&str]| {
+        let output = example("append_loop").arg(&path).args(["65536", "4"]).args(words).output();
+        let output = output.unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    // It fills what is empty, and leaves the record alone.
+    assert_eq!(run(&[]), (true, String::new()));
+    assert!(first_block(&path) == apple);
+    let (done, says) = run(&[]);
+    assert!(!done && says.contains("no zone is empty; --reset --yes"), "{says}");
+    let (done, says) = run(&["--reset"]);
+    assert!(!done && says.contains("--reset erases; say --yes"), "{says}");
+    assert!(first_block(&path) == apple);
+    assert!(run(&["--reset", "--yes"]).0);
+    assert!(first_block(&path) != apple);
 }

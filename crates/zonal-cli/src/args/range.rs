@@ -5,6 +5,8 @@ use std::{ops::Range, str::FromStr};
 
 use anyhow::{Result, ensure};
 
+use crate::output::plural;
+
 /// A range of zone numbers as written, before it is held against a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ZoneRange {
@@ -21,8 +23,9 @@ impl ZoneRange {
         let end = self.end.unwrap_or_else(|| u64::from(zones));
         ensure!(
             end <= u64::from(zones) && self.start < zones,
-            "zone range {}: the drive has {zones} zones; name some of 0..{zones}",
-            self.text
+            "zone range {}: the drive has {}; name some of 0..{zones}",
+            self.text,
+            plural(zones as usize, "zone")
         );
         // Bounded by `zones` just above.
         let end = u32::try_from(end)?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use zonal::{Device, EngineChoice, OpenOptions, Target};
 
-use crate::output::Ui;
+use crate::{output::Ui, own::OwnFiles};
 
 /// The drive a command works on; always the first word.
 #[derive(Args, Debug)]
@@ -65,6 +65,7 @@ impl From<&WriteAccess> for Access {
 
 /// Opens the drive that `text` names over an engine, and says on stderr what its opening found.
 pub(crate) fn open(text: &str, access: Access, engine: Engine, ui: &Ui) -> Result<Device> {
+    OwnFiles::of(text).refuse_stdout()?;
     let read_only = access == Access::Read;
     let mut options = OpenOptions { read_only, engine: engine.into(), ..Default::default() };
     if let Access::Write { drop_unflushed: true } = access {
@@ -82,6 +83,11 @@ pub(crate) fn open(text: &str, access: Access, engine: Engine, ui: &Ui) -> Resul
 }
 
 impl TargetArg {
+    /// Its files, which are no input nor output of the same command.
+    pub(crate) fn own_files(&self) -> OwnFiles {
+        OwnFiles::of(&self.target)
+    }
+
     /// Opens it.
     pub(crate) fn open(&self, access: impl Into<Access>, ui: &Ui) -> Result<Device> {
         open(&self.target, access.into(), Engine::Auto, ui)

@@ -1,4 +1,5 @@
-//! `zonal adopt`: zones for a qcow2 image of another making.
+//! `zonal adopt`: zones for a qcow2 image of another making. There is no way back, and stock tools
+//! refuse the image from then on, so it is said before.
 
 use std::{io, path::PathBuf};
 
@@ -10,7 +11,8 @@ use zonal::AdoptOptions;
 use crate::{
     args::{Size, format_size},
     outcome::Outcome,
-    output::{Ui, print_json},
+    output::{Ui, plural, print_json},
+    own::OwnFiles,
 };
 
 /// The words of `adopt`.
@@ -61,6 +63,14 @@ pub(crate) fn run(args: &AdoptArgs, ui: &Ui) -> Result<Outcome> {
             .transpose()
             .with_context(|| format!("{word} is too large"))
     };
+    OwnFiles::of_image(&args.path).refuse_stdout()?;
+    if args.path.is_file() {
+        ui.say(format_args!(
+            "{}: once it has zones, QEMU and other tools cannot open it any more, and nothing takes \
+             them off again; keep a copy if they need one",
+            args.path.display()
+        ));
+    }
     let bar = ui.progress(None);
     let mut progress = |done, total| bar.set(done, total);
     let options = AdoptOptions {
@@ -90,10 +100,11 @@ pub(crate) fn run(args: &AdoptArgs, ui: &Ui) -> Result<Outcome> {
         print_json(io::stdout().lock(), &drive)?;
     } else {
         ui.say(format_args!(
-            "{}: {}, {} zones of {}, {} of them full of the data that was there",
+            "{}: {}, {} of {}, {} of them full of the data that was there; from now on it is \
+             opened by zonal alone",
             args.path.display(),
             format_size(geometry.size),
-            geometry.zones(),
+            plural(geometry.zones() as usize, "zone"),
             format_size(geometry.zone_size),
             adopted.full_zones
         ));

@@ -3,6 +3,7 @@
 //! The index is read whole, sorted and held against the drive before the first byte is written.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
@@ -33,17 +34,17 @@ pub(crate) struct CatArgs {
     index: PathBuf,
     /// Only the records of this input, by the name that the index gives it
     #[arg(long, value_name = "NAME")]
-    file: Option<String>,
+    file: Option<OsString>,
 }
 
 /// Reads the index at `path`.
-pub(super) fn read_index(path: &Path, torn: bool) -> Result<Index> {
+pub(super) fn read_index(path: &Path, resumes: bool) -> Result<Index> {
     let index = if path == Path::new("-") {
-        Index::read(io::stdin().lock(), torn)
+        Index::read(io::stdin().lock(), resumes)
     } else {
         File::open(path)
             .map_err(anyhow::Error::from)
-            .and_then(|file| Index::read(BufReader::with_capacity(OUTPUT_BYTES, file), torn))
+            .and_then(|file| Index::read(BufReader::with_capacity(OUTPUT_BYTES, file), resumes))
     };
     index.with_context(|| format!("index {}", path.display()))
 }
@@ -103,6 +104,7 @@ pub(super) fn hold_against(index: &Index, device: &Device) -> Result<()> {
 
 /// Runs `cat`.
 pub(crate) fn run(args: &CatArgs, ui: &Ui) -> Result<Outcome> {
+    args.target.own_files().refuse_input(&args.index)?;
     let mut index = read_index(&args.index, false)?;
     if let Some(name) = &args.file {
         index.keep_file(name).with_context(|| format!("index {}", args.index.display()))?;

@@ -13,6 +13,7 @@ use zonal::{CheckOptions, Finding, Mended, RepairOptions, RepairReport, Severity
 use crate::{
     outcome::Outcome,
     output::{Ui, plural, print_json},
+    own::OwnFiles,
 };
 
 /// The words of `check`.
@@ -86,6 +87,7 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
         "{}: an ordinary file has no format to check; name an image",
         args.path.display()
     );
+    OwnFiles::of_image(&args.path).refuse_stdout()?;
     let CheckArgs { ref path, deep, repair, drop_unflushed } = *args;
     let RepairReport { mended, left: report, kept } = if repair {
         zonal::repair(path, &RepairOptions { deep, drop_unflushed })?
@@ -123,15 +125,15 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
                 None => writeln!(out, "{path}: {severity}: {text}")?,
             }
         }
-        let zones = report.zones;
-        match (errors, warnings) {
-            (0, 0) => writeln!(out, "{path}: {zones} zones, nothing wrong")?,
-            _ => writeln!(
-                out,
-                "{path}: {zones} zones, {}, {}",
-                plural(errors, "error"),
-                plural(warnings, "warning")
-            )?,
+        let zones = match report.zones {
+            // What is wrong above them hides them.
+            0 => "zones not looked at".to_owned(),
+            zones => plural(zones as usize, "zone"),
+        };
+        let (errors, warnings) = (plural(errors, "error"), plural(warnings, "warning"));
+        match report.findings.is_empty() {
+            true => writeln!(out, "{path}: {zones}, nothing wrong")?,
+            false => writeln!(out, "{path}: {zones}, {errors}, {warnings}")?,
         }
     }
     Ok(if errors == 0 { Outcome::Done } else { Outcome::Negative })

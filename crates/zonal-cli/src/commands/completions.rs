@@ -35,11 +35,23 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// A page whose examples have a section of their own and keep their lines.
+fn with_examples(page: &str) -> String {
+    page.replace(".SH EXTRA\nEXAMPLES:\n", ".SH EXAMPLES\n.nf\n")
+}
+
 /// Runs `man`.
 pub(crate) fn run_man(args: &ManArgs, ui: &Ui) -> Result<Outcome> {
     let place = || args.dir.display().to_string();
     fs::create_dir_all(&args.dir).with_context(place)?;
-    clap_mangen::generate_to(Cli::command(), &args.dir).with_context(place)?;
+    let cli = Cli::command();
+    let names = cli.get_subcommands().map(|command| format!("zonal-{}.1", command.get_name()));
+    let pages: Vec<PathBuf> = names.map(|name| args.dir.join(name)).collect();
+    clap_mangen::generate_to(cli, &args.dir).with_context(place)?;
+    for page in pages {
+        let text = fs::read_to_string(&page).with_context(place)?;
+        fs::write(&page, with_examples(&text)).with_context(place)?;
+    }
     ui.say(format_args!("{}: a page for each command; try: man {0}/zonal.1", args.dir.display()));
     Ok(Outcome::Done)
 }

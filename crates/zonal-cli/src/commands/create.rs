@@ -10,7 +10,8 @@ use zonal::{CreateOptions, Geometry, Preallocate};
 use crate::{
     args::{Size, format_size},
     outcome::Outcome,
-    output::{Ui, print_json},
+    output::{Ui, plural, print_json},
+    own::refuse_live_name,
     signals::Interrupt,
 };
 
@@ -122,6 +123,7 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         "{}: an ordinary file needs no create; make an empty one with touch",
         args.path.display()
     );
+    refuse_live_name(&args.path)?;
     let geometry = args.geometry()?;
     let interrupt = Interrupt::install()?;
     let bar = ui.progress(Some(geometry.size));
@@ -153,10 +155,10 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         print_json(io::stdout().lock(), &created)?;
     } else {
         ui.say(format_args!(
-            "{}: {}, {} zones of {}",
+            "{}: {}, {} of {}",
             args.path.display(),
             format_size(geometry.size),
-            geometry.zones(),
+            plural(geometry.zones() as usize, "zone"),
             format_size(geometry.zone_size)
         ));
     }

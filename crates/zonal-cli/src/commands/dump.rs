@@ -97,12 +97,16 @@ pub(crate) fn run(args: &DumpArgs, ui: &Ui) -> Result<Outcome> {
         !(to_stdout && io::stdout().is_terminal()),
         "a dump is nothing to look at; say where it goes with -o FILE, or redirect stdout"
     );
+    if !to_stdout {
+        args.target.own_files().refuse_output(&args.output)?;
+    }
     let interrupt = Interrupt::install()?;
     let device = args.target.open(Access::Read, ui)?;
     let sink = Sink::open(&args.output, args.force)?;
     let counts = match dump(&device, sink.file()?, &interrupt, ui) {
         Err(error) => match interrupt.signal() {
             Some(signal) => return Ok(Outcome::Interrupted(signal)),
+            None if to_stdout => return Err(error.context("stdout")),
             None => return Err(error.context(args.output.display().to_string())),
         },
         Ok(counts) => counts,
@@ -239,6 +243,10 @@ impl Sink {
                 bail!("{}: it exists; choose another name, or replace it with --force", place())
             }
             Ok(_) | Err(_) => {}
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            bail!("{}: there is no folder {}; make it first", place(), folder.display());
         }
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".new-{}", std::process::id()));

@@ -4,8 +4,9 @@
 pub(crate) const CREATE: &str = "\
 EXAMPLES:
   zonal create new.qcow2 --size 8G
-  zonal create zns.qcow2 --size 8G --zone-size 64M --zone-capacity 48M --max-open-zones 14
-  zonal create smr.qcow2 --size 8G --conventional-zones 4 --preallocate falloc";
+  zonal create zns.qcow2 --size 8G --zone-size 64M --zone-capacity 48M
+  zonal create smr.qcow2 --size 8G --conventional-zones 4 --max-open-zones 9
+  zonal create new2.qcow2 --size 8G --preallocate falloc";
 
 pub(crate) const ADOPT: &str = "\
 EXAMPLES:
@@ -31,9 +32,9 @@ EXAMPLES:
 
 pub(crate) const APPEND: &str = "\
 EXAMPLES:
-  zonal append disk.qcow2 a.log b.log --record 64K --iodepth 32 --json > new.jsonl
+  zonal append disk.qcow2 a.log b.log --record 64K --json > new.jsonl
   cat a.log | zonal append disk.qcow2 --ordered --zones 3..5 --csv > a.csv
-  zonal append disk.qcow2 a.log b.log --json --resume index.jsonl >> index.jsonl";
+  zonal append disk.qcow2 a.log b.log --json --resume index.jsonl >>index.jsonl";
 
 pub(crate) const CAT: &str = "\
 EXAMPLES:
@@ -86,14 +87,14 @@ EXAMPLES:
 
 pub(crate) const RESTORE: &str = "\
 EXAMPLES:
-  zonal create copy.qcow2 --size 1G --zone-size 64M && zonal restore copy.qcow2 disk.dump
+  zonal create c --size 1G --zone-size 64M && zonal restore c disk.dump
   gzip -c disk.dump | gunzip | zonal restore disk.qcow2 --force --yes";
 
 pub(crate) const BENCH: &str = "\
 EXAMPLES:
   zonal bench --runtime 1s
-  zonal bench mem:size=1G,zone-size=64M --rw append --bs 512K --iodepth 32 --runtime 1s --verify
-  zonal bench --rw mixed --rwmixread 70 --numjobs 2 --runtime 1s --plot latency.svg
+  zonal bench mem:size=1G,zone-size=64M --bs 512K --runtime 1s --verify
+  zonal bench --rw mixed --rwmixread 70 --runtime 1s --plot latency.svg
   zonal bench disk.qcow2 --rw randread --size 1M --rate-iops 5000 --json";
 
 pub(crate) const COMPLETIONS: &str = "\

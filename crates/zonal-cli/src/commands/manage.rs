@@ -112,7 +112,8 @@ impl Which {
         if let Some(zone) = self.zone {
             let count = device.geometry().zones();
             if zone >= count {
-                bail!("{}: zone {zone}: the drive has {count} zones, 0..{count}", device.name());
+                let zones = plural(count as usize, "zone");
+                bail!("{}: zone {zone}: the drive has {zones}, 0..{count}", device.name());
             }
             return Ok(device.report(zone..=zone)?);
         }

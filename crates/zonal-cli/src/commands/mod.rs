@@ -32,6 +32,9 @@ pub(crate) enum Command {
     #[command(after_help = examples::CREATE)]
     Create(create::CreateArgs),
     /// Give zones to a qcow2 image of another making, with its data
+    ///
+    /// The image is changed in place, and for good: QEMU and other tools cannot open it any more, since
+    /// they would write to it without regard to its zones. Keep a copy if they need one.
     #[command(after_help = examples::ADOPT)]
     Adopt(adopt::AdoptArgs),
     /// Show a drive's geometry, limits and condition

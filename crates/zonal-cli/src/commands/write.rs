@@ -1,6 +1,10 @@
 //! `zonal write`: a file at an offset. In a sequential zone that must be the write pointer; a
 //! conventional zone takes it anywhere.
 //!
+//! It goes on over the ends of zones, where the next one takes it at its start. What the drive would
+//! refuse on the way is looked for first: an input whose length is known is written whole or not at
+//! all, and of a pipe it is said how much was written.
+//!
 //! The drive knows whole blocks only. In a sequential zone the last one is filled up with zeros; in
 //! a conventional one the bytes that stood there are kept.
 
@@ -13,13 +17,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use zonal::{Buffer, Completion, Device, Queue, QueueOptions, Request};
+use zonal::{Buffer, Completion, Device, Queue, QueueOptions, Request, ZoneKind};
 
 use crate::{
     args::{Access, Size, TargetArg, WriteAccess, format_size},
     outcome::Outcome,
     output::{Progress, Ui, print_json},
     transfer::{self, PIECE, PIECES},
+    zones,
 };
 
 /// The words of `write`.
@@ -46,17 +51,21 @@ struct Written {
 
 /// Runs `write`.
 pub(crate) fn run(args: &WriteArgs, ui: &Ui) -> Result<Outcome> {
+    args.target.own_files().refuse_input(&args.file)?;
     let (mut input, length): (Box<dyn Read>, _) = if args.file == Path::new("-") {
         (Box::new(io::stdin().lock()), None)
     } else {
         let file = File::open(&args.file).with_context(|| args.file.display().to_string())?;
         let meta = file.metadata()?;
         ensure!(!meta.is_dir(), "{}: it is a folder; name a file", args.file.display());
-        (Box::new(file), Some(meta.len()))
+        (Box::new(file), Some(meta.len()).filter(|_| meta.is_file()))
     };
     let device = args.target.open(Access::from(&args.access), ui)?;
     let mut progress = ui.progress(length);
     let mut writer = Writer::new(&device, args.offset.0)?;
+    if let Some(length) = length {
+        writer.hold_against(length, &args.file)?;
+    }
     let written = writer.copy(&mut input, &mut progress);
     // What was written before an error stays, so it is made durable all the same.
     let drained = writer.drain();
@@ -76,12 +85,61 @@ pub(crate) fn run(args: &WriteArgs, ui: &Ui) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// How far a write can go.
+struct Reach {
+    end: u64,
+    /// What stops it there, and what to do about it.
+    barrier: String,
+}
+
+impl Reach {
+    /// That of a write at `offset`, which is on the drive.
+    fn of(device: &Device, offset: u64) -> Result<Self> {
+        let geometry = device.geometry();
+        let first = geometry.zone_of(offset);
+        let mut end = offset;
+        for zone in device.report(first.0..)? {
+            let (number, next) = (zone.zone, zone.start + zone.size);
+            let stopped = |barrier| Ok(Self { end, barrier });
+            let limit = match (zone.kind, zone.write_pointer) {
+                (ZoneKind::Conventional, _) => next,
+                (ZoneKind::Sequential, _) if !zones::takes_data(zone.state) => {
+                    let state = zones::state_word(zone.state);
+                    return stopped(format!(
+                        "zone {number} is {state}; put the rest into other zones"
+                    ));
+                }
+                (ZoneKind::Sequential, Some(wp)) if wp != end => {
+                    return stopped(format!(
+                        "zone {number} is written up to offset {wp}; reset it, or put the rest into \
+                         other zones"
+                    ));
+                }
+                (ZoneKind::Sequential, _) => zone.start + zone.capacity,
+            };
+            end = end.max(limit);
+            if limit < next {
+                let rest = match next < geometry.size {
+                    true => format!("put the rest at offset {next}, where the next zone begins"),
+                    false => "it is the last one".to_owned(),
+                };
+                let barrier = format!("zone {number} ends at its capacity, offset {end}; {rest}");
+                return Ok(Self { end, barrier });
+            }
+        }
+        Ok(Self { end, barrier: format!("the drive ends at offset {end}; take a larger one") })
+    }
+}
+
 /// Plain writes in submission order, many in flight.
 struct Writer<'a> {
     device: &'a Device,
     queue: Queue,
     block: u64,
     offset: u64,
+    /// Where it began.
+    start: u64,
+    reach: Reach,
     /// The failure at the lowest offset so far.
     failed: Option<(u64, zonal::Error)>,
 }
@@ -105,7 +163,25 @@ impl<'a> Writer<'a> {
         );
         let buffer_bytes = usize::try_from(PIECE.max(block))?;
         let options = QueueOptions { depth: PIECES, buffer_bytes, ..Default::default() };
-        Ok(Self { device, queue: device.queue(&options)?, block, offset, failed: None })
+        let queue = device.queue(&options)?;
+        let reach = Reach::of(device, offset)?;
+        Ok(Self { device, queue, block, offset, start: offset, reach, failed: None })
+    }
+
+    /// Refuses an input of `length` bytes that the drive would not take to its end.
+    fn hold_against(&self, length: u64, input: &Path) -> Result<()> {
+        let Reach { end, barrier } = &self.reach;
+        let room = end - self.offset;
+        ensure!(
+            // Of what is refused at once the drive itself says why.
+            room == 0 || length.next_multiple_of(self.block) <= room,
+            "{}: write: {} has {length} bytes, and from offset {} there is room for {room}: \
+             {barrier}; nothing was written",
+            self.device.name(),
+            input.display(),
+            self.offset
+        );
+        Ok(())
     }
 
     /// Writes the whole input; returns its length.
@@ -117,6 +193,14 @@ impl<'a> Writer<'a> {
             if length == 0 {
                 break;
             }
+            let Reach { end, barrier } = &self.reach;
+            ensure!(
+                self.offset < *end || *end == self.start,
+                "{}: write: the input goes on, but {barrier}; its first {total} bytes were written \
+                 at offset {}, and are flushed",
+                self.device.name(),
+                self.start
+            );
             self.write(buffer, length)?;
             total += length as u64;
             progress.step(length as u64);
@@ -134,11 +218,10 @@ impl<'a> Writer<'a> {
             self.reap();
         }
         let geometry = self.device.geometry();
-        ensure!(
-            self.offset < geometry.size,
-            "{}: the input goes on past the drive's end",
-            self.device.name()
-        );
+        if self.offset >= geometry.size {
+            // To see whether the input ends as well.
+            return transfer::lease(&mut self.queue, usize::try_from(self.block)?);
+        }
         let zone = geometry.zone_of(self.offset);
         let end = geometry.start_of(zone) + geometry.capacity_of(zone);
         // In the gap between capacity and the next zone one block is enough to be refused.

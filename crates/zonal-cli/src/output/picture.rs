@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// What an SVG begins with.
 const BEGINNINGS: [&[u8]; 2] = [b"<svg", b"<?xm"];
@@ -15,7 +15,17 @@ const BEGINNINGS: [&[u8]; 2] = [b"<svg", b"<?xm"];
 pub(crate) fn may_hold_picture(path: &Path) -> Result<()> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            ensure!(
+                folder.is_dir(),
+                "{}: there is no folder {}; make it first",
+                path.display(),
+                folder.display()
+            );
+            return Ok(());
+        }
         Err(error) => bail!("{}: {error}; name another file", path.display()),
     };
     let metadata = file.metadata()?;
@@ -33,5 +43,5 @@ pub(crate) fn may_hold_picture(path: &Path) -> Result<()> {
 /// Writes a picture, in place of an older one at most.
 pub(crate) fn write_picture(path: &Path, text: &str) -> Result<()> {
     may_hold_picture(path)?;
-    Ok(fs::write(path, text)?)
+    fs::write(path, text).with_context(|| path.display().to_string())
 }

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
 };
@@ -55,6 +56,26 @@ impl Place {
     /// Runs it.
     pub(crate) fn run(&self, words: &str) -> Run {
         Run::of(words, self.command(words).output().unwrap())
+    }
+
+    /// Runs `script` in bash, with the program as `$zonal`.
+    pub(crate) fn shell(&self, script: &str) -> Run {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script]).env("zonal", env!("CARGO_BIN_EXE_zonal")).env("NO_COLOR", "1");
+        bash.current_dir(self.0.path()).stdin(Stdio::null());
+        Run::of(script, bash.output().unwrap())
+    }
+
+    /// Runs it with `input` as its stdin.
+    pub(crate) fn feed(&self, words: &str, input: &[u8]) -> Run {
+        let mut child = self.start(words);
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        // It may stop reading.
+        let writer = std::thread::spawn(move || stdin.write_all(&input));
+        let run = Run::of(words, child.wait_with_output().unwrap());
+        let _ = writer.join().unwrap();
+        run
     }
 
     /// Runs it; it must end with 0.

@@ -66,6 +66,8 @@ pub struct Adopted {
 /// in which there is a byte other than zero becomes full, all others are empty. What a zone is missing
 /// of clusters it gets when it takes its first data.
 ///
+/// It is for good: QEMU and other tools refuse an image with zones, so keep a copy if they need one.
+///
 /// An image that has zones of QEMU's keeps them, and becomes one that can be written.
 ///
 /// # Errors

@@ -215,6 +215,10 @@ fn create_error(error: io::Error) -> Error {
         io::ErrorKind::NotFound => {
             (ErrorKind::NotFound, "its folder does not exist; make the folder first".to_owned())
         }
+        io::ErrorKind::PermissionDenied => (
+            ErrorKind::Io,
+            "permission denied; see who may write the file and its folder".to_owned(),
+        ),
         io::ErrorKind::IsADirectory => (ErrorKind::InvalidInput, "it is a folder".to_owned()),
         _ => (crate::queue::io_kind(&error), crate::queue::io_text(&error)),
     };

@@ -119,7 +119,8 @@ impl Cutter {
         Some(length.next_multiple_of(self.block))
     }
 
-    fn next_length(&self) -> Option<usize> {
+    /// How many bytes of its own the next record has, if one is there.
+    pub(super) fn next_length(&self) -> Option<usize> {
         let ended = self.open.as_ref().is_some_and(|open| open.ended);
         match self.filled {
             0 => None,

@@ -12,8 +12,10 @@ mod resume;
 mod rota;
 
 use std::{
+    borrow::Cow,
     io::{self, BufWriter, StdoutLock, Write},
-    path::PathBuf,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
@@ -23,13 +25,14 @@ use zonal::{Completion, Device, Queue, QueueOptions, Request};
 
 use self::{
     input::{Cut, Cutter, Progress as Input, name_of},
-    resume::Resume,
+    resume::{Piece, Resume},
     rota::{Rota, Turn},
 };
 use crate::{
     args::{Access, Size, TargetArg, WriteAccess, ZoneRange, format_size},
     outcome::Outcome,
     output::{Progress, Ui, format_rate, format_seconds, plural},
+    own,
     records::{DriveId, Format, Line},
     signals::Interrupt,
     transfer,
@@ -76,6 +79,27 @@ impl AppendArgs {
         }
     }
 
+    /// Refuses inputs that are the drive's own files, or that what is printed goes to.
+    fn hold_against_files(&self) -> Result<()> {
+        let own = self.target.own_files();
+        for file in &self.files {
+            own.refuse_input(file)?;
+            ensure!(
+                !own::is_stdout(file),
+                "{}: the lines that are printed go into it, too; redirect them to another file",
+                name_of(file)
+            );
+        }
+        if let Some(index) = &self.resume {
+            own.refuse_input(index)?;
+            ensure!(
+                index != Path::new("-") || !self.files.iter().any(|file| file == index),
+                "stdin cannot be the index and an input; name one of them"
+            );
+        }
+        Ok(())
+    }
+
     /// The record size held against the drive's limits.
     fn record_bytes(&self, device: &Device) -> Result<usize> {
         let (record, limits) = (self.record.0, device.limits());
@@ -115,12 +139,17 @@ impl AppendArgs {
 
 /// Runs `append`.
 pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
+    let format = args.format(ui);
+    args.hold_against_files()?;
     let interrupt = Interrupt::install()?;
-    let resume = args.resume.as_deref().map(|path| Resume::read(path, ui)).transpose()?;
+    let resume = args.resume.as_deref().map(Resume::read).transpose()?;
+    if let Some(resume) = &resume {
+        resume.hold_against_output(format)?;
+    }
     let device = args.target.open(Access::from(&args.access), ui)?;
     let record_bytes = args.record_bytes(&device)?;
     if let Some(resume) = &resume {
-        resume.hold_against(&device)?;
+        resume.hold_against(&device, &args.files, record_bytes as u64)?;
     }
     let candidates = Candidates::of(&device, args.zones.as_ref())?;
     let width = if args.ordered { 1 } else { candidates.max_open };
@@ -129,18 +158,26 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     // What is being read needs buffers beside those in flight.
     let depth = (args.iodepth + u32::try_from(cutter.batch())?).min(zonal::DEPTH_MAX);
     let options = QueueOptions { depth, buffer_bytes: record_bytes, ..Default::default() };
+    let resume = match resume {
+        Some(resume) => {
+            resume.end_with_a_whole_line(ui)?;
+            resume
+        }
+        None => Resume::default(),
+    };
+    let with_files = args.files.len() > 1 || resume.names_files();
     let mut appender = Appender {
         queue: device.queue(&options)?,
         device: &device,
         drive: DriveId::of(&device),
         cutter,
-        resume: resume.unwrap_or_default(),
+        resume,
         rota: Rota::new(&candidates, width),
         finish: device.limits().finish,
         ordered: args.ordered,
         depth: args.iodepth as usize,
         slots: Slots::new(depth as usize),
-        lines: Lines::new(args.format(ui), args.files.clone()),
+        lines: Lines::new(format, args.files.clone(), with_files),
         failed: None,
         appended: Appended::default(),
         progress: ui.progress(args.total()),
@@ -226,14 +263,15 @@ struct Lines {
     out: BufWriter<StdoutLock<'static>>,
     format: Format,
     inputs: Vec<PathBuf>,
+    with_files: bool,
     headed: bool,
     error: Option<io::Error>,
 }
 
 impl Lines {
-    fn new(format: Format, inputs: Vec<PathBuf>) -> Self {
+    fn new(format: Format, inputs: Vec<PathBuf>, with_files: bool) -> Self {
         let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
-        Self { out, format, inputs, headed: false, error: None }
+        Self { out, format, inputs, with_files, headed: false, error: None }
     }
 
     /// Writes the line of a record cut from `input`.
@@ -244,13 +282,12 @@ impl Lines {
     }
 
     fn try_write(&mut self, line: Line<'_>, input: usize, input_offset: u64) -> io::Result<()> {
-        let several = self.inputs.len() > 1;
         if !self.headed {
-            self.format.write_header(&mut self.out, several)?;
+            self.format.write_header(&mut self.out, self.with_files)?;
             self.headed = true;
         }
-        if several {
-            let file = Some(name_of(&self.inputs[input]));
+        if self.with_files {
+            let file = Some(Cow::Borrowed(self.inputs[input].as_os_str().as_bytes()));
             let line = Line { file, file_offset: Some(input_offset), ..line };
             return self.format.write_line(&mut self.out, &line);
         }
@@ -344,14 +381,13 @@ impl Appender<'_> {
     /// Finds the next record a zone. False: something must complete first.
     fn place(&mut self, padded: usize) -> Result<bool> {
         let (record, input, input_offset) = self.cutter.position();
-        if let Some(length) = self.resume.acknowledged(record) {
-            let cut = self.cutter.take().context("a record is gone")?;
-            ensure!(
-                cut.length as u64 == length,
-                "record {record} has {} bytes here, but {length} in the index: \
-                 resume with the same inputs and --record",
-                cut.length
-            );
+        let piece = Piece {
+            input: &self.cutter.paths()[input],
+            offset: input_offset,
+            length: self.cutter.next_length().unwrap_or_default() as u64,
+        };
+        if self.resume.acknowledged(record, piece)? {
+            self.cutter.take().context("a record is gone")?;
             return Ok(true);
         }
         match self.rota.next(padded as u64) {

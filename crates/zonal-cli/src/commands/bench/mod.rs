@@ -39,7 +39,8 @@ use super::create::Reserve;
 use crate::{
     args::{self, Access, Engine, Size, WriteAccess, ZoneRange, format_size, parse_duration},
     outcome::Outcome,
-    output::{Ui, may_hold_picture, print_json},
+    output::{Ui, format_seconds, may_hold_picture, plural, print_json},
+    own::OwnFiles,
     signals::Interrupt,
     transfer, zones,
 };
@@ -337,6 +338,10 @@ impl Work {
 pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
     let interrupt = Interrupt::install()?;
     let work = Work::resolve(args)?;
+    if let Some(path) = &args.plot {
+        OwnFiles::of(args.target.as_deref().unwrap_or_default()).refuse_output(path)?;
+        may_hold_picture(path)?;
+    }
     let temporary = match &args.target {
         Some(_) => None,
         None => {
@@ -352,9 +357,6 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
             }
         }
     };
-    if let Some(path) = &args.plot {
-        may_hold_picture(path)?;
-    }
     let target = match (&args.target, &temporary) {
         (Some(target), _) => target.clone(),
         (None, Some(temporary)) => {
@@ -403,6 +405,18 @@ fn bench(
         let started = Instant::now();
         flushed = transfer::small_queue(device).and_then(|mut queue| transfer::flush(&mut queue));
         measured.flush = started.elapsed();
+    }
+    if let Some(runtime) = work.runtime.filter(|_| work.limit.is_none() && work.rw.writes())
+        && measured.elapsed < runtime
+        && error.is_none()
+        && !interrupt.came()
+    {
+        ui.say(format_args!(
+            "{}: its zones were full after {} of {}; take a larger drive, more zones, or a --rate",
+            device.name(),
+            format_seconds(measured.elapsed),
+            format_seconds(runtime)
+        ));
     }
     let mut verified = None;
     if !interrupt.came() && error.is_none() && flushed.is_ok() {
@@ -549,7 +563,8 @@ fn reset(args: &BenchArgs, device: &Device, ui: &Ui) -> Result<()> {
         if !ui.can_ask() {
             bail!("{name}: --reset erases, and nobody is there to be asked; say --yes to do it");
         }
-        let question = format!("reset {} zones of {name}, erasing what they hold?", zones.len());
+        let question =
+            format!("reset {} of {name}, erasing what they hold?", plural(zones.len(), "zone"));
         ensure!(ui.ask(question)?, "nothing was done");
     }
     let mut queue = transfer::small_queue(device)?;

@@ -5,7 +5,7 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use plotters::prelude::*;
 
 use super::{results::Measured, worker::Direction};
@@ -37,9 +37,8 @@ pub(super) fn draw(path: &Path, rw: &str, measured: &Measured) -> Result<()> {
     ensure!(!ways.is_empty(), "--plot: nothing was measured, so there is nothing to draw");
     let mut text = String::new();
     drawing(&mut text, rw, measured, &ways)
-        .map_err(|error| anyhow!("{error}"))
-        .and_then(|()| write_picture(path, &text))
-        .with_context(|| format!("--plot {}", path.display()))
+        .map_err(|error| anyhow!("--plot {}: {error}", path.display()))?;
+    write_picture(path, &text)
 }
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;

@@ -46,7 +46,9 @@ impl Temporary {
             "{}: {free} bytes free are too few for a temporary image; say --dir, or a --size",
             parent.display()
         );
-        let folder = create_folder(parent).with_context(place)?;
+        let folder = create_folder(parent).with_context(|| {
+            format!("{}: no folder can be made there; name another with --dir", place())
+        })?;
         // From here on the folder goes when this does.
         let temporary = Self { image: folder.join("drive"), folder };
         let mut geometry = Geometry::with_size(size);

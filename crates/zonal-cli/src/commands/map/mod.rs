@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
@@ -79,12 +79,15 @@ impl Listing {
 
 /// Runs `map`.
 pub(crate) fn run(args: &MapArgs, ui: &Ui) -> Result<Outcome> {
+    if let Some(path) = &args.svg {
+        args.target.own_files().refuse_output(path)?;
+    }
     let device = args.target.open(Access::Read, ui)?;
     let report = device.report(zones::numbers(&device, args.zones.as_ref())?)?;
     let most = if args.svg.is_some() { SVG_CELLS } else { TEXT_CELLS };
     let map = Map::of(device.name(), &report, most);
     if let Some(path) = &args.svg {
-        write_picture(path, &svg::draw(&map)).with_context(|| path.display().to_string())?;
+        write_picture(path, &svg::draw(&map))?;
     }
     let mut out = BufWriter::new(io::stdout().lock());
     if ui.json {

@@ -48,6 +48,7 @@ pub(crate) struct RestoreArgs {
 
 /// Runs `restore`.
 pub(crate) fn run(args: &RestoreArgs, ui: &Ui) -> Result<Outcome> {
+    args.target.own_files().refuse_input(&args.file)?;
     let interrupt = Interrupt::install()?;
     let name = if args.file == Path::new("-") {
         "stdin".to_owned()
