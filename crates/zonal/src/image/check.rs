@@ -184,7 +184,7 @@ fn check_generations(
 
 fn check_table(read: Read<'_>, header: &Header, report: &mut CheckReport) -> Result<()> {
     let zones = header.geometry.zones();
-    let mut bytes = vec![0; PIECE];
+    let mut bytes = vec![0; PIECE.min(zones as usize * 8)];
     for first in (0..zones).step_by(PIECE / 8) {
         #[allow(clippy::cast_possible_truncation)] // at most PIECE
         let bytes = &mut bytes[..((zones - first) as usize * 8).min(PIECE)];
