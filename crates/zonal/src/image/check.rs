@@ -103,8 +103,9 @@ pub(crate) fn check_disk(
     }
     match open() {
         Ok(device) => {
-            let info = device.info();
-            report.findings.extend(info.warnings.into_iter().map(|text| Finding {
+            // What there is to say of this machine says nothing of the image.
+            let warnings = device.drive().notes.warnings.clone();
+            report.findings.extend(warnings.into_iter().map(|text| Finding {
                 severity: Severity::Warning,
                 offset: None,
                 text,
