@@ -160,6 +160,10 @@ pub struct Metrics {
     pub bounced: u64,
     /// Requests that ended after their future was dropped or had timed out.
     pub orphaned: u64,
+    /// Bytes of buffers that the kernel knows at this moment, so that requests from them cost it less: of
+    /// all open queues and I/O threads, each of which has its own count of memory that they share. Below
+    /// depth times size where the process may not lock as much (`ulimit -l`).
+    pub registered_bytes: u64,
 }
 
 impl Device {
@@ -239,7 +243,9 @@ impl Device {
     /// What is known of the drive.
     #[must_use]
     pub fn info(&self) -> Info {
-        let OpenNotes { session, recovered, warnings } = self.drive.notes.clone();
+        let OpenNotes { session, recovered, mut warnings } = self.drive.notes.clone();
+        let engine = self.drive.disk().and_then(Disk::engine_warning);
+        warnings.extend(engine.map(str::to_owned));
         let (kind, image) = match &self.drive.medium {
             Medium::Memory(_) => ("memory", None),
             Medium::Image(image) => ("image", Some(image)),
@@ -272,6 +278,7 @@ impl Device {
             table_writes: get(&counts.table_writes),
             bounced: get(&counts.bounced),
             orphaned: get(&counts.orphaned),
+            registered_bytes: get(&counts.registered_bytes),
         }
     }
 
@@ -319,10 +326,15 @@ impl Device {
     /// of the drive find it closed.
     ///
     /// # Errors
-    /// Queues that are open, or a flush that failed; what was acknowledged and not flushed is
-    /// then as after a crash.
+    /// Queues that are open, a call by a waker on one of the drive's own I/O threads, or a flush that
+    /// failed; what was acknowledged and not flushed is then as after a crash.
     pub fn close(self) -> Result<()> {
         let _span = tracing::debug_span!("close", drive = self.name()).entered();
+        if self.pool.is_called_by_its_own() {
+            let text = "a waker runs on one of the drive's own I/O threads, which cannot wait for \
+                        itself; close the drive on another thread";
+            return Err(Error::new(ErrorKind::InvalidInput, text).during("close").on(self.name()));
+        }
         // One that came second and failed would open again what the first one had closed.
         let mut closed = self.pool.closing();
         if *closed {

@@ -38,16 +38,20 @@ impl OpenOptions {
     /// # Errors
     /// A kernel that does not give what was asked for.
     pub(crate) fn driven(&self, file: FileDisk) -> Result<FileDisk> {
-        let engine = self.engine.resolve().map_err(|error| {
+        let (engine, instead) = self.engine.resolve().map_err(|error| {
+            let without = "; choose the threads engine, which does without";
             let (kind, next) = match error.kind() {
-                io::ErrorKind::Unsupported => {
-                    (ErrorKind::Unsupported, "; choose the threads engine, which does without")
-                }
+                io::ErrorKind::Unsupported => (ErrorKind::Unsupported, without),
+                io::ErrorKind::OutOfMemory => (ErrorKind::Io, without),
                 _ => (crate::queue::io_kind(&error), ""),
             };
             Error::new(kind, format!("{error}{next}")).with_source(error)
         })?;
-        Ok(file.with_engine(engine))
+        let file = file.with_engine(engine);
+        if let Some(error) = instead {
+            file.uses_threads(&error);
+        }
+        Ok(if self.engine == EngineChoice::Auto { file.or_threads() } else { file })
     }
 }
 

@@ -461,6 +461,59 @@ fn a_waker_may_drop_the_last_handle() {
     assert_io_threads(0);
 }
 
+/// The last handle of a drive, and the operation that its waker belongs to.
+type Last = (Device, std::pin::Pin<Box<dyn Future<Output = ()> + Send>>);
+
+#[test]
+fn a_waker_that_drops_the_last_handle_waits_for_no_thread_that_waits_for_its_own() {
+    struct Holds(std::sync::Mutex<Option<Last>>);
+    impl std::task::Wake for Holds {
+        fn wake(self: Arc<Self>) {
+            let (drive, operation) = self.0.lock().unwrap().take().unwrap();
+            drop(operation);
+            // The thread would wait for itself.
+            assert_eq!(drive.clone().close().unwrap_err().kind(), ErrorKind::InvalidInput);
+            drop(drive);
+        }
+    }
+    let _alone = alone();
+    let handles = HandleOptions { threads: 2, depth: 4, ..HandleOptions::default() };
+    let (disk, drive) = held_up(handles);
+    let mut noop = Context::from_waker(Waker::noop());
+    let is_write = |io: &zonal::sim::PendingIo| io.kind == zonal::sim::IoKind::Write;
+    let write = |count: usize| {
+        await_pending(&disk, count);
+        disk.pending().into_iter().find(is_write).unwrap().id
+    };
+    // The first thread leads a flush round, and the second waits for the next.
+    let mut durable = Vec::new();
+    for zone in [2, 3] {
+        let mut append = Box::pin(drive.append(zone, record(&drive, 1)).fua());
+        assert!(append.as_mut().poll(&mut noop).is_pending());
+        assert!(disk.complete(write(durable.len() + 1), Outcome::Ok));
+        durable.push(append);
+        await_pending(&disk, 1);
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(disk.pending().iter().all(|io| io.kind == zonal::sim::IoKind::SyncData));
+    // The waker of one more on the first thread has the last handle.
+    let append = drive.append(0, record(&drive, 1));
+    let mut append = Box::pin(async move { drop(append.await) });
+    let waker = Arc::new(Holds(std::sync::Mutex::new(None)));
+    let of_it = waker.clone().into();
+    assert!(append.as_mut().poll(&mut Context::from_waker(&of_it)).is_pending());
+    let last = write(2);
+    drop(durable);
+    *waker.0.lock().unwrap() = Some((drive, append));
+    assert!(disk.complete(last, Outcome::Ok));
+    let until = Instant::now() + Duration::from_secs(20);
+    while io_threads() > 0 {
+        assert!(Instant::now() < until, "{} I/O threads wait for one another", io_threads());
+        disk.pending().iter().for_each(|io| assert!(disk.complete(io.id, Outcome::Ok)));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn a_close_wakes_everybody_whose_request_has_ended() {
     let _alone = alone();

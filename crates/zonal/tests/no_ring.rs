@@ -125,3 +125,46 @@ fn an_error_that_threads_would_meet_too_is_no_reason_to_take_them() {
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("io_uring cannot be set up"), "{error}");
 }
+
+#[test]
+fn where_there_is_no_memory_for_a_ring_threads_take_over_and_info_says_why() {
+    let test = "where_there_is_no_memory_for_a_ring_threads_take_over_and_info_says_why";
+    if !is_child(test, &[libc::ENOMEM]) {
+        return;
+    }
+    let scene = Scene::new();
+    let drive = scene.open(EngineChoice::Auto).unwrap();
+    assert_eq!(drive.limits().engine, "threads");
+    let warnings = drive.info().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("ulimit -l"), "{warnings:?}");
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    run(&mut queue, Request::append(1, Buffer::from_slice(&[9; 4096])).fua()).result.unwrap();
+    drop(queue);
+    drive.close().unwrap();
+    // That is nothing wrong with the image.
+    let path = scene.folder.path().join("disk");
+    assert!(zonal::check(&path, &zonal::CheckOptions::default()).unwrap().findings.is_empty());
+    let error = scene.open(EngineChoice::IoUring).unwrap_err().to_string();
+    assert!(error.contains("ulimit -l") && error.contains("threads"), "{error}");
+}
+
+#[test]
+fn a_queue_that_gets_no_ring_has_threads_where_threads_will_do() {
+    let scene = Scene::new();
+    let (auto, other) = (scene.open(EngineChoice::Auto).unwrap(), Scene::new());
+    let Ok(only) = other.open(EngineChoice::IoUring) else {
+        return println!("SKIP: no io_uring here");
+    };
+    assert!(auto.info().warnings.is_empty());
+    // A filter is its thread's.
+    std::thread::spawn(move || {
+        forbid_rings(libc::ENOMEM).unwrap();
+        assert!(only.queue(&QueueOptions::default()).is_err());
+        let mut queue = auto.queue(&QueueOptions::default()).unwrap();
+        run(&mut queue, Request::append(1, Buffer::from_slice(&[9; 4096]))).result.unwrap();
+        assert_eq!(auto.limits().engine, "threads");
+        assert!(auto.info().warnings[0].contains("ulimit -l"));
+    })
+    .join()
+    .unwrap();
+}

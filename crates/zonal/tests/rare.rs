@@ -128,3 +128,47 @@ fn a_long_ordered_append_has_its_zone_to_itself_until_it_has_ended() {
     let behind: Vec<_> = std::iter::from_fn(|| other.next_completion()).collect();
     assert!(behind.len() == 2 && behind.iter().all(|ended| ended.result.is_ok()), "{behind:?}");
 }
+
+#[test]
+fn a_durable_write_does_not_wait_past_its_deadline_for_a_queue_that_nobody_drives() {
+    let geometry = geometry(4);
+    let disk = SimDisk::new(&image(&geometry).0, SimMode::Manual);
+    let drive = sim::open(&disk, &OpenOptions::default()).unwrap();
+    let mut idle = drive.queue(&QueueOptions::default()).unwrap();
+    idle.push(Request::append(1, Buffer::from_slice(&[1; 4096]))).unwrap();
+    idle.submit().unwrap();
+    let in_flight = disk.pending()[0].id;
+    let deadline = Some(std::time::Duration::from_millis(60));
+    let mut queue = drive.queue(&QueueOptions { deadline, ..QueueOptions::default() }).unwrap();
+    queue.push(Request::append(0, Buffer::from_slice(&[2; 4096])).fua()).unwrap();
+    queue.submit().unwrap();
+    let own = disk.pending().into_iter().find(|io| io.id != in_flight).unwrap();
+    assert!(disk.complete(own.id, Outcome::Ok));
+    queue.submit_and_wait(1).unwrap();
+    // It is in its zone, at its place, and not refused; only that it is durable nobody knows.
+    let ended = queue.next_completion().unwrap();
+    let error = ended.result.unwrap_err();
+    assert_eq!((error.kind(), ended.offset), (ErrorKind::Stalled, 0));
+    assert!(!ended.flags.contains(Flags::REFUSED) && !ended.flags.contains(Flags::DURABLE));
+    let text = error.to_string();
+    assert!(text.contains("written") && text.contains("queues [0]"), "{text}");
+    assert_eq!(ended.buffer.unwrap().len(), 4096);
+    assert_eq!(drive.report(0..1).unwrap()[0].write_pointer, Some(4096));
+    // Once the other queue is driven a flush serves it too.
+    assert!(disk.complete(in_flight, Outcome::Ok));
+    idle.submit().unwrap();
+    queue.push(Request::flush()).unwrap();
+    queue.submit().unwrap();
+    while let Some(io) = disk.pending().first() {
+        assert!(disk.complete(io.id, Outcome::Ok));
+        queue.submit().unwrap();
+    }
+    queue.next_completion().unwrap().result.unwrap();
+    drop((queue, idle));
+    let cut = SimDisk::new(
+        &disk.cut(&mut |_| 0),
+        SimMode::Auto { seed: 1, faults: FaultPlan::default() },
+    );
+    let drive = sim::open(&cut, &OpenOptions::default()).unwrap();
+    assert_eq!(drive.report(0..1).unwrap()[0].write_pointer, Some(4096));
+}

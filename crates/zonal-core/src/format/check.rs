@@ -1,10 +1,10 @@
 //! Do the refcounts agree with what the tables use, and what of the file is free.
 //!
-//! Everything is read through a closure, a cluster at a time, so that memory does not grow with the
+//! Everything is read through a closure, a piece at a time, so that memory does not grow with the
 //! drive, but for the pieces its data is in. [`check_refcounts`] is for `zonal check`, [`Space`] for
 //! who gives clusters to the drive; both come after [`Map::read`].
 
-use super::map::{Entry, Map, entry, entry_at, l2_tables};
+use super::map::{Entry, Map, TABLE_PIECE, each_entry, entry, is_zeros, l2_tables};
 use super::qcow2::Tables;
 use super::unsupported;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,11 +15,6 @@ use core::fmt;
 pub const MAX_FINDINGS: usize = 1000;
 /// Most separate ranges of clusters kept while checking: data and tables.
 const MAX_RANGES: usize = 2 * super::map::MAX_RUNS;
-
-pub(super) fn cluster_buffer(tables: &Tables) -> Vec<u8> {
-    // A cluster has at most 2 MiB.
-    vec![0; usize::try_from(tables.cluster_size()).unwrap_or(0)]
-}
 
 /// What a check of the refcounts found wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,23 +251,17 @@ pub(super) fn refcount_blocks(
     read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<Vec<(u64, u64)>> {
     let cluster = tables.cluster_size();
-    let mut table = cluster_buffer(tables);
+    let table = tables.refcount_table_offset;
     let mut blocks = Vec::new();
-    for part in 0..u64::from(tables.refcount_table_clusters) {
-        let offset = tables.refcount_table_offset + part * cluster;
-        read(offset, &mut table)?;
-        for i in 0..tables.l2_entries() {
-            let block = entry_at(&table, i)?;
-            if block == 0 {
-                continue;
-            }
-            if !block.is_multiple_of(cluster) || block >= tables.file_len {
-                findings.add(FindingKind::BadRefcountBlock, offset + i * 8, 8);
-                continue;
-            }
-            blocks.push((part * tables.l2_entries() + i, block));
+    let entries = u64::from(tables.refcount_table_clusters) * tables.l2_entries();
+    each_entry(table, 0..entries, read, |index, block| {
+        if !block.is_multiple_of(cluster) || block >= tables.file_len {
+            findings.add(FindingKind::BadRefcountBlock, table + index * 8, 8);
+        } else {
+            blocks.push((index, block));
         }
-    }
+        Ok(())
+    })?;
     drop_repeated(tables, &mut blocks, findings);
     Ok(blocks)
 }
@@ -345,25 +334,22 @@ fn past_end(
     l1: &[u8],
     read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<Ranges> {
-    let mut table = cluster_buffer(tables);
     let mut ranges = Ranges::default();
     for (index, l2) in l2_tables(tables, l1).enumerate() {
         let l2 = l2?;
         let first = index as u64 * tables.l2_entries();
         let of_data = tables.data_clusters().saturating_sub(first).min(tables.l2_entries());
-        if l2 == 0 || of_data == tables.l2_entries() {
+        if l2 == 0 {
             continue;
         }
-        read(l2, &mut table)?;
-        for i in of_data..tables.l2_entries() {
-            let entry = entry_at(&table, i)?;
-            match self::entry(tables, entry, l2 + i * 8)? {
-                Entry::Hole => {}
+        each_entry(l2, of_data..tables.l2_entries(), read, |i, value| {
+            match self::entry(tables, value, l2 + i * 8)? {
+                Entry::Hole => Ok(()),
                 Entry::Zeroed(host) | Entry::Data(host) => {
-                    ranges.add(host / tables.cluster_size(), 1)?;
+                    ranges.add(host / tables.cluster_size(), 1)
                 }
             }
-        }
+        })?;
     }
     Ok(ranges)
 }
@@ -378,29 +364,48 @@ fn compare_refcounts(
 ) -> Result<()> {
     let cluster = tables.cluster_size();
     let per_block = tables.refcounts();
-    let mut block = cluster_buffer(tables);
+    let mut bytes = piece_buffer(tables);
     // Clusters up to here have been looked at.
     let mut next = 0;
     for &(index, offset) in blocks {
         let first = index * per_block;
         uncounted(used, next, first, cluster, findings);
         next = first + per_block;
-        read(offset, &mut block)?;
-        for (i, count, used) in wrong_counts(tables, &block, first, used) {
-            let kind = match (count, used) {
-                (0, _) => FindingKind::Unreferenced,
-                (_, true) => FindingKind::CountedTwice,
-                (_, false) => FindingKind::Leak,
-            };
-            findings.add(kind, (first + i) * cluster, cluster);
+        for (place, first) in block_pieces(tables, offset, first) {
+            read(place, &mut bytes)?;
+            for (i, count, used) in wrong_counts(tables, &bytes, first, used) {
+                let kind = match (count, used) {
+                    (0, _) => FindingKind::Unreferenced,
+                    (_, true) => FindingKind::CountedTwice,
+                    (_, false) => FindingKind::Leak,
+                };
+                findings.add(kind, (first + i) * cluster, cluster);
+            }
         }
     }
     uncounted(used, next, u64::MAX, cluster, findings);
     Ok(())
 }
 
-/// The refcounts of a block that are not what is used, which begins with cluster `first`: their numbers
-/// in it, what they are, and whether the cluster is used.
+/// A buffer for a piece of a refcount block.
+pub(super) fn piece_buffer(tables: &Tables) -> Vec<u8> {
+    vec![0; usize::try_from(tables.cluster_size().min(TABLE_PIECE)).unwrap_or(0)]
+}
+
+/// The pieces of a refcount block at `offset`, whose first count is of cluster `first`: where each is,
+/// and which cluster its first count is of.
+pub(super) fn block_pieces(
+    tables: &Tables,
+    offset: u64,
+    first: u64,
+) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let piece = tables.cluster_size().min(TABLE_PIECE);
+    let counts = (piece * 8) >> tables.refcount_order;
+    (0..tables.cluster_size() / piece).map(move |n| (offset + n * piece, first + n * counts))
+}
+
+/// The refcounts of a piece of a block that are not what is used, which begins with cluster `first`:
+/// their numbers in it, what they are, and whether the cluster is used.
 pub(super) fn wrong_counts<'a>(
     tables: &Tables,
     block: &'a [u8],
@@ -414,7 +419,7 @@ pub(super) fn wrong_counts<'a>(
     let chunks = (0..).step_by(usize::try_from(each).unwrap_or(CHUNK)).zip(block.chunks(CHUNK));
     chunks
         .filter(move |&(start, chunk): &(u64, _)| {
-            chunk.iter().any(|byte| *byte != 0) || used.touch(first + start, first + start + each)
+            !is_zeros(chunk) || used.touch(first + start, first + start + each)
         })
         .flat_map(move |(start, _)| start..start + each)
         .filter_map(move |i| {
@@ -448,6 +453,7 @@ pub(super) fn refcount(block: &[u8], order: u32, index: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use super::*;
     use crate::format::Geometry;
@@ -473,7 +479,8 @@ mod tests {
 
         fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
             buffer.fill(0);
-            if let Some(bytes) = self.clusters.get(&offset) {
+            let part = self.clusters.range(..=offset).next_back();
+            if let Some(bytes) = part.and_then(|(at, part)| part.get((offset - at) as usize..)) {
                 let length = buffer.len().min(bytes.len());
                 buffer[..length].copy_from_slice(&bytes[..length]);
             }

@@ -1,6 +1,6 @@
 //! Where in the file each cluster of the drive is, read from the L1 and L2 tables.
 //!
-//! Tables are read through a closure, a cluster at a time, so that memory grows with the number of
+//! Tables are read through a closure, a piece at a time, so that memory grows with the number of
 //! pieces the data is in and not with the drive. Invariants of a [`Map`]: runs ascend on the drive
 //! and do not touch where they could be one; no two of them, and no table, share a cluster of the
 //! file; each starts inside the file. An image in which that is not so is damaged.
@@ -8,11 +8,15 @@
 use super::qcow2::{COMPRESSED, COPIED, MAX_L1, OFFSET, Region, Tables, ZERO};
 use super::{be64, damaged, unsupported};
 use crate::error::{Error, ErrorKind, Result};
-use alloc::{format, string::String, vec::Vec};
+use alloc::{format, string::String, vec, vec::Vec};
+use core::ops::Range;
 
 /// Most pieces an image's data may be in: 4 million take 96 MiB, and are 256 GiB of which no two
 /// clusters of 64 KiB lie side by side.
 pub const MAX_RUNS: usize = 1 << 22;
+/// Tables are read in pieces of so many bytes: of a small drive hardly one is not zeros, and memory for
+/// whole tables would cost more than looking at them.
+pub(super) const TABLE_PIECE: u64 = 64 << 10;
 /// Bits of an L1 entry that must be 0.
 const L1_RESERVED: u64 = !(COPIED | OFFSET);
 /// Bits of an uncompressed L2 entry that must be 0.
@@ -66,10 +70,9 @@ impl Map {
             }
         }
         refuse_shared_tables(tables, &mut all_l2)?;
-        let mut table = Vec::new();
         for (index, l2) in (0..).zip(map.l2.clone()) {
             if l2 != 0 {
-                map.read_table(tables, index, l2, &mut table, &mut read)?;
+                map.read_table(tables, index, l2, &mut read)?;
             }
         }
         map.refuse_overlaps(tables, &all_l2)?;
@@ -81,23 +84,15 @@ impl Map {
         tables: &Tables,
         index: u64,
         l2: u64,
-        table: &mut Vec<u8>,
         read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
     ) -> Result<()> {
         let first = index * tables.l2_entries();
         let count = tables.l2_entries().min(tables.data_clusters() - first);
-        // A small drive's table is nearly empty.
-        table.resize(usize::try_from(count * 8).unwrap_or(0), 0);
-        read(l2, table)?;
-        for i in 0..count {
-            let place = l2 + i * 8;
-            match entry(tables, entry_at(table, i)?, place)? {
-                Entry::Hole => {}
-                Entry::Zeroed(host) => bounded(&mut self.zeroed, host)?,
-                Entry::Data(host) => self.add(tables, first + i, host)?,
-            }
-        }
-        Ok(())
+        each_entry(l2, 0..count, read, |i, value| match entry(tables, value, l2 + i * 8)? {
+            Entry::Hole => Ok(()),
+            Entry::Zeroed(host) => bounded(&mut self.zeroed, host),
+            Entry::Data(host) => self.add(tables, first + i, host),
+        })
     }
 
     fn add(&mut self, tables: &Tables, guest: u64, host: u64) -> Result<()> {
@@ -223,6 +218,42 @@ pub(super) fn entry(tables: &Tables, entry: u64, place: u64) -> Result<Entry> {
     }
     check_cluster(tables, host, place)?;
     Ok(if entry & ZERO == 0 { Entry::Data(host) } else { Entry::Zeroed(host) })
+}
+
+/// Reads these entries of the table at `table`, and gives each that is not 0, with its number.
+pub(super) fn each_entry(
+    table: u64,
+    entries: Range<u64>,
+    read: &mut impl FnMut(u64, &mut [u8]) -> Result<()>,
+    mut each: impl FnMut(u64, u64) -> Result<()>,
+) -> Result<()> {
+    let length = |entries: u64| usize::try_from(entries * 8).unwrap_or(0);
+    let at_once = TABLE_PIECE / 8;
+    let mut bytes = vec![0; length(at_once.min(entries.end.saturating_sub(entries.start)))];
+    let mut first = entries.start;
+    while first < entries.end {
+        let count = at_once.min(entries.end - first);
+        let piece = bytes.get_mut(..length(count)).unwrap_or_default();
+        read(table + first * 8, piece)?;
+        for (index, eight) in (first..).step_by(8).zip(piece.chunks(64)) {
+            if is_zeros(eight) {
+                continue;
+            }
+            for (index, value) in (index..).zip(eight.as_chunks::<8>().0) {
+                if *value != [0; 8] {
+                    each(index, u64::from_be_bytes(*value))?;
+                }
+            }
+        }
+        first += count;
+    }
+    Ok(())
+}
+
+/// Whether all bytes are 0. All are looked at, several at a time: nearly always they are.
+#[inline]
+pub(super) fn is_zeros(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 pub(super) fn entry_at(table: &[u8], index: u64) -> Result<u64> {

@@ -297,6 +297,21 @@ impl Tables {
 }
 
 impl Header {
+    /// Whether the header and its extensions end in these first bytes of a file, so that more of it would
+    /// not change what [`parse`](Self::parse) says.
+    #[must_use]
+    pub fn ends_in(bytes: &[u8]) -> bool {
+        let Ok(raw) = fixed_part(bytes) else { return false };
+        let mut at = raw.header_length.get() as usize;
+        while let Some((magic, data)) = extension_at(bytes, at) {
+            if magic == EXT_END {
+                return true;
+            }
+            at += 8 + data.len().next_multiple_of(8);
+        }
+        false
+    }
+
     /// Reads a header from `bytes`: the file's first [`MAX_CLUSTER`] bytes, or all of a shorter file.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ const BOUNCE_BYTES: u64 = 1 << 20;
 pub(crate) struct FileDisk {
     inner: Arc<Inner>,
     engine: EngineKind,
+    /// Whether threads will do where a queue gets no ring.
+    may_use_threads: bool,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,8 @@ struct Inner {
     /// The mode with which `fallocate` zeroes a range; found out when it is first needed, since
     /// trying changes the file's modification time, which tells whether a live file is current.
     zero_mode: OnceLock<FallocateFlags>,
+    /// Whether threads move bytes that a ring was to move; and why, if somebody can do something about it.
+    why_threads: OnceLock<Option<String>>,
 }
 
 impl FileDisk {
@@ -49,13 +53,38 @@ impl FileDisk {
     /// Those of `open(2)`.
     pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
         let (file, direct) = file::open_direct(path, access)?;
-        let inner = Arc::new(Inner { file, direct, zero_mode: OnceLock::new() });
-        Ok(Self { inner, engine: EngineKind::IoUring })
+        let (zero_mode, why_threads) = (OnceLock::new(), OnceLock::new());
+        let inner = Arc::new(Inner { file, direct, zero_mode, why_threads });
+        Ok(Self { inner, engine: EngineKind::IoUring, may_use_threads: false })
     }
 
     /// This handle, whose queues will have engines of that kind.
     pub(crate) fn with_engine(self, engine: EngineKind) -> Self {
         Self { engine, ..self }
+    }
+
+    /// The same, with threads for queues that get no ring.
+    pub(crate) fn or_threads(self) -> Self {
+        Self { may_use_threads: true, ..self }
+    }
+
+    /// Whether threads will do where a queue gets no ring.
+    pub(super) fn may_use_threads(&self) -> bool {
+        self.may_use_threads
+    }
+
+    /// Notes that threads move bytes that a ring was to move. That a kernel has no rings, or forbids them,
+    /// is how the machine is; that it has no memory for one, somebody may want to change.
+    pub(crate) fn uses_threads(&self, error: &io::Error) {
+        tracing::debug!(%error, "threads instead of io_uring");
+        let curable = error.kind() == io::ErrorKind::OutOfMemory;
+        let why = || curable.then(|| format!("threads move the bytes, as {error}"));
+        self.inner.why_threads.get_or_init(why);
+    }
+
+    /// What [`uses_threads`](Self::uses_threads) noted, if anything.
+    pub(super) fn why_threads(&self) -> Option<Option<&str>> {
+        self.inner.why_threads.get().map(Option::as_deref)
     }
 
     /// Which engines its queues have.

@@ -78,7 +78,8 @@ pub(crate) struct Io {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EngineChoice {
-    /// io_uring; threads where the kernel has none, one older than Linux 5.13, or forbids it.
+    /// io_uring; threads where the kernel has none, one older than Linux 5.13, forbids it, or has no
+    /// memory for it (which [`Info::warnings`](crate::Info::warnings) then says).
     #[default]
     Auto,
     /// io_uring, or an error.
@@ -88,25 +89,27 @@ pub enum EngineChoice {
 }
 
 impl EngineChoice {
-    /// What it comes to on this machine.
+    /// What it comes to on this machine; with threads instead of a ring also why.
     ///
     /// # Errors
-    /// `Unsupported`: the kernel gives no ring, and nothing else will do. Others are the kernel's,
-    /// and no reason to take threads instead: they would be met again.
-    pub(crate) fn resolve(self) -> io::Result<EngineKind> {
+    /// `Unsupported` or `OutOfMemory`: the kernel gives no ring, and nothing else will do. Others are the
+    /// kernel's, and no reason to take threads instead: they would be met again.
+    pub(crate) fn resolve(self) -> io::Result<(EngineKind, Option<io::Error>)> {
         match self {
-            Self::Threads => Ok(EngineKind::Threads),
-            Self::IoUring => uring::probe().map(|()| EngineKind::IoUring),
+            Self::Threads => Ok((EngineKind::Threads, None)),
+            Self::IoUring => uring::probe().map(|()| (EngineKind::IoUring, None)),
             Self::Auto => match uring::probe() {
-                Ok(()) => Ok(EngineKind::IoUring),
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    tracing::debug!(%error, "threads instead of io_uring");
-                    Ok(EngineKind::Threads)
-                }
+                Ok(()) => Ok((EngineKind::IoUring, None)),
+                Err(error) if threads_would_do(&error) => Ok((EngineKind::Threads, Some(error))),
                 Err(error) => Err(error),
             },
         }
     }
+}
+
+/// Whether there is no ring for a reason that threads do not meet.
+fn threads_would_do(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::OutOfMemory)
 }
 
 /// Which engine a file's queues have.
@@ -126,7 +129,7 @@ pub(crate) struct EngineOptions {
     /// How many completions fit before the kernel has to keep the rest itself. Rounded up to a
     /// power of two; at least `sq_entries`.
     pub(crate) cq_entries: u32,
-    /// Whether to register the arena with the kernel, if it lets us lock that much memory.
+    /// Whether to register the arena with the kernel, as far as it lets us lock memory.
     pub(crate) register_buffers: bool,
     /// Whether a thread of the kernel takes what is pushed, instead of a system call.
     pub(crate) sqpoll: bool,
@@ -259,7 +262,14 @@ impl Disk {
                     let engine = Polled::new(disk, options, arena)?;
                     Ok(Engine::Polled(Box::new(engine)))
                 }
-                EngineKind::IoUring => Uring::new(disk, options, arena).map(Engine::Uring),
+                EngineKind::IoUring => match Uring::new(disk, options, arena) {
+                    // A ring was to be had when the file was opened, and this one, larger, is not.
+                    Err(error) if disk.may_use_threads() && threads_would_do(&error) => {
+                        disk.uses_threads(&error);
+                        Threads::new(disk, options).map(Engine::Threads)
+                    }
+                    ring => ring.map(Engine::Uring),
+                },
                 EngineKind::Threads if options.hipri => Err(polled::refused(
                     "the threads engine sleeps until its calls return, and only io_uring asks",
                 )),
@@ -270,10 +280,21 @@ impl Disk {
         }
     }
 
+    /// What there is to say of the engine that is used instead of the one that was to be.
+    pub(crate) fn engine_warning(&self) -> Option<&str> {
+        match self {
+            Self::File(disk) => disk.why_threads().flatten(),
+            Self::Sim(_) => None,
+        }
+    }
+
     /// What its engines are called, and whether they pass the page cache by.
     pub(crate) fn engine_name(&self) -> (&'static str, bool) {
         match self {
             Self::File(disk) => match disk.engine_kind() {
+                EngineKind::IoUring if disk.why_threads().is_some() => {
+                    ("threads", disk.is_direct())
+                }
                 EngineKind::IoUring => ("io_uring", disk.is_direct()),
                 EngineKind::Threads => ("threads", disk.is_direct()),
             },
@@ -408,12 +429,12 @@ impl Engine {
         }
     }
 
-    /// Whether the kernel knows the arena, so that `fixed` saves it work.
-    pub(crate) fn buffers_registered(&self) -> bool {
+    /// How many bytes of the arena, from its start on, the kernel knows, so that `fixed` saves it work.
+    pub(crate) fn registered_bytes(&self) -> usize {
         match self {
-            Self::Uring(engine) => engine.buffers_registered(),
-            Self::Polled(engine) => engine.buffers_registered(),
-            Self::Threads(_) | Self::Sim(_) => false,
+            Self::Uring(engine) => engine.registered_bytes(),
+            Self::Polled(engine) => engine.registered_bytes(),
+            Self::Threads(_) | Self::Sim(_) => 0,
         }
     }
 

@@ -135,8 +135,8 @@ impl Polled {
         self.ordinary.as_raw_fd()
     }
 
-    pub(super) fn buffers_registered(&self) -> bool {
-        self.polled.buffers_registered()
+    pub(super) fn registered_bytes(&self) -> usize {
+        self.polled.registered_bytes()
     }
 
     pub(super) fn syscalls(&self) -> u64 {

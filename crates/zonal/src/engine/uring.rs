@@ -36,6 +36,7 @@ use super::wake::Wake;
 use super::{EngineOptions, Io, IoKind};
 use crate::buffer::Arena;
 use crate::sys::DIRECT_ALIGNMENT;
+use crate::sys::limits::lockable_bytes;
 use crate::sys::memory::AlignedBytes;
 
 /// The token of the poll request on the eventfd.
@@ -49,6 +50,14 @@ const MAX_RW_BYTES: usize = 0x7FFF_F000;
 
 /// The most bytes the kernel takes as one registered buffer.
 const MAX_FIXED_BYTES: usize = 1 << 30;
+
+/// Which part of the memory that this process may still lock one ring's buffers take at most: a quarter.
+/// Many kernels count the rings themselves as well, and a ring is worth more than known buffers.
+const LOCKED_SHARE: u64 = 4;
+
+/// How often a ring that there is no memory for is tried again, after [`RETRY_PAUSE`]: what a ring that was
+/// dropped had locked the kernel gives back a little later.
+const SETUP_RETRIES: u32 = 20;
 
 /// How long a wait for several completions may sleep through a notification: the first time, and
 /// at most, four times as long each time in between. The kernel counts the wake as one
@@ -74,7 +83,8 @@ pub(crate) struct Uring {
     ring: IoUring,
     file: FileDisk,
     arena: Option<Arena>,
-    buffers_registered: bool,
+    /// How many bytes at the arena's start the kernel knows.
+    registered: usize,
     stash: VecDeque<(u64, i32)>,
     /// What was pushed since the last submission, where the kernel takes it by itself.
     staged: VecDeque<squeue::Entry>,
@@ -100,13 +110,13 @@ impl Uring {
         check_support(&ring)?;
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         let arena = arena.filter(|_| options.register_buffers).cloned();
-        let buffers_registered = arena.as_ref().is_some_and(|arena| register(&ring, arena));
+        let registered = arena.as_ref().map_or(0, |arena| register(&ring, arena));
         let entries = ring.params().sq_entries() + ring.params().cq_entries();
         Ok(Self {
             ring,
             file: file.clone(),
             arena,
-            buffers_registered,
+            registered,
             stash: VecDeque::with_capacity(entries as usize),
             staged: VecDeque::with_capacity(if options.sqpoll { entries as usize } else { 0 }),
             sqpoll: options.sqpoll,
@@ -157,9 +167,16 @@ impl Uring {
         }
     }
 
+    /// Whether the kernel knows these bytes: of a part of the arena it does not.
+    fn is_known(&self, io: &Io) -> bool {
+        let within = |arena: &Arena| io.ptr.addr() - arena.range().0.addr().get();
+        let end = self.arena.as_ref().filter(|_| io.fixed).map(|arena| within(arena) + io.len);
+        end.is_some_and(|end| end <= self.registered)
+    }
+
     fn read(&self, io: &Io) -> squeue::Entry {
         let (file, length) = (Fixed(REGISTERED), rw_length(io));
-        if io.fixed && self.buffers_registered {
+        if self.is_known(io) {
             opcode::ReadFixed::new(file, io.ptr, length, 0).offset(io.offset).build()
         } else {
             opcode::Read::new(file, io.ptr, length).offset(io.offset).build()
@@ -168,7 +185,7 @@ impl Uring {
 
     fn write(&self, io: &Io, flags: i32) -> squeue::Entry {
         let (file, length) = (Fixed(REGISTERED), rw_length(io));
-        if io.fixed && self.buffers_registered {
+        if self.is_known(io) {
             opcode::WriteFixed::new(file, io.ptr, length, 0)
                 .offset(io.offset)
                 .rw_flags(flags)
@@ -474,8 +491,8 @@ impl Uring {
         self.ring.as_raw_fd()
     }
 
-    pub(super) fn buffers_registered(&self) -> bool {
-        self.buffers_registered
+    pub(super) fn registered_bytes(&self) -> usize {
+        self.registered
     }
 
     pub(super) fn syscalls(&self) -> u64 {
@@ -504,7 +521,7 @@ impl fmt::Debug for Uring {
         f.debug_struct("Uring")
             .field("file", &self.file)
             .field("arena", &self.arena)
-            .field("buffers_registered", &self.buffers_registered)
+            .field("registered", &self.registered)
             .field("in_flight", &self.in_flight)
             .field("syscalls", &self.syscalls)
             .finish_non_exhaustive()
@@ -562,7 +579,17 @@ fn set_up(options: &EngineOptions) -> io::Result<IoUring> {
             // rings that nobody else polls.
             builder.setup_defer_taskrun();
         }
-        match builder.build(entries) {
+        let mut retries = SETUP_RETRIES;
+        let ring = loop {
+            match builder.build(entries) {
+                Err(error) if retries > 0 && error.raw_os_error() == Some(libc::ENOMEM) => {
+                    retries -= 1;
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+                ring => break ring,
+            }
+        };
+        match ring {
             Err(error) if level > 0 && error.raw_os_error() == Some(libc::EINVAL) => {}
             Err(error) => return Err(not_available(&error)),
             Ok(ring) => return Ok(ring),
@@ -576,6 +603,11 @@ fn not_available(error: &io::Error) -> io::Error {
         Some(libc::ENOSYS) => "this kernel has no io_uring",
         Some(libc::EPERM | libc::EACCES) => {
             "io_uring is forbidden here (see the sysctl kernel.io_uring_disabled, or seccomp)"
+        }
+        Some(libc::ENOMEM) => {
+            let text = "io_uring cannot be set up: no memory for a ring, which many kernels count as \
+                        locked; raise this process's limit on locked memory (ulimit -l)";
+            return io::Error::new(io::ErrorKind::OutOfMemory, text);
         }
         _ => return io::Error::new(error.kind(), format!("io_uring cannot be set up: {error}")),
     };
@@ -614,22 +646,43 @@ fn check_support(ring: &IoUring) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the arena known to the kernel as one buffer; false where it may not lock that much.
-fn register(ring: &IoUring, arena: &Arena) -> bool {
-    let (start, length) = arena.range();
-    if length > MAX_FIXED_BYTES {
-        return false;
+/// Makes the arena known to the kernel as one buffer, or as much of its start as it may lock: what it may
+/// not is tried with half as much. Returns how many bytes.
+fn register(ring: &IoUring, arena: &Arena) -> usize {
+    let (start, whole) = arena.range();
+    if whole > MAX_FIXED_BYTES {
+        return 0;
     }
-    let whole = libc::iovec { iov_base: start.as_ptr().cast(), iov_len: length };
-    // SAFETY: the mapping is `length` bytes long, and the engine keeps a handle of the arena until
-    // after its ring is gone.
-    match unsafe { ring.submitter().register_buffers(&[whole]) } {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::debug!(%error, length, "buffers are not registered");
-            false
+    most_of(share(whole, lockable_bytes()), |length| {
+        let part = libc::iovec { iov_base: start.as_ptr().cast(), iov_len: length };
+        // SAFETY: the mapping is at least `length` bytes long, and the engine keeps a handle of the arena
+        // until after its ring is gone.
+        unsafe { ring.submitter().register_buffers(&[part]) }
+    })
+}
+
+/// As many bytes as `register` takes: what it does not is tried with half as many.
+fn most_of(mut length: usize, mut register: impl FnMut(usize) -> io::Result<()>) -> usize {
+    while length > 0 {
+        match register(length) {
+            Ok(()) => break,
+            Err(error) => tracing::debug!(%error, length, "buffers are not registered"),
         }
+        length = whole_pages(length / 2);
     }
+    length
+}
+
+/// Of an arena of `whole` bytes, how many are registered where so many may be locked: all, or whole pages
+/// of a part of what there is, so that rings made after this one get some too.
+fn share(whole: usize, lockable: Option<u64>) -> usize {
+    let Some(lockable) = lockable else { return whole };
+    let share = usize::try_from(lockable / LOCKED_SHARE).unwrap_or(usize::MAX);
+    if whole <= share { whole } else { whole_pages(share) }
+}
+
+fn whole_pages(length: usize) -> usize {
+    length - length % DIRECT_ALIGNMENT
 }
 
 /// Ends the waits of one ring.

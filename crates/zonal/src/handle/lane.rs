@@ -31,6 +31,10 @@ use std::sync::Arc;
 use std::task::Waker;
 use zonal_core::error::{Error, ErrorKind};
 
+/// So many of those in line may have been abandoned, or half of them if that is more, before they are
+/// taken out: so dropped futures take memory in proportion to those that wait, and each costs the same.
+const ABANDONED_MAX: usize = 64;
+
 pub(crate) struct Lane {
     depth: usize,
     inbox: ArrayQueue<Arc<Ticket>>,
@@ -51,6 +55,9 @@ pub(crate) struct Lane {
 #[derive(Default)]
 struct Line {
     tickets: VecDeque<Arc<Ticket>>,
+    /// How many were abandoned since the line was last looked through; a few of them may have been in the
+    /// inbox by then.
+    abandoned: usize,
     /// Why nothing is taken any more.
     closed: Option<(ErrorKind, String)>,
     /// Wakes the thread, once it has a queue.
@@ -101,6 +108,23 @@ impl Lane {
             self.post(ticket.clone());
         }
         free
+    }
+
+    /// A ticket was abandoned before its request was taken. It may stand in line.
+    pub(crate) fn abandoned(&self) {
+        if self.in_line.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut line = lock(&self.line);
+        line.abandoned += 1;
+        let length = line.tickets.len();
+        if line.abandoned > ABANDONED_MAX.max(length / 2) {
+            line.abandoned = 0;
+            line.tickets.retain(|ticket| !ticket.is_abandoned());
+            self.in_line.fetch_sub(length - line.tickets.len(), Ordering::SeqCst);
+            // If they were all who stood in line, a place may be free now that nobody looks for.
+            self.serve(line);
+        }
     }
 
     /// Whether there is a thread, or one is about to be.
@@ -248,5 +272,51 @@ impl Lane {
         self.places.store(self.depth, Ordering::SeqCst);
         self.running.store(true, Ordering::SeqCst);
         drop(line);
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(zonal_shuttle))]
+mod tests {
+    use super::super::ticket::Abandoned;
+    use super::*;
+    use crate::queue::request::Request;
+
+    fn asked() -> Arc<Ticket> {
+        let ticket = Arc::<Ticket>::default();
+        ticket.ask(Request::flush(), None);
+        ticket
+    }
+
+    #[test]
+    fn the_line_does_not_grow_with_those_who_left_it() {
+        let lane = Lane::new(1);
+        lane.open();
+        let live: Vec<_> = (0..100).map(|_| asked()).collect();
+        let mut longest = 0;
+        for (n, ticket) in live.iter().enumerate() {
+            lane.submit(ticket).unwrap();
+            for _ in 0..1000 {
+                let left = asked();
+                lane.submit(&left).unwrap();
+                assert!(matches!(left.abandon(), Abandoned::Unsent(_)));
+                lane.abandoned();
+            }
+            let length = lock(&lane.line).tickets.len();
+            assert_eq!(length, lane.in_line.load(Ordering::SeqCst));
+            assert!(length <= n + 1 + ABANDONED_MAX.max(n + 1) + 1, "{length} with {n}");
+            longest = longest.max(length);
+        }
+        assert!(longest >= live.len() - 1);
+        // All who wait are served, in their order.
+        for ticket in &live {
+            let next = std::iter::from_fn(|| {
+                let next = lane.next();
+                lane.free_place();
+                next
+            });
+            let taken = next.into_iter().find(|next| next.take().is_some()).unwrap();
+            assert!(Arc::ptr_eq(&taken, ticket));
+        }
     }
 }

@@ -64,8 +64,8 @@ pub struct HandleOptions {
 }
 
 impl Default for HandleOptions {
-    /// 2 threads of 64 requests, or on one or two processors 1 thread of 128, with 64 KiB each:
-    /// 8 MiB of buffers, what the kernel lets an ordinary user register.
+    /// 2 threads of 64 requests, or on one or two processors 1 thread of 128, with 64 KiB each: 8 MiB of
+    /// buffers. An ordinary user may often lock no more, or less: then a part of them is registered.
     fn default() -> Self {
         let threads = *DEFAULT_THREADS;
         let depth = if cfg!(zonal_shuttle) { DEPTH_MAX } else { 128 / threads };

@@ -285,11 +285,12 @@ impl<T: Outcome> Operation<T> {
     }
 
     /// The time is up: what there is to say instead of the request's own end.
-    fn give_up(&self, ticket: &Ticket) -> Completion {
+    fn give_up(&self, ticket: &Ticket, lane: &Lane) -> Completion {
         let (mut tag, mut buffer, mut flags) = (0, None, Flags::default());
         let waited_for = match ticket.abandon() {
             Abandoned::Over(completion) => return completion,
             Abandoned::Unsent(request) => {
+                lane.abandoned();
                 tag = request.tag;
                 buffer = request.into_buffer();
                 flags.insert(Flags::REFUSED);
@@ -332,7 +333,7 @@ impl<T: Outcome> Future for Operation<T> {
                     this.set_timer();
                     late = this.is_late();
                     match &this.step {
-                        Step::Asked { ticket, .. } if late => this.give_up(ticket),
+                        Step::Asked { ticket, lane } if late => this.give_up(ticket, lane),
                         _ => return Poll::Pending,
                     }
                 }
@@ -361,7 +362,9 @@ impl<T> Drop for Operation<T> {
         if let Some(timer) = self.limit.as_ref().and_then(|limit| limit.until) {
             lane.timers.unset(timer);
         }
-        drop(ticket.abandon());
+        if let Abandoned::Unsent(_) = ticket.abandon() {
+            lane.abandoned();
+        }
     }
 }
 

@@ -128,12 +128,19 @@ impl Pool {
     }
 
     /// Waits for everything under way, and ends all threads. What is asked for from now on is
-    /// refused.
+    /// refused. Not for a thread of its own.
     pub(crate) fn stop(&self) {
         self.closed.store(true, Ordering::SeqCst);
         let running: Vec<_> = self.threads.iter().map(|t| (t, lock(&t.handle).take())).collect();
         running.iter().filter(|(_, handle)| handle.is_some()).for_each(|(t, _)| t.lane.stop());
         running.into_iter().for_each(|(_, handle)| join(handle));
+    }
+
+    /// Whether the caller is one of the I/O threads, which runs a waker.
+    pub(crate) fn is_called_by_its_own(&self) -> bool {
+        let own = thread::current().id();
+        let is_own = |handle: &thread::JoinHandle<()>| handle.thread().id() == own;
+        self.threads.iter().any(|thread| lock(&thread.handle).as_ref().is_some_and(is_own))
     }
 
     /// The drive was not closed after all: threads start again when they are needed.
@@ -145,11 +152,17 @@ impl Pool {
 impl Drop for Pool {
     /// With the last handle all futures are gone: what is under way ends as it would have.
     fn drop(&mut self) {
-        self.stop();
+        if !self.is_called_by_its_own() {
+            return self.stop();
+        }
+        // A waker dropped the last handle. A thread cannot wait for itself; nor for the others, which may
+        // wait for a flush that this one leads. They end by themselves, with what they have under way.
+        self.closed.store(true, Ordering::SeqCst);
+        self.threads.iter().for_each(|thread| thread.lane.stop());
     }
 }
 
-/// Waits for a thread's end, unless it is the caller: a waker may drop a program's last handle.
+/// Waits for a thread's end, unless it is the caller: with the last it does it may wake who asks again.
 fn join(handle: Option<thread::JoinHandle<()>>) {
     let Some(handle) = handle else { return };
     if handle.thread().id() != thread::current().id() && handle.join().is_err() {

@@ -109,6 +109,11 @@ impl Ticket {
         }
     }
 
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        matches!(*lock(&self.0), State::Abandoned)
+    }
+
     /// Wakes who waits, to look at the clock.
     pub(crate) fn wake(&self) {
         let waker = match &*lock(&self.0) {

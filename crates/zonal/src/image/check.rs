@@ -103,8 +103,9 @@ pub(crate) fn check_disk(
     }
     match open() {
         Ok(device) => {
-            let info = device.info();
-            report.findings.extend(info.warnings.into_iter().map(|text| Finding {
+            // What there is to say of this machine says nothing of the image.
+            let warnings = device.drive().notes.warnings.clone();
+            report.findings.extend(warnings.into_iter().map(|text| Finding {
                 severity: Severity::Warning,
                 offset: None,
                 text,
@@ -184,7 +185,7 @@ fn check_generations(
 
 fn check_table(read: Read<'_>, header: &Header, report: &mut CheckReport) -> Result<()> {
     let zones = header.geometry.zones();
-    let mut bytes = vec![0; PIECE];
+    let mut bytes = vec![0; PIECE.min(zones as usize * 8)];
     for first in (0..zones).step_by(PIECE / 8) {
         #[allow(clippy::cast_possible_truncation)] // at most PIECE
         let bytes = &mut bytes[..((zones - first) as usize * 8).min(PIECE)];

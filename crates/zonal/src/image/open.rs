@@ -167,30 +167,27 @@ fn read_image(disk: Disk, read_only: bool) -> Result<Parts> {
 }
 
 pub(super) fn read_header(disk: &Disk) -> Result<Header> {
-    let length = disk.len().map_err(|error| metadata_error("the length", error))?;
-    // A header of ours ends inside a page; others may fill a cluster.
-    match parse_header(disk, length, PAGE, Header::parse) {
-        Ok(header) if header.zonal.is_some() => Ok(header),
-        _ => parse_header(disk, length, MAX_CLUSTER, Header::parse),
-    }
+    parse_header(disk, Header::parse)
 }
 
 /// The header, also where it is marked dirty or corrupt; and its features without these marks, if it
 /// has one.
 pub(super) fn read_marked_header(disk: &Disk) -> Result<(Header, Option<u64>)> {
-    let length = disk.len().map_err(|error| metadata_error("the length", error))?;
-    parse_header(disk, length, MAX_CLUSTER, Header::parse_marked)
+    parse_header(disk, Header::parse_marked)
 }
 
-fn parse_header<T>(
-    disk: &Disk,
-    length: u64,
-    most: usize,
-    parse: impl FnOnce(&[u8], u64) -> Result<T>,
-) -> Result<T> {
-    let first = usize::try_from(length).map_or(most, |length| length.min(most));
-    let mut bytes = vec![0; first];
-    disk.read_exact_at(&mut bytes, 0).map_err(|error| metadata_error("the header", error))?;
+fn parse_header<T>(disk: &Disk, parse: impl FnOnce(&[u8], u64) -> Result<T>) -> Result<T> {
+    let length = disk.len().map_err(|error| metadata_error("the length", error))?;
+    let first = |most: usize| {
+        let mut bytes = vec![0; usize::try_from(length).map_or(most, |length| length.min(most))];
+        let read = disk.read_exact_at(&mut bytes, 0);
+        read.map_err(|error| metadata_error("the header", error)).map(|()| bytes)
+    };
+    // A header of ours ends inside a page; others may fill a cluster.
+    let mut bytes = first(PAGE)?;
+    if !Header::ends_in(&bytes) {
+        bytes = first(MAX_CLUSTER)?;
+    }
     parse(&bytes, length).map_err(|error| {
         if error.kind() != ErrorKind::NotZoned {
             return error;

@@ -258,6 +258,7 @@ async fn flush_round(scene: &Scene) -> Result<u64> {
         covered = zones.note();
         wait_drained(zones).await;
     }
+    latched(zones)?;
     scene.begun.set(true);
     Counts::add(&zones.counts.flush_rounds);
     if is_broken(Rule::DataBeforePointer) {

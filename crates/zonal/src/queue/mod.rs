@@ -25,6 +25,7 @@ use crate::device::Drive;
 use crate::engine::{Engine, EngineOptions, Io, IoKind, polled};
 use crate::image::Piece;
 use crate::mailbox::{Mailbox, Message};
+use crate::sync::atomic::Ordering;
 use crate::zones::cells::DEPTH_MAX;
 use crate::zones::{Conclusion, Counts, SlotId};
 use chain::Chains;
@@ -62,7 +63,8 @@ pub struct QueueOptions {
     /// none.
     pub buffer_bytes: usize,
     /// How long a request may wait for other queues before it fails as stalled; `None` waits. Looked
-    /// at while [`Queue::submit_and_wait`] waits; durable writes wait for their flush regardless.
+    /// at while [`Queue::submit_and_wait`] waits. A durable write that fails so while it waits for its flush is
+    /// written, at the completion's offset: it is not flagged as refused, and the next flush makes it durable.
     pub deadline: Option<Duration>,
     /// Entries of the kernel's completion queue; `None` for twice the depth. Fewer than are in
     /// flight make the kernel keep some back, and lose none.
@@ -71,8 +73,8 @@ pub struct QueueOptions {
     /// `None` for all that are there. The kernel merges neighbours that come in one call: a batch
     /// as large as the depth becomes a single transfer, with nothing under way until it is done.
     pub batch: Option<u32>,
-    /// Whether the kernel is told of the buffers (fio's `fixedbufs`), if it lets us lock that much
-    /// memory; see [`Queue::has_fixed_buffers`].
+    /// Whether the kernel is told of the buffers (fio's `fixedbufs`), as far as it lets us lock memory;
+    /// see [`Queue::fixed_buffer_bytes`].
     pub fixed_buffers: bool,
     /// Whether a thread of the kernel looks for requests (fio's `sqpoll_thread`), so that sending
     /// them needs no system call. It takes a processor as long as requests come. Only the ring has
@@ -115,6 +117,8 @@ pub struct Queue {
     batch: usize,
     /// I/O pushed since the kernel was last entered.
     unsent: usize,
+    /// I/O for which the submission ring, which the kernel did not empty, had no room.
+    backlog: VecDeque<Io>,
     arena: Option<Arena>,
     mailbox: Arc<Mailbox>,
     desk: Rc<Desk>,
@@ -182,6 +186,8 @@ impl Queue {
         }
         let mailbox = Arc::new(Mailbox::new(engine.as_ref().map(Engine::notifier)));
         let id = drive.zones.enlist(mailbox.clone(), options.depth)?;
+        let registered = engine.as_ref().map_or(0, Engine::registered_bytes) as u64;
+        drive.zones.counts.registered_bytes.fetch_add(registered, Ordering::Relaxed);
         let depth = options.depth as usize;
         Ok(Self {
             engine,
@@ -191,6 +197,7 @@ impl Queue {
             deadline: options.deadline,
             batch: options.batch.map_or(usize::MAX, |batch| batch.max(1) as usize),
             unsent: 0,
+            backlog: VecDeque::new(),
             arena,
             mailbox,
             desk: Rc::default(),
@@ -288,10 +295,18 @@ impl Queue {
         self.engine.as_ref().map_or(0, Engine::syscalls)
     }
 
-    /// Whether the kernel knows this queue's buffers, so that writes from them cost it less.
+    /// Whether the kernel knows this queue's buffers, or some of them, so that writes from them cost it less.
     #[must_use]
     pub fn has_fixed_buffers(&self) -> bool {
-        self.engine.as_ref().is_some_and(Engine::buffers_registered)
+        self.fixed_buffer_bytes() > 0
+    }
+
+    /// How many bytes of this queue's buffers the kernel knows; the buffers that are leased first lie in
+    /// them. Fewer than there are where this process may not lock as much memory: one queue takes a quarter of
+    /// what it still may at most.
+    #[must_use]
+    pub fn fixed_buffer_bytes(&self) -> usize {
+        self.engine.as_ref().map_or(0, Engine::registered_bytes)
     }
 
     /// Submits everything pushed, and makes [`Queue::poll_fd`] readable for whatever this queue
@@ -357,6 +372,13 @@ impl Queue {
             && (want > 0 || self.unsent > 0)
         {
             image.stamp(&self.drive.zones);
+        }
+        while let Some(io) = self.backlog.pop_front() {
+            // SAFETY: as in `push_io`.
+            if let Err(back) = unsafe { engine.push(io) } {
+                self.backlog.push_front(back);
+                engine.submit(0, None)?;
+            }
         }
         engine.submit(want, timeout)?;
         self.unsent = 0;
@@ -466,10 +488,11 @@ impl Queue {
                 Err(back) => io = back,
             }
             // The submission ring is full: what it holds goes to the kernel first. An error of
-            // the ring shows again at the next submit.
+            // the ring shows again at the next submit, with this one behind all others.
             self.unsent = self.unsent.max(1);
-            if self.hand_over(0, None).is_err() {
-                crate::sync::yield_now();
+            if !self.backlog.is_empty() || self.hand_over(0, None).is_err() {
+                self.backlog.push_back(io);
+                break;
             }
         }
         self.unsent += 1;
@@ -768,25 +791,33 @@ impl Queue {
             let name = self.slots.get(number).name;
             return self.refuse(number, error.during(name));
         }
+        self.start_task(number, |task, begun| Stage::Cold { task, begun }, operation);
+    }
+
+    /// Starts the task that does a slot's operation, or the rest of it. `stage` is what the slot waits in
+    /// for it.
+    fn start_task(
+        &mut self,
+        number: u32,
+        stage: impl FnOnce(u32, Rc<Cell<bool>>) -> Stage,
+        operation: impl FnOnce(Scene) -> std::pin::Pin<Box<dyn Future<Output = Result<()>>>>,
+    ) {
         let desk = self.desk.clone();
         let begun = Rc::new(Cell::new(false));
-        let for_task = begun.clone();
-        // The task may end in its first poll; by then the slot has to know it.
+        let scene = Scene { drive: self.drive.clone(), desk: desk.clone(), begun: begun.clone() };
         let slot = self.slots.get(number);
-        slot.since = self.deadline.map(|_| Instant::now());
-        slot.stage = Stage::Cold { task: u32::MAX, begun };
         let span = tracing::debug_span!("operation", name = slot.name, zone = slot.zone.0);
-        self.waiting += 1;
-        let scene = Scene { drive: self.drive.clone(), desk: desk.clone(), begun: for_task };
         let operation = operation(scene).instrument(span);
         let operation = async move {
             let result = operation.await;
             desk.finish(number, result);
         };
         let task = self.tasks.add(&self.mailbox, number, Box::pin(operation));
-        if let Stage::Cold { task: number, .. } = &mut self.slots.get(number).stage {
-            *number = task;
-        }
+        // The task may end in its first poll; by then the slot has to know it.
+        let slot = self.slots.get(number);
+        slot.since = self.deadline.map(|_| Instant::now());
+        slot.stage = stage(task, begun);
+        self.waiting += 1;
         self.tasks.poll(task);
     }
 
@@ -908,7 +939,7 @@ impl Queue {
                     Stage::Free
                     | Stage::Parked
                     | Stage::Held
-                    | Stage::Syncing
+                    | Stage::Syncing { .. }
                     | Stage::Cold { .. } => {}
                 }
             }
@@ -993,16 +1024,11 @@ impl Queue {
         if slot.keeps_gate {
             self.release_gate(number);
         }
-        let slot = self.slots.get(number);
-        slot.stage = Stage::Syncing;
-        self.waiting += 1;
-        let desk = self.desk.clone();
-        self.spawn(number, |scene| {
-            Box::pin(async move {
-                let result = cold::flush(scene).await;
-                desk.finish(number, result);
-            })
-        });
+        self.start_task(
+            number,
+            |task, begun| Stage::Syncing { task, begun },
+            |scene| Box::pin(cold::flush(scene)),
+        );
     }
 
     /// A task has ended a slot's operation.
@@ -1010,7 +1036,7 @@ impl Queue {
         let slot = self.slots.get(number);
         self.waiting -= 1;
         match &slot.stage {
-            Stage::Syncing => {
+            Stage::Syncing { .. } => {
                 let length = slot.length();
                 if result.is_ok() {
                     slot.flags.insert(Flags::DURABLE);
@@ -1088,23 +1114,41 @@ impl Queue {
                 }
                 Stage::Cold { task, begun } if !begun.get() => {
                     let task = *task;
-                    let flushed = match slot.name {
-                        "flush" => self.drive.zones.waited_for(),
-                        _ => None,
+                    let error = match slot.name {
+                        "flush" => self.stalled_in_flush(),
+                        _ => self.stalled_in(zone),
                     };
-                    let error = self.stalled_in(flushed.unwrap_or(zone));
                     self.tasks.cancel(task);
                     self.waiting -= 1;
                     self.refuse(number, error);
+                }
+                // It is in its zone, and stays there: this is no refusal.
+                Stage::Syncing { task, begun } if !begun.get() => {
+                    let (task, offset, length) = (*task, slot.offset, slot.length());
+                    let error = self.stalled_in_flush();
+                    let text = format!("written, and not known to be durable: {}", error.detail());
+                    let error = Error::new(ErrorKind::Stalled, text).in_zone(zone.0);
+                    self.tasks.cancel(task);
+                    self.waiting -= 1;
+                    self.complete(number, Err(error.at(offset, length)));
                 }
                 Stage::Free
                 | Stage::InFlight
                 | Stage::Reading
                 | Stage::Conventional
                 | Stage::Held
-                | Stage::Syncing
+                | Stage::Syncing { .. }
                 | Stage::Cold { .. } => {}
             }
+        }
+    }
+
+    /// The error of who waits for a flush round: it may wait for writes of other queues, or another queue
+    /// leads it and is not driven.
+    fn stalled_in_flush(&self) -> Error {
+        match self.drive.zones.waited_for() {
+            Some(zone) => self.stalled_in(zone),
+            None => cold::stalled("a flush that another queue leads; drive all queues"),
         }
     }
 
@@ -1118,10 +1162,36 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Leaves the drive with a ring that cannot be emptied. What the kernel still has may land at any time,
+    /// in buffers as on the disk, and what tasks had begun is not known: so the memory is never freed, the image
+    /// stays locked and takes no more writes, and what had a place in its zone has failed. Whoever waits
+    /// elsewhere for any of it goes on, and finds the reason.
+    #[cold]
+    fn abandon(&mut self, error: &io::Error) {
+        tracing::error!("{}: a queue's ring failed: {error}", self.drive.name);
+        // First, as all that follows wakes others.
+        self.drive.zones.latch("a queue's ring failed");
+        for number in self.slots.in_flight() {
+            if self.slots.get(number).keeps_gate {
+                self.release_gate(number);
+            }
+            let leaving = self.slots.get(number).leaving(self.id, number);
+            self.drive.zones.lose(&leaving);
+        }
+        self.tasks.clear();
+        self.drive.zones.retire(self.id);
+        let slots = std::mem::replace(&mut self.slots, Slots::new(0));
+        std::mem::forget((self.engine.take(), slots, self.desk.clone(), self.drive.clone()));
+    }
+}
+
 impl Drop for Queue {
     /// Gives back what is pushed or parked, waits for all I/O, lets tasks end that can, and
     /// leaves the drive. Completions that nobody took are dropped with their buffers.
     fn drop(&mut self) {
+        let registered = self.fixed_buffer_bytes() as u64;
+        self.drive.zones.counts.registered_bytes.fetch_sub(registered, Ordering::Relaxed);
         self.pending.clear();
         self.chains.clear();
         for number in self.slots.parked() {
@@ -1133,16 +1203,12 @@ impl Drop for Queue {
         loop {
             self.advance_rare();
             self.completed.clear();
-            if self.engine.as_ref().is_none_or(|engine| engine.in_flight() == 0) {
+            let idle = self.engine.as_ref().is_none_or(|engine| engine.in_flight() == 0);
+            if idle && self.backlog.is_empty() {
                 break;
             }
             if let Err(error) = self.hand_over(1, None) {
-                // What the kernel still has may land at any time, and what tasks had begun is
-                // not known: the image stays locked, and takes no more writes.
-                tracing::error!("{}: a queue's ring failed: {error}", self.drive.name);
-                self.drive.zones.latch("a queue's ring failed");
-                std::mem::forget(self.drive.clone());
-                break;
+                return self.abandon(&error);
             }
             self.reap();
         }
@@ -1160,7 +1226,8 @@ fn opening_failed(drive: &Drive, error: io::Error) -> Error {
 }
 
 fn ring_error(drive: &str, error: io::Error) -> Error {
-    let text = "the kernel's ring failed; open another queue";
+    let text = "the kernel's ring failed; submit again, or drop the queue: what it has in flight then counts \
+                as failed, and the drive takes no more writes";
     Error::new(io_kind(&error), text).on(drive).during("submit").with_source(error)
 }
 

@@ -29,8 +29,13 @@ pub(super) enum Stage {
     Conventional,
     /// A write that ended in a failing zone.
     Held,
-    /// An acknowledged write that is made durable.
-    Syncing,
+    /// An acknowledged write that a task makes durable.
+    Syncing {
+        /// The task.
+        task: u32,
+        /// Whether it does more than wait.
+        begun: Rc<Cell<bool>>,
+    },
     /// An operation that a task does.
     Cold {
         /// The task.
@@ -201,7 +206,7 @@ impl Slots {
                 }
                 Stage::Reading => slot.view.hash(hasher),
                 Stage::Cold { begun, .. } => begun.get().hash(hasher),
-                Stage::Free | Stage::Parked | Stage::Conventional | Stage::Syncing => {}
+                Stage::Free | Stage::Parked | Stage::Conventional | Stage::Syncing { .. } => {}
             }
         }
     }
@@ -209,6 +214,11 @@ impl Slots {
     /// The slots whose requests are parked.
     pub(super) fn parked(&self) -> Vec<u32> {
         (0..).zip(&self.slots).filter(|(_, s)| s.stage == Stage::Parked).map(|(n, _)| n).collect()
+    }
+
+    /// The slots whose writes have a place in their zone, and have not ended.
+    pub(super) fn in_flight(&self) -> Vec<u32> {
+        (0..).zip(&self.slots).filter(|(_, s)| s.stage == Stage::InFlight).map(|(n, _)| n).collect()
     }
 
     /// The slots that have waited since before `now - deadline`.

@@ -8,6 +8,7 @@
 pub(crate) mod clock;
 pub(crate) mod event;
 pub(crate) mod file;
+pub(crate) mod limits;
 pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod mmap;

@@ -1,4 +1,4 @@
-//! An array of 64-bit atomics on the heap or in a mapped file.
+//! An array of 64-bit atomics, in memory or in a mapped file.
 
 use crate::sync::atomic::AtomicU64;
 
@@ -17,6 +17,7 @@ pub(crate) struct SharedWords {
 #[cfg(not(zonal_shuttle))]
 enum Memory {
     Heap(#[allow(dead_code, reason = "keeps the memory")] Box<[AtomicU64]>),
+    Anonymous(#[allow(dead_code, reason = "keeps the mapping")] super::mmap::AnonymousMap),
     Mapped(#[allow(dead_code, reason = "keeps the mapping")] super::mmap::SharedWords),
 }
 
@@ -29,10 +30,15 @@ unsafe impl Send for SharedWords {}
 unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
-    /// `len` zeros on the heap.
+    /// `len` zeros: mapped, so that of the many that are hardly ever used none takes memory or time
+    /// before it is touched; from the heap where that cannot be.
     pub(crate) fn heap(len: usize) -> Self {
         #[cfg(not(zonal_shuttle))]
         {
+            let bytes = len.saturating_mul(size_of::<AtomicU64>());
+            if let Ok(map) = super::mmap::AnonymousMap::new(bytes) {
+                return Self { words: map.start().cast(), len, _memory: Memory::Anonymous(map) };
+            }
             let zeros = vec![0u64; len].into_boxed_slice();
             // SAFETY: AtomicU64 has the size, alignment and bit validity of u64, and the box is
             // the only owner.

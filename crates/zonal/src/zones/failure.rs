@@ -4,6 +4,12 @@
 //! zone's site. Whoever ends the last one settles the zone (see `zonal_core::zone::settle`):
 //! at once, or, when failed ranges lie below acknowledged data, after they have been made to read
 //! as zeros, durably. Then every write kept gets its verdict through its queue's mailbox.
+//!
+//! A write is *lost* when its queue's ring failed: the kernel may still carry it out, at any time. By then
+//! the drive takes no more writes. A lost write has failed, and its zone settles without waiting for
+//! zeros that it could destroy: the zone becomes read-only, what of it lies below the write pointer is kept
+//! from being read, and its range stays published, so that whoever recovers the drive makes it zero: nothing
+//! is written any more that could be published in its place.
 
 use super::{Control, Counts, Mark, SlotId, Zones};
 use crate::mailbox::Message;
@@ -25,6 +31,16 @@ pub(super) struct Ended {
     pub(super) id: SlotId,
     extent: Extent,
     failed: bool,
+    lost: bool,
+}
+
+/// How a write ends in a failing zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Well,
+    Failed,
+    /// What becomes of it nobody knows.
+    Lost,
 }
 
 impl Ended {
@@ -66,19 +82,30 @@ impl Zones {
     #[cold]
     pub(crate) fn fail(&self, leaving: &Leaving) -> Conclusion {
         Counts::add(&self.counts.failed);
-        self.end_in_failing(leaving, true)
+        self.end_in_failing(leaving, End::Failed)
+    }
+
+    /// Ends a write whose queue's ring failed, on a drive that takes no more writes. There is nothing to
+    /// be done for it.
+    #[cold]
+    pub(crate) fn lose(&self, leaving: &Leaving) {
+        Counts::add(&self.counts.failed);
+        if let Conclusion::Settle(settling) = self.end_in_failing(leaving, End::Lost) {
+            self.settled(settling, false);
+        }
     }
 
     #[cold]
-    pub(super) fn end_in_failing(&self, leaving: &Leaving, failed: bool) -> Conclusion {
+    pub(super) fn end_in_failing(&self, leaving: &Leaving, end: End) -> Conclusion {
         let Leaving { id, zone, extent, epoch } = *leaving;
+        let (failed, lost) = (end != End::Well, end == End::Lost);
         if !failed {
             Counts::add(&self.counts.held);
         }
         let mut control = self.control();
         self.cells.mark_ended(id);
         let site = control.sites.entry(zone).or_default();
-        site.ended.push(Ended { id, extent, failed });
+        site.ended.push(Ended { id, extent, failed, lost });
         let (_, word) =
             self.change(zone, |word| if failed { word.fail(epoch) } else { word.hold(epoch) });
         if word.in_flight() > 0 {
@@ -88,8 +115,9 @@ impl Zones {
         let settlement = settle(self.cells.mark(zone).end, failed());
         let dead: Vec<Extent> = failed().filter_map(|extent| settlement.dead(extent)).collect();
         let settling = Settling { zone, dead, settlement };
-        if settling.dead.is_empty() && !self.cuts {
-            control.settled(self, settling, true);
+        let nothing_to_do = settling.dead.is_empty() && !self.cuts;
+        if nothing_to_do || site.ended.iter().any(|ended| ended.lost) {
+            control.settled(self, settling, nothing_to_do);
             return Conclusion::Held;
         }
         Conclusion::Settle(settling)
@@ -133,7 +161,10 @@ impl Control {
             self.hide(zones, zone, &dead);
         }
         for ended in &ended {
-            zones.cells.clear(ended.id);
+            let unfinished = ended.failed && !zeroed && zones.is_latched();
+            if !ended.lost && !unfinished {
+                zones.cells.clear(ended.id);
+            }
         }
         self.durability.clamp(zone, settlement.wp);
         let (old, new) = zones.change(zone, |word| word.settled(settlement.wp, capacity));
@@ -141,7 +172,7 @@ impl Control {
         if let (false, Some(&condition)) = (zeroed, self.conditions.get(&zone)) {
             self.condemn(zones, zone, condition);
         }
-        for Ended { id, extent, failed } in ended {
+        for Ended { id, extent, failed, .. } in ended {
             let verdict = settlement.verdict(extent, failed);
             self.post(id.queue, Message::Verdict { slot: id.slot, verdict });
             self.released(zones, id.queue);

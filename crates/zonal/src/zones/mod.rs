@@ -104,6 +104,8 @@ pub(crate) struct Counts {
     pub(crate) table_writes: AtomicU64,
     pub(crate) bounced: AtomicU64,
     pub(crate) orphaned: AtomicU64,
+    /// No count but what there is now.
+    pub(crate) registered_bytes: AtomicU64,
 }
 
 impl Counts {
@@ -504,7 +506,7 @@ impl Zones {
         loop {
             let word = ZoneWord::from_bits(old);
             let Acknowledgement::Acknowledged(new) = word.acknowledge(epoch, capacity) else {
-                return self.end_in_failing(leaving, false);
+                return self.end_in_failing(leaving, failure::End::Well);
             };
             if !marked {
                 // Before the exchange: who settles the zone or recovers it after a kill must find
@@ -546,7 +548,7 @@ impl Zones {
                 }
                 Acknowledgement::Held => {
                     drop(control);
-                    return self.end_in_failing(leaving, false);
+                    return self.end_in_failing(leaving, failure::End::Well);
                 }
             }
         }

@@ -1,9 +1,20 @@
-//! A seccomp filter that forbids io_uring. The program's tests use it as well.
+//! Seccomp filters that forbid io_uring, or make it fail. The program's tests use them as well.
 
 #![allow(clippy::cast_possible_truncation, reason = "a test")]
+#![allow(dead_code, reason = "each test uses what it needs")]
 
 /// Lets everything pass but the making of rings, which fails with `errno`.
 pub(crate) fn forbid_rings(errno: i32) -> std::io::Result<()> {
+    forbid(libc::SYS_io_uring_setup, errno)
+}
+
+/// Makes all rings fail that the calling thread uses from now on.
+pub(crate) fn fail_rings(errno: i32) -> std::io::Result<()> {
+    forbid(libc::SYS_io_uring_enter, errno)
+}
+
+/// Lets everything pass that the calling thread, and those it starts, ask the kernel for, but this call.
+fn forbid(call: libc::c_long, errno: i32) -> std::io::Result<()> {
     let load_number = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let is_equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let answer = libc::BPF_RET | libc::BPF_K;
@@ -11,7 +22,7 @@ pub(crate) fn forbid_rings(errno: i32) -> std::io::Result<()> {
     let mut steps = [
         // The system call's number is the first field of `seccomp_data`.
         step(load_number, 0, 0),
-        step(is_equal, 1, libc::SYS_io_uring_setup as u32),
+        step(is_equal, 1, call as u32),
         step(answer, 0, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()),
         step(answer, 0, libc::SECCOMP_RET_ALLOW),
     ];

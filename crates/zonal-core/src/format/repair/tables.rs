@@ -3,12 +3,12 @@
 use super::{Mend, MendedList, Patch};
 use crate::error::Result;
 use crate::format::check::{
-    FindingKind, Findings, Ranges, cluster_buffer, refcount_blocks, set_count, used_clusters,
-    wrong_counts,
+    FindingKind, Findings, Ranges, block_pieces, piece_buffer, refcount_blocks, set_count,
+    used_clusters, wrong_counts,
 };
 use crate::format::damaged;
 use crate::format::layout::Layout;
-use crate::format::map::{Entry, Map, entry, entry_at, l1_entry};
+use crate::format::map::{Entry, Map, each_entry, entry, entry_at, l1_entry};
 use crate::format::qcow2::{COPIED, Tables};
 use alloc::{collections::BTreeMap, collections::BTreeSet, format, vec, vec::Vec};
 
@@ -51,14 +51,21 @@ pub fn mend_entries<R: FnMut(u64, &mut [u8]) -> Result<()>>(
         // Nothing is certain of a table that two entries name; the map refuses it.
         return Ok(mended);
     }
-    let mut table = cluster_buffer(tables);
     for l2 in all_l2 {
-        patch.read(l2, &mut table)?;
-        for index in 0..tables.l2_entries() {
-            let (old, place) = (entry_at(&table, index)?, l2 + index * 8);
-            if old == 0 || entry(tables, old, place).is_ok() {
-                continue;
-            }
+        let mut wrong = Vec::new();
+        each_entry(
+            l2,
+            0..tables.l2_entries(),
+            &mut |at, bytes| patch.read(at, bytes),
+            |i, old| {
+                let place = l2 + i * 8;
+                if entry(tables, old, place).is_err() {
+                    wrong.push((place, old));
+                }
+                Ok(())
+            },
+        )?;
+        for (place, old) in wrong {
             let made = layout.and_then(|layout| layout.l2_entry_at(place));
             for (mend, new) in candidates(old, made) {
                 if let Ok(Entry::Data(_) | Entry::Zeroed(_)) = entry(tables, new, place) {
@@ -99,19 +106,21 @@ pub fn mend_refcounts<R: FnMut(u64, &mut [u8]) -> Result<()>>(
     blocks.add_missing(tables, patch)?;
     let cluster = tables.cluster_size();
     let per_block = tables.refcounts();
-    let mut bytes = cluster_buffer(tables);
+    let mut bytes = piece_buffer(tables);
     patch.step();
     let mut lower = Vec::new();
-    for (&index, &offset) in &blocks.places {
-        patch.read(offset, &mut bytes)?;
+    let places = blocks.places.iter();
+    let pieces = places.flat_map(|(index, at)| block_pieces(tables, *at, index * per_block));
+    for (place, first) in pieces {
+        patch.read(place, &mut bytes)?;
         let (mut raise, mut lowers) = (Vec::new(), false);
-        for (i, count, used) in wrong_counts(tables, &bytes, index * per_block, &blocks.used) {
+        for (i, count, used) in wrong_counts(tables, &bytes, first, &blocks.used) {
             let kind = match (count, used) {
                 (0, _) => FindingKind::Unreferenced,
                 (_, true) => FindingKind::CountedTwice,
                 (_, false) => FindingKind::Leak,
             };
-            let number = index * per_block + i;
+            let number = first + i;
             match kind {
                 FindingKind::Unreferenced => {
                     raise.push(i);
@@ -129,10 +138,10 @@ pub fn mend_refcounts<R: FnMut(u64, &mut [u8]) -> Result<()>>(
             set_count(&mut bytes, tables.refcount_order, i, true);
         }
         if !raise.is_empty() {
-            patch.write(offset, &bytes)?;
+            patch.write(place, &bytes)?;
         }
         if lowers {
-            lower.push((index, offset));
+            lower.push((place, first));
         }
     }
     patch.step();
@@ -140,13 +149,13 @@ pub fn mend_refcounts<R: FnMut(u64, &mut [u8]) -> Result<()>>(
         patch.write(*place, &block.to_be_bytes())?;
     }
     patch.step();
-    for (index, offset) in lower {
-        patch.read(offset, &mut bytes)?;
-        let wrong: Vec<_> = wrong_counts(tables, &bytes, index * per_block, &blocks.used).collect();
+    for (place, first) in lower {
+        patch.read(place, &mut bytes)?;
+        let wrong: Vec<_> = wrong_counts(tables, &bytes, first, &blocks.used).collect();
         for (i, _, used) in wrong {
             set_count(&mut bytes, tables.refcount_order, i, used);
         }
-        patch.write(offset, &bytes)?;
+        patch.write(place, &bytes)?;
     }
     Ok(mended)
 }

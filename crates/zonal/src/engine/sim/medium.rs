@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 // Plain data: nothing here is a point where a model checker should switch threads.
 use std::sync::Arc;
 
@@ -64,8 +65,8 @@ impl SimImage {
 
     /// Copies bytes from `offset` on into `bytes`; how many there were before the end.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> usize {
-        read_sectors(self.length, self.sector_bytes, offset, bytes, |sector| {
-            self.sectors.get(&sector)
+        read_sectors(self.length, self.sector_bytes, offset, bytes, |range| {
+            self.sectors.range(range).map(|(at, bytes)| (*at, &**bytes))
         })
     }
 
@@ -213,8 +214,9 @@ impl Medium {
     }
 
     pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> usize {
-        read_sectors(self.length, self.sector_bytes, offset, bytes, |sector| {
-            self.sectors.get(&sector).and_then(|sector| sector.newest().as_ref())
+        read_sectors(self.length, self.sector_bytes, offset, bytes, |range| {
+            let sectors = self.sectors.range(range);
+            sectors.filter_map(|(at, sector)| Some((*at, &**sector.newest().as_ref()?)))
         })
     }
 
@@ -451,26 +453,24 @@ fn near(distance: u64) -> usize {
     usize::try_from(distance).expect("a distance within one request")
 }
 
-fn read_sectors<'a>(
+/// Fills `bytes` from `offset` on, as far as there are any; `sectors` gives those of a range that hold
+/// something else than zeros, which are few of many.
+fn read_sectors<'a, I: Iterator<Item = (u64, &'a [u8])>>(
     length: u64,
     sector_bytes: usize,
     offset: u64,
     bytes: &mut [u8],
-    content: impl Fn(u64) -> Option<&'a Arc<[u8]>>,
+    sectors: impl FnOnce(Range<u64>) -> I,
 ) -> usize {
     let available = length.saturating_sub(offset);
     let wanted = usize::try_from(available).map_or(bytes.len(), |most| bytes.len().min(most));
-    let mut done = 0;
-    while done < wanted {
-        let at = offset + done as u64;
-        let within = near(at % sector_bytes as u64);
-        let piece = (sector_bytes - within).min(wanted - done);
-        let target = &mut bytes[done..done + piece];
-        match content(at / sector_bytes as u64) {
-            Some(sector) => target.copy_from_slice(&sector[within..within + piece]),
-            None => target.fill(0),
-        }
-        done += piece;
+    bytes[..wanted].fill(0);
+    let (size, end) = (sector_bytes as u64, offset + wanted as u64);
+    for (sector, content) in sectors(offset / size..end.div_ceil(size)) {
+        let start = sector * size;
+        let (from, to) = (start.max(offset), (start + size).min(end));
+        bytes[near(from - offset)..near(to - offset)]
+            .copy_from_slice(&content[near(from - start)..near(to - start)]);
     }
     wanted
 }

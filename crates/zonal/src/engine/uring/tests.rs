@@ -65,12 +65,12 @@ fn a_ring_that_nobody_polls_ends_its_waits_as_any_other() {
 fn a_small_arena_is_registered_and_a_huge_one_is_not() {
     let fixture = fixture(Kind::IoUring, 4096);
     let small = Arena::new(4, 4096).unwrap();
-    if !engine(&fixture, 4, 8, Some(&small)).buffers_registered() {
+    if engine(&fixture, 4, 8, Some(&small)).registered_bytes() == 0 {
         println!("SKIP: this process may not lock 16 KiB of memory");
     }
     let huge = Arena::new(2, 1 << 30).unwrap();
     let mut engine = engine(&fixture, 4, 8, Some(&huge));
-    assert!(!engine.buffers_registered());
+    assert_eq!(engine.registered_bytes(), 0);
     let mut slab = slab(&mut engine);
     slab.push(IoKind::Read, 0, huge.lease(4096).unwrap(), 1, true);
     assert!(matches!(slab.finish()[&1].0, Ok(4096)));
@@ -125,4 +125,28 @@ fn a_notification_ends_a_wait_beside_the_kernel_s_thread_too() {
         engine.submit(1, Some(Duration::from_secs(30))).unwrap();
         notifier.join().unwrap();
     }
+}
+
+#[test]
+fn an_arena_takes_no_more_than_a_part_of_what_may_be_locked() {
+    assert_eq!(share(8 << 20, None), 8 << 20);
+    assert_eq!(share(2 << 20, Some(8 << 20)), 2 << 20);
+    assert_eq!(share(8 << 20, Some(8 << 20)), 2 << 20);
+    assert_eq!(share(8 << 20, Some(60 << 10)), 12 << 10);
+    assert_eq!(share(8 << 20, Some(8192)), 0);
+}
+
+#[test]
+fn what_the_kernel_does_not_register_is_tried_with_half_as_much() {
+    let up_to = |limit: usize| {
+        move |length: usize| {
+            assert!(length > 0 && length.is_multiple_of(4096));
+            let full = || io::Error::from_raw_os_error(libc::ENOMEM);
+            if length <= limit { Ok(()) } else { Err(full()) }
+        }
+    };
+    assert_eq!(most_of(2 << 20, up_to(8 << 20)), 2 << 20);
+    assert_eq!(most_of(2 << 20, up_to(300 << 10)), 256 << 10);
+    assert_eq!(most_of(28 << 10, up_to(10 << 10)), 4096);
+    assert_eq!(most_of(2 << 20, up_to(0)), 0);
 }
