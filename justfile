@@ -31,6 +31,10 @@ controls:
     RUSTFLAGS='--cfg zonal_break --cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_controls_dir }} \
         cargo test -p zonal --test shuttle_controls -- --nocapture
 
+# Power cuts, full and failing disks, on file systems of their own. As root; ZONAL_CUTS=300 for more cuts.
+disks:
+    cargo test -p zonal --test power --test full --test failing -- --nocapture
+
 # Hostile images, a minute for each target; `just fuzz 3600` for an hour. Wants cargo-fuzz.
 fuzz seconds="60":
     cargo fuzz run --sanitizer none image_open -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024

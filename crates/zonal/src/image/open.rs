@@ -78,6 +78,10 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     let mut parts = parts;
     let notes = parts.mend(earlier, boot, options)?;
     parts.begin_session(boot)?;
+    // That of the session before is of no use any more, and its space may be all there is. If it
+    // cannot be removed, the new one cannot be made.
+    let _ = live::remove(&live_path);
+    parts.reserve()?;
     let file_identity = file.identity().map_err(|error| metadata_error("the file", error))?;
     let nonce = parts.session.nonce;
     let expected = Expected {
@@ -518,6 +522,33 @@ impl Parts {
             .write_all_at(&[0; 8], AUTOCLEAR_OFFSET)
             .and_then(|()| self.disk.sync_data())
             .map_err(|error| metadata_error("the header", error))
+    }
+
+    /// Sees to it that the metadata that a session writes has its space, so that a full disk fails
+    /// data, and never a flush, after which the drive could not go on. What creation left out
+    /// because it was zero has none yet. The session before has ended: that this changes the file's
+    /// time makes nobody doubt its live file.
+    fn reserve(&self) -> Result<()> {
+        let Some(extension) = &self.extension else { return Ok(()) };
+        let zones = self.zones();
+        let pages = |count: u32| 2 * u64::from(count) * PAGE as u64;
+        let table = self.header.zone_entry_offset(ZoneIndex(0));
+        let table_end =
+            self.header.zone_entry_offset(ZoneIndex(zones)).next_multiple_of(PAGE as u64);
+        let generations = extension.generation_page_offset(zones, 0, 0);
+        for (offset, length) in [
+            (table, table_end - table),
+            (extension.sessions_offset, pages(1)),
+            (generations, pages(generation_pages(zones))),
+        ] {
+            match self.disk.allocate(offset, length) {
+                Err(error) if is_unsupported(&error) => {}
+                result => {
+                    result.map_err(|error| metadata_error("the space for the tables", error))?
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Says in the image that the new session is open: from here on its live file counts. In
