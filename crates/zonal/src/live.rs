@@ -28,7 +28,7 @@
 //! | 11 | process id |
 
 use crate::sync::atomic::Ordering;
-use crate::sys::clock::{self, BootId};
+use crate::sys::clock::BootId;
 use crate::sys::file::{self, FileIdentity};
 use crate::sys::mmap;
 use crate::sys::words::SharedWords;
@@ -87,7 +87,7 @@ pub(crate) fn path_of(image: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The file system's; there must be room for all of it.
-pub(crate) fn create(path: &Path, expected: &Expected<'_>) -> io::Result<Cells> {
+pub(crate) fn create(path: &Path, expected: &Expected<'_>, now_ns: u64) -> io::Result<Cells> {
     remove(path)?;
     let file = OpenOptions::new()
         .read(true)
@@ -96,22 +96,32 @@ pub(crate) fn create(path: &Path, expected: &Expected<'_>) -> io::Result<Cells> 
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
-    begin(&file, expected).inspect_err(|_| {
+    begin_file(&file, expected, now_ns).inspect_err(|_| {
         // What cannot be used is not left behind; that it cannot be used is what is reported.
         let _ = remove(path);
     })
 }
 
 /// Fills in a new live file: space for all of it, then the head.
-fn begin(file: &File, expected: &Expected<'_>) -> io::Result<Cells> {
-    let words = HEAD_WORDS + words_needed(expected.zones);
+fn begin_file(file: &File, expected: &Expected<'_>, now_ns: u64) -> io::Result<Cells> {
+    let words = words_of(expected.zones);
     let length = words as u64 * 8;
     match file::allocate(file, 0, length) {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(length)?,
         result => result?,
     }
     let map = SharedWords::mapped(mmap::SharedWords::new(file, words)?);
-    let cells = Cells::new(map, HEAD_WORDS, expected.zones);
+    Ok(begin(map, expected, now_ns))
+}
+
+/// How many words the live file of a drive of so many zones has.
+pub(crate) fn words_of(zones: u32) -> usize {
+    HEAD_WORDS + words_needed(zones)
+}
+
+/// Begins a session in words that are all zero: fills in the head.
+pub(crate) fn begin(words: SharedWords, expected: &Expected<'_>, now_ns: u64) -> Cells {
+    let cells = Cells::new(words, HEAD_WORDS, expected.zones);
     let store = |index: usize, value: u64| cells.head(index).store(value, Ordering::Release);
     store(word::ZONES, u64::from(expected.zones));
     let [a, b] = halves(expected.nonce);
@@ -124,10 +134,10 @@ fn begin(file: &File, expected: &Expected<'_>) -> io::Result<Cells> {
     store(word::INODE, expected.image.inode);
     store(word::BORN, expected.image.born_ns.unwrap_or(UNKNOWN));
     store(word::FLUSHES, expected.flush_sequence);
-    store(word::SUBMITTED, clock::coarse_realtime_ns());
+    store(word::SUBMITTED, now_ns);
     store(word::PROCESS, u64::from(std::process::id()));
     store(word::MAGIC, MAGIC);
-    Ok(cells)
+    cells
 }
 
 /// Removes a live file, if there is one.
@@ -155,7 +165,7 @@ pub(crate) fn open(path: &Path, expected: &Expected<'_>) -> Result<Cells, Doubt>
         _ => "the live file cannot be opened",
     })?;
     let identity = file::identity(&file).map_err(|_| "the live file cannot be examined")?;
-    let words = HEAD_WORDS + words_needed(expected.zones);
+    let words = words_of(expected.zones);
     let length = file.metadata().map_err(|_| "the live file cannot be examined")?.len();
     let owner = rustix::process::geteuid().as_raw();
     let checks: [(bool, Doubt); 4] = [
@@ -166,7 +176,15 @@ pub(crate) fn open(path: &Path, expected: &Expected<'_>) -> Result<Cells, Doubt>
     ];
     first_doubt(&checks)?;
     let map = mmap::SharedWords::new(&file, words).map_err(|_| "the live file cannot be mapped")?;
-    let cells = Cells::new(SharedWords::mapped(map), HEAD_WORDS, expected.zones);
+    believe(SharedWords::mapped(map), expected)
+}
+
+/// Believes what a live file of the right length holds, or not.
+///
+/// # Errors
+/// The first thing that does not match.
+pub(crate) fn believe(words: SharedWords, expected: &Expected<'_>) -> Result<Cells, Doubt> {
+    let cells = Cells::new(words, HEAD_WORDS, expected.zones);
     first_doubt(&doubts(&cells, expected))?;
     Ok(cells)
 }
@@ -212,8 +230,8 @@ pub(crate) fn owner(path: &Path) -> Option<u32> {
 
 /// The cells' time of the last submission is now.
 #[inline]
-pub(crate) fn stamp(cells: &Cells) {
-    cells.head(word::SUBMITTED).store(clock::coarse_realtime_ns(), Ordering::Release);
+pub(crate) fn stamp(cells: &Cells, now_ns: u64) {
+    cells.head(word::SUBMITTED).store(now_ns, Ordering::Release);
 }
 
 /// The flush of that number is about to become durable.

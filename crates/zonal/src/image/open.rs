@@ -6,16 +6,16 @@
 //! left alone: what would be mended is masked in memory.
 
 use super::create::write_zeros;
-use super::{Clusters, Image, Mapping, PAGE, State, metadata_error};
+use super::{Clusters, Image, Mapping, PAGE, Place, State, metadata_error};
 use crate::buffer::Buffer;
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
-use crate::live::{self, Doubt, Expected};
+use crate::live::{self, Doubt};
 use crate::open::OpenOptions;
 use crate::queue::{io_text, is_unsupported};
 use crate::sync::Mutex;
-use crate::sys::clock::{BootId, boot_id};
+use crate::sys::clock::BootId;
 use crate::sys::file::Access;
 use crate::sys::words::SharedWords;
 use crate::zones::cells::{DEPTH_MAX, QUEUES_MAX, words_needed};
@@ -61,56 +61,38 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     if locked {
         take_lock(&file, &path, || live::owner(&live_path))?;
     }
-    let parts = read_image(Disk::File(options.driven(file.clone())?), options.read_only)?;
-    let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
-    let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
-    let expected = Expected {
-        zones: parts.header.geometry.zones(),
-        nonce: &parts.session.nonce.clone(),
-        boot,
-        image: &identity,
-        flush_sequence: parts.session.flush_sequence,
-    };
-    let earlier = if parts.session.clean { None } else { Some(live::open(&live_path, &expected)) };
-    if !locked {
+    let disk = Disk::File(options.driven(file.clone())?);
+    open_at(disk, Place::File { file, live: live_path }, name, options)
+}
+
+/// Opens the image on `disk` at a place that its caller has locked, if it is to be written.
+pub(crate) fn open_at(
+    disk: Disk,
+    place: Place,
+    name: &str,
+    options: &OpenOptions,
+) -> Result<Device> {
+    let mut parts = read_image(disk, options.read_only)?;
+    let earlier =
+        if parts.session.clean { None } else { place.earlier(parts.zones(), &parts.session)? };
+    if options.read_only {
         return parts.into_reader(name, earlier);
     }
-    let mut parts = parts;
-    let notes = parts.mend(earlier, boot, options)?;
-    parts.begin_session(boot)?;
-    let file_identity = file.identity().map_err(|error| metadata_error("the file", error))?;
-    let nonce = parts.session.nonce;
-    let expected = Expected {
-        nonce: &nonce,
-        image: &file_identity,
-        flush_sequence: parts.session.flush_sequence,
-        ..expected
-    };
-    let cells = live::create(&live_path, &expected).map_err(|error| {
+    let notes = parts.mend(earlier, &place, options)?;
+    parts.begin_session(&place)?;
+    let cells = place.begin(parts.zones(), &parts.session)?.map_err(|error| {
         let text =
-            format!("its live file {} cannot be made: {}", live_path.display(), io_text(&error));
+            format!("its live file {} cannot be made: {}", place.live_name(), io_text(&error));
         Error::new(crate::queue::io_kind(&error), text).with_source(error)
     })?;
     parts.declare_open()?;
     let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
-    Ok(parts.into_device(name, cells, keeping, notes, Some(live_path)))
+    Ok(parts.into_device(name, cells, keeping, notes, Some(place)))
 }
 
-/// Opens an image on a disk of the simulator, which has neither lock nor live file.
+/// Opens an image on a disk of the simulator that is nowhere: with neither lock nor live file.
 pub(crate) fn open_disk(disk: Disk, name: &str, options: &OpenOptions) -> Result<Device> {
-    let mut parts = read_image(disk, options.read_only)?;
-    if options.read_only {
-        return parts.into_reader(name, None);
-    }
-    let notes =
-        parts.mend(None, BootId([1; 16]), &OpenOptions { drop_unflushed: true, ..*options })?;
-    parts.begin_session(BootId([1; 16]))?;
-    // No live file is believed by it, and runs of the simulator replay byte for byte.
-    parts.session.nonce = [1; 16];
-    parts.declare_open()?;
-    let cells = Cells::new(SharedWords::heap(words_needed(parts.zones())), 0, parts.zones());
-    let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
-    Ok(parts.into_device(name, cells, keeping, notes, None))
+    open_at(disk, Place::Nowhere, name, &OpenOptions { drop_unflushed: true, ..*options })
 }
 
 /// Everything of an image that is read at open.
@@ -361,9 +343,10 @@ impl Parts {
     fn mend(
         &mut self,
         earlier: Option<Result<Cells, Doubt>>,
-        boot: BootId,
+        place: &Place,
         options: &OpenOptions,
     ) -> Result<OpenNotes> {
+        let boot = place.boot()?;
         let mut notes = self.notes();
         match earlier {
             None if self.session.clean => {}
@@ -374,7 +357,7 @@ impl Parts {
                 }
                 // Should this process be killed as well, the next one has to believe the live file
                 // still: what is written from here on counts as its session's own.
-                let stamp = || live::stamp(&cells);
+                let stamp = || place.stamp(&cells);
                 self.zero_ranges(&recovered.zero, stamp)?;
                 self.write_table(&recovered.moved, stamp)?;
             }
@@ -495,7 +478,7 @@ impl Parts {
     }
 
     /// Ends the earlier session, so that its live file may go.
-    fn begin_session(&mut self, boot: BootId) -> Result<()> {
+    fn begin_session(&mut self, place: &Place) -> Result<()> {
         if self.extension.is_none() {
             let text = "the image has no zonal extension, so a session cannot be kept in it; \
                         open it read-only, or give it one with `zonal adopt`";
@@ -508,8 +491,8 @@ impl Parts {
         if self.header.autoclear != 0 {
             self.clear_autoclear()?;
         }
-        self.session.nonce = random_id()?;
-        self.session.boot_id = boot.0;
+        self.session.nonce = place.nonce()?;
+        self.session.boot_id = place.boot()?.0;
         Ok(())
     }
 
@@ -571,7 +554,7 @@ impl Parts {
         cells: Cells,
         keeping: Keeping,
         notes: OpenNotes,
-        live: Option<std::path::PathBuf>,
+        place: Option<Place>,
     ) -> Device {
         let found = self.found;
         let geometry = self.header.geometry.clone();
@@ -600,7 +583,7 @@ impl Parts {
             mapping: self.mapping,
             clusters: self.clusters,
             state: Mutex::new(state),
-            live,
+            place,
         };
         Device::new(Drive {
             name: name.to_owned(),
@@ -719,17 +702,10 @@ mod tests {
     fn mend_and_die(path: &Path) {
         let file = FileDisk::open(path, Access::ReadWrite).unwrap();
         let mut parts = read_image(Disk::File(file.clone()), false).unwrap();
-        let boot = boot_id().unwrap();
-        let expected = Expected {
-            zones: parts.zones(),
-            nonce: &parts.session.nonce.clone(),
-            boot,
-            image: &file.identity().unwrap(),
-            flush_sequence: parts.session.flush_sequence,
-        };
-        let earlier = live::open(&live::path_of(path), &expected);
+        let place = Place::File { file, live: live::path_of(path) };
+        let earlier = place.earlier(parts.zones(), &parts.session).unwrap().unwrap();
         assert!(earlier.is_ok(), "{:?}", earlier.err());
-        parts.mend(Some(earlier), boot, &OpenOptions::default()).unwrap();
+        parts.mend(Some(earlier), &place, &OpenOptions::default()).unwrap();
     }
 
     #[test]
