@@ -92,6 +92,8 @@ struct Record {
     zone: usize,
     blocks: u32,
     durable: bool,
+    /// When it was asked for; none for one that waits for another's success first.
+    asked: Option<u64>,
     /// The lives it may belong to: until it is heard of, it may enter later ones.
     since: u32,
     until: Option<u32>,
@@ -167,8 +169,6 @@ pub(super) struct Noted {
 /// What a read has to show.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
-    /// The first block, on the drive.
-    start: u64,
     /// For each block: zone, block in it, what was acknowledged there.
     blocks: Vec<(usize, u32, Option<(u64, u32)>)>,
     /// The life of each zone it touches, and whether a reset was on its way.
@@ -225,6 +225,7 @@ impl Truth {
             zone: zone as usize,
             blocks: zones[zone as usize].capacity,
             durable: false,
+            asked: Some(0),
             since: 0,
             until: Some(0),
             fate: Fate::Acknowledged,
@@ -245,6 +246,10 @@ impl Truth {
 
     pub(super) fn capacity(&self, zone: usize) -> u32 {
         self.zones[zone].capacity
+    }
+
+    pub(super) fn size(&self, zone: usize) -> u32 {
+        self.zones[zone].size
     }
 
     pub(super) fn life(&self, zone: usize) -> u32 {
@@ -284,12 +289,14 @@ impl Truth {
         at: Option<u32>,
         blocks: u32,
         durable: bool,
+        linked: bool,
     ) -> u64 {
         let asked = self.tick();
         self.records.push(Record {
             zone,
             blocks,
             durable,
+            asked: (!linked).then_some(asked),
             since: self.zones[zone].life,
             until: None,
             fate: Fate::Flying,
@@ -316,8 +323,10 @@ impl Truth {
         self.record_mut(number).fate = Fate::Gone;
     }
 
-    pub(super) fn reset_asked(&mut self, zone: usize) {
+    /// Returns when that was.
+    pub(super) fn reset_asked(&mut self, zone: usize) -> u64 {
         self.zones[zone].resets += 1;
+        self.tick()
     }
 
     pub(super) fn finish_asked(&mut self, zone: usize) {
@@ -332,7 +341,7 @@ impl Truth {
     /// What a read of so many blocks has to show; it touches zones from `zone` on.
     pub(super) fn look(&mut self, start: u64, blocks: u32) -> Look {
         let when = self.tick();
-        let mut look = Look { start, blocks: Vec::new(), lives: BTreeMap::new(), when };
+        let mut look = Look { blocks: Vec::new(), lives: BTreeMap::new(), when };
         for at in start..start + u64::from(blocks) {
             let zone = self.zones.iter().rposition(|zone| zone.start <= at).unwrap_or(0);
             let block = u32::try_from(at - self.zones[zone].start).unwrap_or(u32::MAX);
@@ -356,7 +365,7 @@ impl Truth {
     // ---- answered -------------------------------------------------------------------------
 
     /// A write has ended.
-    pub(super) fn written(&mut self, number: u64, linked: bool, completion: &Completion) -> Kept {
+    pub(super) fn written(&mut self, number: u64, completion: &Completion) -> Kept {
         let Some(record) = self.record(number).cloned() else { return Ok(()) };
         match &completion.result {
             Ok(bytes) => {
@@ -366,7 +375,7 @@ impl Truth {
                     "an acknowledged write is whole",
                     "record {number} of {wanted} bytes: {bytes}"
                 );
-                self.acknowledged(number, &record, linked, completion)
+                self.acknowledged(number, &record, completion)
             }
             Err(error) => {
                 self.conventional_ended(number, false);
@@ -382,13 +391,7 @@ impl Truth {
         }
     }
 
-    fn acknowledged(
-        &mut self,
-        number: u64,
-        record: &Record,
-        linked: bool,
-        completion: &Completion,
-    ) -> Kept {
+    fn acknowledged(&mut self, number: u64, record: &Record, completion: &Completion) -> Kept {
         let promise = "an acknowledged write is inside its zone, and says where";
         let zone = &self.zones[record.zone];
         let offset = completion.offset;
@@ -410,15 +413,13 @@ impl Truth {
             self.record_mut(number).fate = Fate::Acknowledged;
             return Ok(());
         }
-        // A durable one may have been in its place for long: in which life is certain only where
-        // there was no other since it was asked for, or where it did not wait.
+        // A durable one may have been in its place for long, and in an earlier life.
         let life = zone.life;
-        let waited = completion.flags.contains(Flags::PARKED) || linked;
-        let since = match (record.durable, waited) {
-            (false, _) => life,
-            (true, _) => record.since,
+        let (since, until) = if record.durable {
+            (record.since, record.until.unwrap_or(life))
+        } else {
+            (life, life)
         };
-        let until = if record.durable && !waited { record.since } else { life };
         if since == until {
             for (other, there) in self.of_zone(record.zone) {
                 let Some(its_end) = there.end() else { continue };
@@ -434,7 +435,8 @@ impl Truth {
                 );
             }
         }
-        let fate = Fate::Acknowledged;
+        // Of which life it is may stay unknown, where it waited for another's success.
+        let fate = if since == until { Fate::Acknowledged } else { Fate::Unsure };
         *self.record_mut(number) =
             Record { since, until: Some(until), place: Some(place), fate, ..record.clone() };
         let zone = &mut self.zones[record.zone];
@@ -468,14 +470,27 @@ impl Truth {
         }
     }
 
-    pub(super) fn reset_ended(&mut self, zone: usize, well: bool) {
-        let zone = &mut self.zones[zone];
+    /// A reset that was asked for at `asked` (none if it waited for another's success) has ended.
+    pub(super) fn reset_ended(&mut self, at: usize, asked: Option<u64>, well: bool) {
+        let zone = &mut self.zones[at];
         zone.resets -= 1;
-        if well {
-            zone.life = zone.next_life;
-            zone.lives.insert(zone.life);
-            zone.next_life += 1;
-            zone.end = 0;
+        if !well {
+            return;
+        }
+        let old = zone.life;
+        zone.life = zone.next_life;
+        zone.lives.insert(zone.life);
+        zone.next_life += 1;
+        zone.end = 0;
+        // Who comes to a zone first goes first.
+        let new = zone.life;
+        let flying = |record: &&mut Record| record.zone == at && record.fate == Fate::Flying;
+        for record in self.records.iter_mut().filter(flying) {
+            match (record.asked, asked) {
+                (Some(write), Some(reset)) if write > reset => record.since = new,
+                (Some(_), Some(_)) => record.until = Some(record.until.unwrap_or(old)),
+                (None, _) | (_, None) => {}
+            }
         }
     }
 
@@ -528,8 +543,13 @@ impl Truth {
             held == Held::Block { record, zone: label, index }
         };
         let (life, resetting) = look.lives[&at];
+        if held == Held::Torn {
+            return violation("a block is never torn", seen());
+        }
         if zone.life != life || resetting {
-            let fine = held == Held::Zeros || expected.is_some_and(fits);
+            let fine = held == Held::Zeros
+                || expected.is_some_and(fits)
+                || self.is_in_place(at, life, block, held);
             ensure!(fine, "a read during a reset shows zeros", "{}", seen());
             return Ok(());
         }
@@ -537,22 +557,21 @@ impl Truth {
             ensure!(fits(expected), "what was acknowledged can be read where it is", "{}", seen());
             return Ok(());
         }
-        match held {
-            Held::Zeros => Ok(()),
-            Held::Torn => violation("a block is never torn", seen()),
-            Held::Block { record, zone: label, index } => {
-                let fine = self.record(record).is_some_and(|record| {
-                    record.durable
-                        && record.fate != Fate::Gone
-                        && (record.zone, label as usize) == (at, at)
-                        && record.may_be_of(life)
-                        && record.place.is_none_or(|place| place + index == block)
-                });
-                let promise = "what is not acknowledged reads as zeros";
-                ensure!(fine, promise, "{}", seen());
-                Ok(())
-            }
-        }
+        let fine = held == Held::Zeros || self.is_in_place(at, life, block, held);
+        ensure!(fine, "what is not acknowledged reads as zeros", "{}", seen());
+        Ok(())
+    }
+
+    /// Whether it is a record that is in its place and will be acknowledged when it is durable.
+    fn is_in_place(&self, at: usize, life: u32, block: u32, held: Held) -> bool {
+        let Held::Block { record, zone, index } = held else { return false };
+        self.record(record).is_some_and(|record| {
+            record.durable
+                && record.fate != Fate::Gone
+                && (record.zone, zone as usize) == (at, at)
+                && record.may_be_of(life)
+                && record.place.is_none_or(|place| place + index == block)
+        })
     }
 
     /// What the drive says of its zones, with everything answered.

@@ -88,9 +88,9 @@ counts! {
 
 /// What a request was, to know its answer by.
 enum Asked {
-    Write { record: u64, linked: bool },
+    Write(u64),
     Read(Look),
-    Reset(usize),
+    Reset { zone: usize, asked: Option<u64> },
     Finish(usize),
     ResetAll,
     Other,
@@ -124,6 +124,8 @@ pub(super) struct World<'a> {
     truth: Truth,
     waiting: BTreeMap<u64, Waiting>,
     next_tag: u64,
+    /// Queues whose last request was linked.
+    links: BTreeSet<usize>,
     boot: u64,
     copies: Vec<Copied>,
     /// A sync has failed in this session.
@@ -154,6 +156,7 @@ impl<'a> World<'a> {
             truth: Truth::new(&shape.geometry, &shape.full),
             waiting: BTreeMap::new(),
             next_tag: 1,
+            links: BTreeSet::new(),
             boot: 1,
             copies: Vec::new(),
             latched: false,
@@ -214,9 +217,13 @@ impl<'a> World<'a> {
 
     fn submit(&mut self, queue: usize, wants: &[Want]) -> Ran {
         let queue = queue % self.queues.len();
-        let mut linked = false;
         for want in wants {
-            linked = self.ask(queue, *want, linked)?;
+            // A link holds for the next push, whenever that comes.
+            let linked = self.links.contains(&queue);
+            self.links.remove(&queue);
+            if self.ask(queue, *want, linked)? {
+                self.links.insert(queue);
+            }
         }
         self.pump()
     }
@@ -234,7 +241,8 @@ impl<'a> World<'a> {
                         Some(u32::try_from(at).unwrap_or(0) % self.truth.capacity(zone))
                     }
                     Call::Write(_) if conventional => Some(0),
-                    Call::Write(_) => Some(self.write_pointer(zone)),
+                    // At the end of a zone that is full it is a write to the next one.
+                    Call::Write(_) => Some(self.write_pointer(zone).min(self.truth.size(zone) - 1)),
                     _ => None,
                 };
                 self.ask_write(zone, at, want, follows)
@@ -247,8 +255,8 @@ impl<'a> World<'a> {
                 self.ask_read(zone, at, want.blocks)
             }
             Call::Reset => {
-                self.truth.reset_asked(zone);
-                (Request::reset(number), about(Asked::Reset(zone), Some(zone)))
+                let asked = Some(self.truth.reset_asked(zone)).filter(|_| !follows);
+                (Request::reset(number), about(Asked::Reset { zone, asked }, Some(zone)))
             }
             Call::Finish => {
                 self.truth.finish_asked(zone);
@@ -284,8 +292,8 @@ impl<'a> World<'a> {
                 let back = back.0.into_buffer().map(|buffer| buffer.len());
                 ensure_ran(lent == back, "a request that is not taken keeps its buffer", "")?;
                 match waiting.asked {
-                    Asked::Write { record, .. } => self.truth.withdrawn(record),
-                    Asked::Reset(zone) => self.truth.reset_ended(zone, false),
+                    Asked::Write(record) => self.truth.withdrawn(record),
+                    Asked::Reset { zone, .. } => self.truth.reset_ended(zone, None, false),
                     Asked::Finish(zone) => self.truth.finish_ended(zone, false),
                     Asked::Read(_) | Asked::ResetAll | Asked::Other | Asked::Flush(_) => {}
                 }
@@ -304,7 +312,7 @@ impl<'a> World<'a> {
         let number = u32::try_from(zone).unwrap_or(0);
         let most = self.truth.capacity(zone);
         let blocks = u32::try_from(want.blocks).unwrap_or(1).clamp(1, most);
-        let record = self.truth.write(zone, at, blocks, want.durable);
+        let record = self.truth.write(zone, at, blocks, want.durable, follows);
         let (life, size) = (self.truth.life(zone), self.shape.geometry.block_size);
         let bytes: Vec<u8> =
             (0..blocks).flat_map(|index| block_of(record, number, life, index, size)).collect();
@@ -315,7 +323,7 @@ impl<'a> World<'a> {
             (_, None) => Request::append(number, data),
         };
         let request = if want.durable { request.fua() } else { request };
-        let asked = Asked::Write { record, linked: follows };
+        let asked = Asked::Write(record);
         (request, Waiting { asked, zone: Some(zone), lent: Some(bytes) })
     }
 
@@ -390,8 +398,7 @@ impl<'a> World<'a> {
         let back = completion.buffer.as_ref().map(|buffer| buffer.len());
         let same = back == lent.as_ref().map(Vec::len);
         ensure_ran(same, "a request's buffer comes back with it", format!("{tag}: {back:?}"))?;
-        if let (Asked::Write { .. }, Some(buffer), Some(lent)) = (&asked, &completion.buffer, &lent)
-        {
+        if let (Asked::Write(_), Some(buffer), Some(lent)) = (&asked, &completion.buffer, &lent) {
             ensure_ran(buffer[..] == lent[..], "a write leaves its buffer as it is", "")?;
         }
         self.counts.refused += u64::from(completion.flags.contains(Flags::REFUSED));
@@ -405,15 +412,13 @@ impl<'a> World<'a> {
             self.counts.read_only += 1;
         }
         match asked {
-            Asked::Write { record, linked } => {
-                Ok(self.truth.written(record, linked, &completion)?)
-            }
+            Asked::Write(record) => Ok(self.truth.written(record, &completion)?),
             Asked::Read(look) => match &completion.buffer {
                 Some(buffer) if well => Ok(self.truth.read(&look, buffer)?),
                 Some(_) | None => Ok(()),
             },
-            Asked::Reset(zone) => {
-                self.truth.reset_ended(zone, well);
+            Asked::Reset { zone, asked } => {
+                self.truth.reset_ended(zone, asked, well);
                 Ok(())
             }
             Asked::Finish(zone) => {
@@ -435,8 +440,8 @@ impl<'a> World<'a> {
     fn all_reset(&mut self) -> Ran {
         for zone in 0..self.truth.zones() {
             if !self.truth.is_conventional(zone) && self.write_pointer(zone) == 0 {
-                self.truth.reset_asked(zone);
-                self.truth.reset_ended(zone, true);
+                let asked = self.truth.reset_asked(zone);
+                self.truth.reset_ended(zone, Some(asked), true);
             }
         }
         Ok(())
@@ -543,6 +548,7 @@ impl<'a> World<'a> {
     fn forget(&mut self) {
         self.waiting.clear();
         self.queues.clear();
+        self.links.clear();
         self.device = None;
         self.disk = self.host.disk();
         self.latched = false;
@@ -608,7 +614,7 @@ impl<'a> World<'a> {
         let failing = faults != FaultPlan::default();
         self.disk.set_mode(self.auto(random, faults));
         if stops {
-            self.disk.stop_after(random.next() % 8);
+            self.disk.stop_after(Some(random.next() % 8));
         }
         self.queues.clear();
         let unheard = !self.waiting.is_empty();
@@ -616,6 +622,9 @@ impl<'a> World<'a> {
         let closed = device.close();
         self.note(format_args!("  closed: {:?}", closed.as_ref().map_err(zonal::Error::kind)));
         let ended = stops && self.disk.has_stopped();
+        if !ended {
+            self.disk.stop_after(None);
+        }
         if closed.is_ok() && !ended {
             if !unheard {
                 self.truth.closed();
@@ -674,7 +683,7 @@ impl<'a> World<'a> {
             if !interrupts || !random.one_in(3) {
                 break;
             }
-            self.disk.stop_after(1 + random.next() % 24);
+            self.disk.stop_after(Some(1 + random.next() % 24));
             let opened = self.host.open(&self.options());
             let well = opened.is_ok();
             // Some opening is done before that many calls: it is over all the same.
@@ -845,7 +854,7 @@ impl<'a> World<'a> {
             if !self.faults.has(Faults::CUT) || random.one_in(2) {
                 break;
             }
-            self.disk.stop_after(1 + random.next() % 30);
+            self.disk.stop_after(Some(1 + random.next() % 30));
             let repaired = self.host.repair(&options, &mut Vec::new());
             self.note(format_args!("  repair interrupted: {}", repaired.is_ok()));
             self.cut(random);

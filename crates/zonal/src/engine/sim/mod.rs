@@ -283,11 +283,11 @@ impl SimDisk {
 
     /// After so many more requests, blocking calls among them, nothing works any more, as if the
     /// power had gone or the process had been killed; which it was, [`cut`](Self::cut) or
-    /// [`kill`](Self::kill) says afterwards.
-    pub fn stop_after(&self, requests: u64) {
+    /// [`kill`](Self::kill) says afterwards. `None`: it goes on.
+    pub fn stop_after(&self, requests: Option<u64>) {
         let mut state = self.state();
-        state.stop_after = Some(requests);
-        if requests == 0 {
+        state.stop_after = requests;
+        if requests == Some(0) {
             state.stop();
         }
         drop(state);
