@@ -123,7 +123,8 @@ impl Image {
     }
 
     /// The durable writes that bring `pages` to the disk, in batches: one batch is durable
-    /// before the next begins. Masks and conditions go before the table that relies on them.
+    /// before the next begins. Masks and conditions go before the table that relies on them, and
+    /// generations after the table.
     pub(crate) fn page_writes(&self, zones: &Zones, pages: &Pages) -> Result<Vec<Batch>> {
         let Some(extension) = &self.extension else { return Ok(Vec::new()) };
         let mut state = lock(&self.state);
@@ -143,16 +144,23 @@ impl Image {
         for (first, pointers) in &pages.table {
             table.push(self.table_page(*first, pointers));
         }
+        // After the table: a generation that comes first would take what a live file says of a reset
+        // zone for something of the life that the table still shows.
+        let mut after = Vec::with_capacity(pages.generations.len());
         for (page, generations) in &pages.generations {
             let generations: Vec<u32> = generations.iter().map(|g| g.0).collect();
             let zones = self.header.geometry.zones();
-            table.push(state.generation_page(extension, zones, *page, &generations));
+            after.push(state.generation_page(extension, zones, *page, &generations));
         }
         if pages.blemished {
-            return Ok(vec![session, table]);
+            return Ok(vec![session, table, after]);
         }
-        table.extend(session);
-        Ok(vec![table])
+        if after.is_empty() {
+            table.extend(session);
+            return Ok(vec![table]);
+        }
+        after.extend(session);
+        Ok(vec![table, after])
     }
 
     fn table_page(&self, first: ZoneIndex, pointers: &[Blocks]) -> (u64, Buffer) {
