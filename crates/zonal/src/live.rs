@@ -39,6 +39,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use zonal_core::broken::{Rule, is_broken};
 
 /// Words before the cells: one page.
 pub(crate) const HEAD_WORDS: usize = 512;
@@ -203,11 +204,12 @@ fn doubts(cells: &Cells, expected: &Expected<'_>) -> [(bool, Doubt); 8] {
         (pair(word::NONCE) == halves(expected.nonce), "the live file is of another session"),
         (pair(word::BOOT) == halves(&expected.boot.0), "the machine was booted since"),
         (
-            load(word::DEVICE) == image.device && load(word::INODE) == image.inode,
+            load(word::DEVICE) == image.device && load(word::INODE) == image.inode
+                || is_broken(Rule::CopiesDoubted),
             "the image is another file than in its last session",
         ),
         (
-            load(word::BORN) == image.born_ns.unwrap_or(UNKNOWN),
+            load(word::BORN) == image.born_ns.unwrap_or(UNKNOWN) || is_broken(Rule::CopiesDoubted),
             "the image was made after its last session",
         ),
         (ahead <= 1, "the image is older or newer than the live file"),

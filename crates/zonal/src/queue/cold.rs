@@ -214,6 +214,9 @@ async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     if !scene.zones().is_reset_pending(zone) {
         return Ok(());
     }
+    if is_broken(Rule::PunchAfterEntry) {
+        punch(scene, zone).await;
+    }
     persist(scene).await?;
     latched(scene.zones())?;
     punch(scene, zone).await;
@@ -287,7 +290,9 @@ async fn flush_round(scene: &Scene) -> Result<u64> {
         zones.prove();
         persist(scene).await?;
     }
-    sync_data(scene).await.inspect_err(|_| zones.forget_notes())?;
+    if !is_broken(Rule::DataSynced) {
+        sync_data(scene).await.inspect_err(|_| zones.forget_notes())?;
+    }
     if !is_broken(Rule::DataBeforePointer) {
         zones.prove();
         persist(scene).await?;
@@ -386,7 +391,7 @@ pub(super) async fn settle(scene: Scene, settling: Settling) {
     let (dead, wp) = (settling.dead.clone(), settling.wp());
     let mut settler = Settler { zones: scene.zones(), settling: Some(settling), zeroed: false };
     let mut zeroed = Ok(());
-    for &extent in &dead {
+    for &extent in dead.iter().filter(|_| !is_broken(Rule::DeadRangesZeroed)) {
         zeroed = match zeroed {
             Ok(()) => zero(&scene, zone, extent).await,
             failed @ Err(_) => failed,

@@ -56,7 +56,6 @@ struct Machine {
     /// Files made so far.
     files: u64,
     nonces: u64,
-    live: Option<Shared<SharedWords>>,
     /// Names whoever may use the image: kills, cuts and other files in its place make a new one.
     process: u64,
     locked: bool,
@@ -101,7 +100,6 @@ impl SimHost {
             born_ns,
             files: 1,
             nonces: 0,
-            live: None,
             process: 0,
             locked: false,
         })))
@@ -173,9 +171,9 @@ impl SimHost {
         let mut machine = self.machine();
         let image = machine.disk.cut(choose);
         let (_, modified_ns) = machine.disk.times_ns();
-        machine.disk = machine.disk.replaced(&image, Some(modified_ns));
+        let next = machine.disk.replaced(&image, Some(modified_ns));
         machine.boots += 1;
-        machine.end_process();
+        machine.next_process(next);
     }
 
     /// Kills the process that has the image open, as [`SimDisk::kill`]. Its live file stays as it is.
@@ -184,8 +182,8 @@ impl SimHost {
     /// As [`SimDisk::kill`].
     pub fn kill(&self, next: &mut dyn FnMut(&[PendingIo]) -> (usize, Outcome)) {
         let mut machine = self.machine();
-        machine.disk = machine.disk.kill(next);
-        machine.end_process();
+        let next = machine.disk.kill(next);
+        machine.next_process(next);
     }
 
     /// Copies the image as reads find it now, and its live file.
@@ -193,7 +191,7 @@ impl SimHost {
     pub fn copy(&self) -> SimCopy {
         let machine = self.machine();
         let (_, modified_ns) = machine.disk.times_ns();
-        let live = machine.live.as_ref().map(|words| SimLive(Shared::new(words.copy())));
+        let live = machine.disk.live().map(|words| SimLive(Shared::new(words.copy())));
         SimCopy { image: machine.disk.image(), live, modified_ns }
     }
 
@@ -202,20 +200,20 @@ impl SimHost {
     pub fn restore(&self, copy: &SimCopy, how: SimRestore) {
         let mut machine = self.machine();
         let modified_ns = (how != SimRestore::Over).then_some(copy.modified_ns);
-        machine.disk = machine.disk.replaced(&copy.image, modified_ns);
+        let next = machine.disk.replaced(&copy.image, modified_ns);
         if how != SimRestore::Over {
-            (machine.born_ns, _) = machine.disk.times_ns();
+            (machine.born_ns, _) = next.times_ns();
             machine.files += 1;
         }
         if how == SimRestore::Renamed {
             machine.inode = machine.files;
         }
-        machine.end_process();
+        machine.next_process(next);
     }
 
     /// Puts this live file beside the image, or takes away the one that is there.
     pub fn set_live(&self, live: Option<&SimLive>) {
-        self.machine().live = live.map(|live| Shared::new(live.0.copy()));
+        self.disk().set_live(live.map(|live| Shared::new(live.0.copy())));
     }
 
     fn session(&self) -> Session {
@@ -245,10 +243,11 @@ impl fmt::Debug for SimLive {
 }
 
 impl Machine {
-    /// Whoever had the image open is gone, and the lock with it. The dead process's handles keep words
-    /// of their own: what their drop changes is not in the file any more.
-    fn end_process(&mut self) {
-        self.live = self.live.take().map(|words| Shared::new(words.copy()));
+    /// Whoever had the image open is gone, and the lock with it. The live file is a copy of what it was
+    /// when the disk stopped: what the dead process's handles still change is not in it.
+    fn next_process(&mut self, disk: SimDisk) {
+        disk.set_live(self.disk.take_live());
+        self.disk = disk;
         self.process += 1;
         self.locked = false;
     }
@@ -314,7 +313,7 @@ impl Session {
 
     pub(crate) fn live(&self, expected: &Expected<'_>) -> Result<Cells, Doubt> {
         let machine = self.host.machine();
-        let Some(words) = &machine.live else {
+        let Some(words) = &machine.disk.live() else {
             return Err("there is no live file beside the image");
         };
         if words.len() != live::words_of(expected.zones) {
@@ -327,15 +326,15 @@ impl Session {
         let now_ns = self.now_ns();
         let words = Shared::new(SharedWords::heap(live::words_of(expected.zones)));
         let cells = live::begin(SharedWords::share(&words), expected, now_ns);
-        if let Some(mut machine) = self.machine() {
-            machine.live = Some(words);
+        if let Some(machine) = self.machine() {
+            machine.disk.set_live(Some(words));
         }
         cells
     }
 
     pub(crate) fn end(&self) {
-        if let Some(mut machine) = self.machine() {
-            machine.live = None;
+        if let Some(machine) = self.machine() {
+            machine.disk.set_live(None);
         }
     }
 }

@@ -171,9 +171,10 @@ pub(super) struct Noted {
 pub(super) struct Look {
     /// For each block: zone, block in it, what was acknowledged there.
     blocks: Vec<(usize, u32, Option<(u64, u32)>)>,
+    /// What each block of a conventional zone may have held, in their order.
+    values: BTreeMap<(usize, u32), Vec<Held>>,
     /// The life of each zone it touches, and whether a reset was on its way.
     lives: BTreeMap<usize, (u32, bool)>,
-    when: u64,
 }
 
 /// The model.
@@ -341,12 +342,18 @@ impl Truth {
     /// What a read of so many blocks has to show; it touches zones from `zone` on.
     pub(super) fn look(&mut self, start: u64, blocks: u32) -> Look {
         let when = self.tick();
-        let mut look = Look { blocks: Vec::new(), lives: BTreeMap::new(), when };
+        let mut look = Look { blocks: Vec::new(), values: BTreeMap::new(), lives: BTreeMap::new() };
         for at in start..start + u64::from(blocks) {
             let zone = self.zones.iter().rposition(|zone| zone.start <= at).unwrap_or(0);
             let block = u32::try_from(at - self.zones[zone].start).unwrap_or(u32::MAX);
             let life = self.zones[zone].life;
             look.lives.insert(zone, (life, self.zones[zone].resets > 0));
+            if let Some(values) = self.zones[zone].values.get(block as usize) {
+                let mut values = values.clone();
+                supersede(&mut values, when);
+                let held = values.iter().map(|value| value.held);
+                look.values.insert((zone, block), held.collect());
+            }
             look.blocks.push((zone, block, self.acknowledged_at(zone, life, block)));
         }
         look
@@ -532,9 +539,9 @@ impl Truth {
         let zone = &self.zones[at];
         let seen = || format!("zone {at}, block {block}: {held:?}, expected {expected:?}");
         if zone.conventional {
-            let mut values = zone.values[block as usize].clone();
-            supersede(&mut values, look.when);
-            let fits = values.iter().any(|value| value.held == held);
+            let before = look.values.get(&(at, block)).is_some_and(|values| values.contains(&held));
+            let since = zone.values[block as usize].iter().any(|value| value.held == held);
+            let fits = before || since;
             ensure!(fits, "a conventional zone reads as it was written", "{}", seen());
             return Ok(());
         }
@@ -588,7 +595,8 @@ impl Truth {
         for (at, (zone, info)) in self.zones.iter().zip(report).enumerate() {
             let unsure = self.of_zone(at).any(|(_, record)| record.fate == Fate::Unsure);
             let worn = matches!(info.state, ZoneState::ReadOnly | ZoneState::Offline);
-            ensure!(!worn || zone.failed, "zones stay as they are", "zone {at}: {}", info.state);
+            let may_fail = zone.failed || self.is_flying(at);
+            ensure!(!worn || may_fail, "zones stay as they are", "zone {at}: {}", info.state);
             if zone.conventional || busy.contains(&at) || unsure || worn {
                 continue;
             }
@@ -600,6 +608,11 @@ impl Truth {
             ensure!(full, promise, "zone {at}: {}, {} of {}", info.state, zone.end, zone.capacity);
         }
         Ok(())
+    }
+
+    /// Whether there are writes of which nothing has been heard.
+    fn is_flying(&self, at: usize) -> bool {
+        self.of_zone(at).any(|(_, record)| record.fate == Fate::Flying)
     }
 
     fn blocks_of(&self, zone: &Zone, info: &ZoneInfo) -> Option<u32> {
@@ -656,7 +669,8 @@ impl Truth {
     ) -> Kept {
         let zone = &self.zones[at];
         let worn = matches!(info.state, ZoneState::ReadOnly | ZoneState::Offline);
-        ensure!(!worn || zone.failed, "zones stay as they are", "zone {at}: {}", info.state);
+        let may_fail = zone.failed || self.is_flying(at);
+        ensure!(!worn || may_fail, "zones stay as they are", "zone {at}: {}", info.state);
         let Some(wp) = self.blocks_of(zone, info) else {
             return violation("a zone has a write pointer", format!("zone {at}: {info:?}"));
         };
@@ -694,6 +708,7 @@ impl Truth {
         zone.lives = BTreeSet::from([life]);
         zone.finished = if wp == zone.capacity { zone.lives.clone() } else { BTreeSet::new() };
         (zone.resets, zone.finishes) = (0, 0);
+        zone.failed |= worn;
         Ok(())
     }
 

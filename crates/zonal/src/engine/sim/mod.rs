@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
+use std::sync::Arc as Shared;
 use std::time::{Duration, Instant};
 
 pub use faults::FaultPlan;
@@ -25,6 +26,7 @@ pub use medium::SimImage;
 use super::{EngineOptions, Io, IoKind};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock, wait, wait_timeout};
 use crate::sys::memory::LentBytes;
+use crate::sys::words::SharedWords;
 use faults::Faults;
 use medium::{Medium, Unfinished};
 
@@ -101,9 +103,9 @@ pub struct SimCounts {
 /// assert_eq!(left, SimImage::new(1 << 20, 512));
 /// ```
 #[derive(Clone)]
-pub struct SimDisk(Arc<Shared>);
+pub struct SimDisk(Arc<Common>);
 
-struct Shared {
+struct Common {
     state: Mutex<State>,
     /// A request ended, a notification came, or the power went: waiting engines look again.
     changed: Condvar,
@@ -123,6 +125,10 @@ struct State {
     stop_after: Option<u64>,
     /// What was pending when it stopped.
     left: Vec<Op>,
+    /// The live file beside the image; what it held when the disk stopped, when a process would have
+    /// stopped too.
+    live: Option<Shared<SharedWords>>,
+    live_at_stop: Option<Option<Shared<SharedWords>>>,
     now_ns: u64,
     /// When the last write began, of those that had an effect or may have had.
     modified_ns: u64,
@@ -181,10 +187,12 @@ impl SimDisk {
             power: true,
             stop_after: None,
             left: Vec::new(),
+            live: None,
+            live_at_stop: None,
             now_ns,
             modified_ns,
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
+        Self(Arc::new(Common { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
     /// The requests that have not ended, in the order they were submitted.
@@ -311,6 +319,22 @@ impl SimDisk {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let mut state = self.state();
         state.now_ns = state.now_ns.saturating_add(nanoseconds);
+    }
+
+    /// The live file that is beside the image from now on.
+    pub(crate) fn set_live(&self, live: Option<Shared<SharedWords>>) {
+        self.state().live = live;
+    }
+
+    /// The live file as it was when the disk stopped.
+    pub(crate) fn take_live(&self) -> Option<Shared<SharedWords>> {
+        let mut state = self.state();
+        state.live_at_stop.take().unwrap_or_else(|| state.live.clone())
+    }
+
+    /// The live file as it is.
+    pub(crate) fn live(&self) -> Option<Shared<SharedWords>> {
+        self.state().live.clone()
     }
 
     /// The time of day, in nanoseconds since 1970, and when the last write began.
@@ -494,6 +518,10 @@ impl State {
 
     /// Nothing works from here on; what is pending may have had its effect.
     fn stop(&mut self) {
+        if self.power {
+            let copy = |words: &Shared<SharedWords>| Shared::new(words.copy());
+            self.live_at_stop = Some(self.live.as_ref().map(copy));
+        }
         self.power = false;
         for op in std::mem::take(&mut self.pending) {
             self.deliver(&op, Err(libc::EIO), Vec::new());
@@ -674,7 +702,7 @@ impl SimEngine {
 
     fn wait<'a>(
         &self,
-        shared: &'a Shared,
+        shared: &'a Common,
         mut state: MutexGuard<'a, State>,
         target: usize,
         timeout: Option<Duration>,
