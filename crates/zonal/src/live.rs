@@ -26,6 +26,7 @@
 //! | 9 | flush sequence |
 //! | 10 | time of the last submission, coarse clock, ns since 1970 |
 //! | 11 | process id |
+//! | 12 | 1 once a sync has failed: what it should have covered can be read, and may never reach the disk |
 
 use crate::sync::atomic::Ordering;
 use crate::sys::clock::BootId;
@@ -65,6 +66,7 @@ mod word {
     pub(super) const FLUSHES: usize = 9;
     pub(super) const SUBMITTED: usize = 10;
     pub(super) const PROCESS: usize = 11;
+    pub(super) const DISTRUSTED: usize = 12;
 }
 
 /// What a live file must match.
@@ -234,6 +236,18 @@ pub(crate) fn owner(path: &Path) -> Option<u32> {
 #[inline]
 pub(crate) fn stamp(cells: &Cells, now_ns: u64) {
     cells.head(word::SUBMITTED).store(now_ns, Ordering::Release);
+}
+
+/// A sync has failed: what can be read of the image is not durable for that it is synced again.
+pub(crate) fn distrust(cells: &Cells) {
+    if cells.has_head() {
+        cells.head(word::DISTRUSTED).store(1, Ordering::Release);
+    }
+}
+
+/// Whether a sync has failed in the session.
+pub(crate) fn is_distrusted(cells: &Cells) -> bool {
+    cells.head(word::DISTRUSTED).load(Ordering::Acquire) != 0
 }
 
 /// The flush of that number is about to become durable.

@@ -32,11 +32,14 @@ use zonal_core::format::qcow2::{Header, MAX_CLUSTER, Tables};
 use zonal_core::format::zonal::{
     Condition, Extension, GENERATIONS_PER_PAGE, Session, generation_pages, newest_page,
 };
-use zonal_core::units::{Extent, Generation, ZoneIndex};
+use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
 use zonal_core::zone::ZoneState;
 
 /// How long `open` waits for the lock of a process that is gone: its last writes have to land.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Data is written again in pieces of this size, in bytes.
+const AGAIN_BYTES: usize = 1 << 20;
 
 /// Where the header has its autoclear features.
 const AUTOCLEAR_OFFSET: u64 = 88;
@@ -351,15 +354,28 @@ impl Parts {
         match earlier {
             None if self.session.clean => {}
             Some(Ok(cells)) => {
+                let mut before: Vec<_> = self.found.iter().map(|found| found.wp).collect();
                 let recovered = self.recover(&cells);
+                for zone in &recovered.later {
+                    before[zone.index()] = Blocks::ZERO;
+                }
                 if !recovered.is_empty() {
                     notes.recovered = Some(recovered.to_string());
                 }
                 // Should this process be killed as well, the next one has to believe the live file
                 // still: what is written from here on counts as its session's own.
                 let stamp = || place.stamp(&cells);
-                self.zero_ranges(&recovered.zero, stamp)?;
-                self.write_table(&recovered.moved, stamp)?;
+                let mend = || {
+                    if live::is_distrusted(&cells) {
+                        self.write_again(&before, stamp)?;
+                        self.zero_ranges(&recovered.zero, stamp)?;
+                        let zones: Vec<_> = self.sequential().collect();
+                        return self.write_table(&zones, stamp);
+                    }
+                    self.zero_ranges(&recovered.zero, stamp)?;
+                    self.write_table(&recovered.moved, stamp)
+                };
+                mend().inspect_err(|_| live::distrust(&cells))?;
             }
             Some(Err(doubt)) => self.give_up(doubt, boot, options, &mut notes)?,
             None => self.give_up("it was cut off", boot, options, &mut notes)?,
@@ -415,6 +431,9 @@ impl Parts {
             if found.wp != mark.end || later {
                 recovered.moved.push(zone);
             }
+            if later {
+                recovered.later.push(zone);
+            }
             (found.wp, found.generation) = (mark.end, mark.generation);
         }
         let published: Vec<_> = (0..QUEUES_MAX)
@@ -439,6 +458,41 @@ impl Parts {
             }
         }
         recovered
+    }
+
+    fn sequential(&self) -> impl Iterator<Item = ZoneIndex> + use<> {
+        let geometry = &self.header.geometry;
+        (geometry.conventional_zones..geometry.zones()).map(ZoneIndex)
+    }
+
+    /// Writes again, with what can be read there, what a sync that failed may have been about: the page
+    /// cache calls it clean, so that no later sync would bring it to the disk. That is what is above the
+    /// write pointers of `before`, and conventional zones as a whole.
+    fn write_again(&self, before: &[Blocks], stamp: impl Fn()) -> Result<()> {
+        let geometry = &self.header.geometry;
+        let failed = |error| metadata_error("data written again", error);
+        for zone in (0..geometry.zones()).map(ZoneIndex) {
+            let (from, to) = if geometry.is_conventional(zone) {
+                (Blocks::ZERO, geometry.capacity_blocks(zone))
+            } else {
+                (before[zone.index()], self.found[zone.index()].wp)
+            };
+            let block = u64::from(geometry.block_size);
+            let offset = geometry.start_of(zone) + u64::from(from.0) * block;
+            let length = u64::from(to.0.saturating_sub(from.0)) * block;
+            for piece in self.mapping.pieces(offset, length) {
+                let Some(host) = piece.host else { continue };
+                for at in (0..piece.length).step_by(AGAIN_BYTES) {
+                    stamp();
+                    #[allow(clippy::cast_possible_truncation)] // at most AGAIN_BYTES
+                    let length = (piece.length - at).min(AGAIN_BYTES as u64) as usize;
+                    let mut bytes = Buffer::unpooled(length);
+                    self.disk.read_exact_at(&mut bytes, host + at).map_err(failed)?;
+                    self.disk.write_all_at(&bytes, host + at).map_err(failed)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Zeroes ranges, durably; calls `before` before each.
@@ -599,6 +653,8 @@ impl Parts {
 #[derive(Default)]
 struct Recovered {
     moved: Vec<ZoneIndex>,
+    /// Of a later life than the table's.
+    later: Vec<ZoneIndex>,
     zero: Vec<(ZoneIndex, Extent)>,
 }
 

@@ -62,6 +62,9 @@ pub(crate) struct SimArgs {
     /// Print each step and what it did
     #[arg(long)]
     trace: bool,
+    /// Leave a history that fails as long as it is
+    #[arg(long, hide = true)]
+    quick: bool,
     /// Break a rule, to see that it is noticed
     #[cfg(zonal_break)]
     #[arg(long = "break", value_name = "RULE", hide = true, value_parser = parse_rule)]
@@ -261,7 +264,7 @@ fn replay(args: &SimArgs, seed: u64) -> String {
 /// What is to be said of a failure, with the shortest history there is.
 fn found(args: &SimArgs, seed: u64, failure: &Failure) -> Result<Found> {
     let history = History::of(seed, args.steps as usize, args.faults, &mut Shapes::default())?;
-    let shrunk = history.shrunk(failure);
+    let shrunk = if args.quick { history } else { history.shrunk(failure) };
     // What the short one says fits what is shown.
     let failure = shrunk.run(false).failure.unwrap_or_else(|| failure.clone());
     let (kind, promised, seen) = match failure {
