@@ -162,7 +162,7 @@ pub(super) fn script(
     let mood = Mood {
         focus: (!random.one_in(3)).then(|| random.below(1000)),
         ending: random.of(&[35, 50, 60]),
-        rough: random.of(&[4, 8, 20, 60]),
+        rough: random.of(&[3, 5, 12, 60]),
         mix: random.of(&[Mix::Even, Mix::Writes, Mix::Resets, Mix::Resets, Mix::Finishes]),
         durable: random.of(&[3, 6, 20]),
         over: random.of(&[12, 20, 40]),
@@ -186,7 +186,7 @@ fn step(random: &mut Random, mood: Mood, shape: &Shape, faults: Faults) -> Step 
         98 => Step::Pause { milliseconds: random.below(3000) },
         99 if faults.has(Faults::COPY) => Step::Copy,
         _ => {
-            let requests = if random.one_in(2) { 1 } else { 1 + random.below(5) };
+            let requests = if random.one_in(3) { 1 } else { 1 + random.below(5) };
             let wants = (0..requests).map(|_| want(random, mood)).collect();
             Step::Submit { queue: random.below(1000), wants }
         }
@@ -228,7 +228,7 @@ fn want(random: &mut Random, mood: Mood) -> Want {
     };
     let (reset, flush, finish) = match mood.mix {
         Mix::Even => (8, 10, 4),
-        Mix::Writes => (3, 8, 1),
+        Mix::Writes => (8, 8, 1),
         Mix::Resets => (16, 14, 3),
         Mix::Finishes => (8, 10, 12),
     };
@@ -246,7 +246,7 @@ fn want(random: &mut Random, mood: Mood) -> Want {
             _ => random.of(&[Call::ResetAll, Call::Append, Call::Append, Call::Close]),
         },
     };
-    let most = if random.one_in(4) { 8 } else { 3 };
+    let most = if random.one_in(8) { 8 } else { 3 };
     let blocks = 1 + random.below(most);
     Want { call, zone, blocks, durable: random.one_in(mood.durable), linked: random.one_in(12) }
 }

@@ -51,7 +51,7 @@ impl Shape {
         let random = &mut Random::new(number as u64);
         let adopted = number % 4 != 0;
         let block: u32 = if random.one_in(4) { 4096 } else { 512 };
-        let size = random.of(&[8, 8, 16]);
+        let size = random.of(&[8, 16, 32]);
         let capacity = if random.one_in(2) { size } else { size - random.below(size / 2) };
         let zones = 2 + random.below(3);
         // A cluster is no larger than a zone; several blocks, or one.

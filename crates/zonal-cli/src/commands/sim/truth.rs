@@ -420,13 +420,12 @@ impl Truth {
             self.record_mut(number).fate = Fate::Acknowledged;
             return Ok(());
         }
-        // A durable one may have been in its place for long, and in an earlier life.
+        // One that was held, or is durable, may have been in its place for long, and in an earlier
+        // life.
         let life = zone.life;
-        let (since, until) = if record.durable {
-            (record.since, record.until.unwrap_or(life))
-        } else {
-            (life, life)
-        };
+        let late = record.durable || completion.flags.contains(Flags::HELD);
+        let (since, until) =
+            if late { (record.since, record.until.unwrap_or(life)) } else { (life, life) };
         if since == until {
             for (other, there) in self.of_zone(record.zone) {
                 let Some(its_end) = there.end() else { continue };
@@ -573,7 +572,7 @@ impl Truth {
     fn is_in_place(&self, at: usize, life: u32, block: u32, held: Held) -> bool {
         let Held::Block { record, zone, index } = held else { return false };
         self.record(record).is_some_and(|record| {
-            record.durable
+            (record.durable || record.fate == Fate::Unsure)
                 && record.fate != Fate::Gone
                 && (record.zone, zone as usize) == (at, at)
                 && record.may_be_of(life)

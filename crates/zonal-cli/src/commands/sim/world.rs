@@ -785,7 +785,8 @@ impl<'a> World<'a> {
 
     /// Brings a copy back, in one of the ways in which people do, and opens it.
     fn restore(&mut self, random: &mut Random) -> Ran {
-        if self.copies.is_empty() {
+        // An old one, or one of this very session.
+        if self.copies.is_empty() || random.one_in(2) {
             self.copy(Some(self.boot));
         }
         if random.one_in(3) {
