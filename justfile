@@ -19,6 +19,10 @@ test *args:
 small-scope:
     cargo test -p zonal --test small_scope -- --nocapture
 
+# Random histories with cuts, kills and failures: `just sim --seed 4711 --runs 1`.
+sim *args="--runs 20000":
+    cargo run --release --quiet -- sim {{ args }}
+
 # Threads under a scheduler that chooses who goes on.
 shuttle:
     RUSTFLAGS='--cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_dir }} \
@@ -28,6 +32,8 @@ shuttle:
 controls:
     RUSTFLAGS='--cfg zonal_break' CARGO_TARGET_DIR={{ controls_dir }} \
         cargo test -p zonal --test negative_controls -- --nocapture
+    RUSTFLAGS='--cfg zonal_break' CARGO_TARGET_DIR={{ controls_dir }} \
+        cargo test -p zonal-cli --test sim_controls -- --nocapture
     RUSTFLAGS='--cfg zonal_break --cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_controls_dir }} \
         cargo test -p zonal --test shuttle_controls -- --nocapture
 

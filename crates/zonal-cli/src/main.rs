@@ -46,7 +46,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
-    log(cli.verbose);
+    // Histories are full of failures, which are no news.
+    log(cli.verbose, if matches!(cli.command, Command::Sim(_)) { "off" } else { "warn" });
     if let Err(error) = signals::outlive_file_limit() {
         let _ = writeln!(io::stderr(), "zonal: a limit on files will end the program: {error}");
     }
@@ -106,9 +107,9 @@ fn explain(error: &clap::Error) -> ExitCode {
 
 /// What the library traces, to stderr: warnings, more with `-v`, or what `ZONAL_LOG` says in
 /// `tracing`'s words (`debug`, `zonal=trace`).
-fn log(verbose: u8) {
+fn log(verbose: u8, least: &str) {
     let level = match verbose {
-        0 => "warn",
+        0 => least,
         1 => "info",
         2 => "debug",
         _ => "trace",

@@ -23,11 +23,25 @@ pub enum Rule {
     FuaAfterPrefix,
     /// A flush drops what it noted of a zone that was reset meanwhile.
     StaleNoteDropped,
+    /// A flush syncs the data.
+    DataSynced,
+    /// What failed below acknowledged data is made zero.
+    DeadRangesZeroed,
+    /// A live file is believed only beside the very file it was made for.
+    CopiesDoubted,
+    /// A failing zone settles when nothing is in flight in it.
+    FailingZoneDrains,
+    /// A completion says where its own record is.
+    OffsetOfItsRecord,
+    /// A zone is punched when that it is at its start is durable.
+    PunchAfterEntry,
+    /// A repair keeps what is mapped.
+    RepairKeepsMapped,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::AcknowledgeLooksAtFailing,
         Self::DataBeforePointer,
         Self::FullWhenAcknowledged,
@@ -36,6 +50,13 @@ impl Rule {
         Self::TableFromShadow,
         Self::FuaAfterPrefix,
         Self::StaleNoteDropped,
+        Self::DataSynced,
+        Self::DeadRangesZeroed,
+        Self::CopiesDoubted,
+        Self::FailingZoneDrains,
+        Self::OffsetOfItsRecord,
+        Self::PunchAfterEntry,
+        Self::RepairKeepsMapped,
     ];
 }
 

@@ -26,9 +26,10 @@
 //! | 9 | flush sequence |
 //! | 10 | time of the last submission, coarse clock, ns since 1970 |
 //! | 11 | process id |
+//! | 12 | 1 once a sync has failed: what it should have covered can be read, and may never reach the disk |
 
 use crate::sync::atomic::Ordering;
-use crate::sys::clock::{self, BootId};
+use crate::sys::clock::BootId;
 use crate::sys::file::{self, FileIdentity};
 use crate::sys::mmap;
 use crate::sys::words::SharedWords;
@@ -39,6 +40,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use zonal_core::broken::{Rule, is_broken};
 
 /// Words before the cells: one page.
 pub(crate) const HEAD_WORDS: usize = 512;
@@ -64,6 +66,7 @@ mod word {
     pub(super) const FLUSHES: usize = 9;
     pub(super) const SUBMITTED: usize = 10;
     pub(super) const PROCESS: usize = 11;
+    pub(super) const DISTRUSTED: usize = 12;
 }
 
 /// What a live file must match.
@@ -87,7 +90,7 @@ pub(crate) fn path_of(image: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The file system's; there must be room for all of it.
-pub(crate) fn create(path: &Path, expected: &Expected<'_>) -> io::Result<Cells> {
+pub(crate) fn create(path: &Path, expected: &Expected<'_>, now_ns: u64) -> io::Result<Cells> {
     remove(path)?;
     let file = OpenOptions::new()
         .read(true)
@@ -96,22 +99,32 @@ pub(crate) fn create(path: &Path, expected: &Expected<'_>) -> io::Result<Cells> 
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
-    begin(&file, expected).inspect_err(|_| {
+    begin_file(&file, expected, now_ns).inspect_err(|_| {
         // What cannot be used is not left behind; that it cannot be used is what is reported.
         let _ = remove(path);
     })
 }
 
 /// Fills in a new live file: space for all of it, then the head.
-fn begin(file: &File, expected: &Expected<'_>) -> io::Result<Cells> {
-    let words = HEAD_WORDS + words_needed(expected.zones);
+fn begin_file(file: &File, expected: &Expected<'_>, now_ns: u64) -> io::Result<Cells> {
+    let words = words_of(expected.zones);
     let length = words as u64 * 8;
     match file::allocate(file, 0, length) {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(length)?,
         result => result?,
     }
     let map = SharedWords::mapped(mmap::SharedWords::new(file, words)?);
-    let cells = Cells::new(map, HEAD_WORDS, expected.zones);
+    Ok(begin(map, expected, now_ns))
+}
+
+/// How many words the live file of a drive of so many zones has.
+pub(crate) fn words_of(zones: u32) -> usize {
+    HEAD_WORDS + words_needed(zones)
+}
+
+/// Begins a session in words that are all zero: fills in the head.
+pub(crate) fn begin(words: SharedWords, expected: &Expected<'_>, now_ns: u64) -> Cells {
+    let cells = Cells::new(words, HEAD_WORDS, expected.zones);
     let store = |index: usize, value: u64| cells.head(index).store(value, Ordering::Release);
     store(word::ZONES, u64::from(expected.zones));
     let [a, b] = halves(expected.nonce);
@@ -124,10 +137,10 @@ fn begin(file: &File, expected: &Expected<'_>) -> io::Result<Cells> {
     store(word::INODE, expected.image.inode);
     store(word::BORN, expected.image.born_ns.unwrap_or(UNKNOWN));
     store(word::FLUSHES, expected.flush_sequence);
-    store(word::SUBMITTED, clock::coarse_realtime_ns());
+    store(word::SUBMITTED, now_ns);
     store(word::PROCESS, u64::from(std::process::id()));
     store(word::MAGIC, MAGIC);
-    Ok(cells)
+    cells
 }
 
 /// Removes a live file, if there is one.
@@ -155,7 +168,7 @@ pub(crate) fn open(path: &Path, expected: &Expected<'_>) -> Result<Cells, Doubt>
         _ => "the live file cannot be opened",
     })?;
     let identity = file::identity(&file).map_err(|_| "the live file cannot be examined")?;
-    let words = HEAD_WORDS + words_needed(expected.zones);
+    let words = words_of(expected.zones);
     let length = file.metadata().map_err(|_| "the live file cannot be examined")?.len();
     let owner = rustix::process::geteuid().as_raw();
     let checks: [(bool, Doubt); 4] = [
@@ -166,7 +179,15 @@ pub(crate) fn open(path: &Path, expected: &Expected<'_>) -> Result<Cells, Doubt>
     ];
     first_doubt(&checks)?;
     let map = mmap::SharedWords::new(&file, words).map_err(|_| "the live file cannot be mapped")?;
-    let cells = Cells::new(SharedWords::mapped(map), HEAD_WORDS, expected.zones);
+    believe(SharedWords::mapped(map), expected)
+}
+
+/// Believes what a live file of the right length holds, or not.
+///
+/// # Errors
+/// The first thing that does not match.
+pub(crate) fn believe(words: SharedWords, expected: &Expected<'_>) -> Result<Cells, Doubt> {
+    let cells = Cells::new(words, HEAD_WORDS, expected.zones);
     first_doubt(&doubts(&cells, expected))?;
     Ok(cells)
 }
@@ -185,11 +206,12 @@ fn doubts(cells: &Cells, expected: &Expected<'_>) -> [(bool, Doubt); 8] {
         (pair(word::NONCE) == halves(expected.nonce), "the live file is of another session"),
         (pair(word::BOOT) == halves(&expected.boot.0), "the machine was booted since"),
         (
-            load(word::DEVICE) == image.device && load(word::INODE) == image.inode,
+            load(word::DEVICE) == image.device && load(word::INODE) == image.inode
+                || is_broken(Rule::CopiesDoubted),
             "the image is another file than in its last session",
         ),
         (
-            load(word::BORN) == image.born_ns.unwrap_or(UNKNOWN),
+            load(word::BORN) == image.born_ns.unwrap_or(UNKNOWN) || is_broken(Rule::CopiesDoubted),
             "the image was made after its last session",
         ),
         (ahead <= 1, "the image is older or newer than the live file"),
@@ -212,8 +234,20 @@ pub(crate) fn owner(path: &Path) -> Option<u32> {
 
 /// The cells' time of the last submission is now.
 #[inline]
-pub(crate) fn stamp(cells: &Cells) {
-    cells.head(word::SUBMITTED).store(clock::coarse_realtime_ns(), Ordering::Release);
+pub(crate) fn stamp(cells: &Cells, now_ns: u64) {
+    cells.head(word::SUBMITTED).store(now_ns, Ordering::Release);
+}
+
+/// A sync has failed: what can be read of the image is not durable for that it is synced again.
+pub(crate) fn distrust(cells: &Cells) {
+    if cells.has_head() {
+        cells.head(word::DISTRUSTED).store(1, Ordering::Release);
+    }
+}
+
+/// Whether a sync has failed in the session.
+pub(crate) fn is_distrusted(cells: &Cells) -> bool {
+    cells.head(word::DISTRUSTED).load(Ordering::Acquire) != 0
 }
 
 /// The flush of that number is about to become durable.

@@ -5,6 +5,10 @@ pub use crate::engine::sim::{
     FaultPlan, Outcome, PendingIo, SimCounts, SimDisk, SimImage, SimMode,
 };
 
+pub(crate) mod host;
+
+pub use host::{SimCopy, SimHost, SimLive, SimRestore};
+
 use crate::device::Device;
 use crate::engine::Disk;
 use crate::image::{AdoptOptions, Adopted, CheckOptions, CheckReport, RepairOptions, RepairReport};
@@ -14,6 +18,9 @@ use std::hash::Hasher;
 use zonal_core::error::Result;
 use zonal_core::format::Geometry;
 use zonal_core::format::layout::Layout;
+
+/// The id of every image made here, so that the same steps make the same bytes.
+const IMAGE_ID: [u8; 16] = *b"simulated image!";
 
 /// Hashes all that a drive, and one queue to it, know that decides what they do next, as far as it
 /// is plain data: places, states, what is in flight or waits, and what is durable or about to be.
@@ -31,7 +38,7 @@ pub fn hash_state(queue: &Queue, hasher: &mut impl Hasher) {
 /// A shape that cannot be, or a disk that fails.
 pub fn create(disk: &SimDisk, geometry: &Geometry) -> Result<()> {
     let layout = Layout::plan(geometry)?;
-    crate::image::write_layout(&Disk::Sim(disk.clone()), &layout, |_| Ok(()))
+    crate::image::write_layout(&Disk::Sim(disk.clone()), &layout, IMAGE_ID, |_| Ok(()))
 }
 
 /// Opens a simulated disk as an ordinary file that is one zone.
@@ -47,7 +54,7 @@ pub fn open_file(disk: &SimDisk, options: &OpenOptions) -> Result<Device> {
 /// # Errors
 /// As [`adopt`](crate::adopt).
 pub fn adopt(disk: &SimDisk, options: AdoptOptions<'_>) -> Result<Adopted> {
-    crate::image::adopt_disk(&Disk::Sim(disk.clone()), options)
+    crate::image::adopt_disk(&Disk::Sim(disk.clone()), IMAGE_ID, options)
 }
 
 /// Checks the image on a simulated disk, without changing it.

@@ -11,6 +11,10 @@ use zonal::{Rule, break_rule};
 /// How long one rule may take to be found.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// So many rules are this explorer's; the others are about kills, copies and repair, which are not in
+/// its world: histories find them (`zonal sim`), as they find all.
+const EXPLORED: usize = 8;
+
 /// One test, since a rule is broken for the whole process.
 #[test]
 fn every_broken_rule_is_found() {
@@ -25,7 +29,7 @@ fn every_broken_rule_is_found() {
     let mut scenarios = scenario::all(false);
     scenarios.insert(0, first);
     let mut missed = Vec::new();
-    for rule in Rule::ALL {
+    for &rule in &Rule::ALL[..EXPLORED] {
         let begun = Instant::now();
         let bounds = Bounds {
             faults: 1,

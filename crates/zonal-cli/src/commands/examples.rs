@@ -97,6 +97,15 @@ EXAMPLES:
   zonal bench --rw mixed --rwmixread 70 --runtime 1s --plot latency.svg
   zonal bench disk.qcow2 --rw randread --size 1M --rate-iops 5000 --json";
 
+pub(crate) const SIM: &str = "\
+EXAMPLES:
+  zonal sim --runs 200
+  zonal sim --seed 4711 --runs 1 --trace
+  zonal sim --runs 100 --faults cut,kill,sync --json
+
+EXIT CODES:
+  0 nothing wrong; 1 a promise was not kept; 2 an error; 3 something hangs; 4 a panic";
+
 pub(crate) const COMPLETIONS: &str = "\
 EXAMPLES:
   zonal completions bash > zonal.bash && . ./zonal.bash

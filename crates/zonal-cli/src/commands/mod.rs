@@ -16,6 +16,7 @@ mod map;
 mod read;
 mod report;
 mod restore;
+mod sim;
 #[cfg(feature = "top")]
 mod top;
 mod write;
@@ -85,6 +86,9 @@ pub(crate) enum Command {
     /// Measure a drive, or zonal itself on a temporary image
     #[command(after_help = examples::BENCH)]
     Bench(bench::BenchArgs),
+    /// Run random histories with cuts, kills and failures, and hold drives to their promises
+    #[command(after_help = examples::SIM)]
+    Sim(sim::SimArgs),
     /// Watch a drive while another process writes to it
     #[cfg(feature = "top")]
     #[command(after_help = examples::TOP)]
@@ -119,6 +123,7 @@ impl Command {
             Self::Dump(args) => dump::run(args, ui),
             Self::Restore(args) => restore::run(args, ui),
             Self::Bench(args) => bench::run(args, ui),
+            Self::Sim(args) => sim::run(args, ui),
             #[cfg(feature = "top")]
             Self::Top(args) => top::run(args, ui),
             Self::Completions(args) => completions::run(args),

@@ -45,6 +45,12 @@ impl Ui {
         Progress::new(total, visible)
     }
 
+    /// A bar over `total` things, likewise.
+    pub(crate) fn counter(&self, total: u64) -> Progress {
+        let visible = !self.quiet && io::stderr().is_terminal();
+        Progress::counting(total, visible)
+    }
+
     /// Whether somebody is there to be asked.
     pub(crate) fn can_ask(&self) -> bool {
         io::stdin().is_terminal() && io::stderr().is_terminal()

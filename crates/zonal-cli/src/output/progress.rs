@@ -32,6 +32,16 @@ impl Progress {
         Self { bar, pending: 0 }
     }
 
+    /// A bar over `total` things that are counted.
+    pub(crate) fn counting(total: u64, visible: bool) -> Self {
+        let progress = Self::new(Some(total), visible);
+        let template = "{wide_bar} {pos}/{len} {per_sec} {eta}";
+        if let (Some(bar), Ok(style)) = (&progress.bar, ProgressStyle::with_template(template)) {
+            bar.set_style(style);
+        }
+        progress
+    }
+
     /// Another `bytes` are done.
     pub(crate) fn step(&mut self, bytes: u64) {
         self.pending += bytes;

@@ -96,13 +96,17 @@ fn adopt_file(path: &Path, options: AdoptOptions<'_>) -> Result<Adopted> {
     let real = std::fs::canonicalize(path).map_err(|error| metadata_error("the path", error))?;
     let live_path = live::path_of(&real);
     take_lock(&file, &real, || live::owner(&live_path))?;
-    let adopted = adopt_disk(&Disk::File(file.clone()), options);
+    let adopted = random_id().and_then(|id| adopt_disk(&Disk::File(file.clone()), id, options));
     file.unlock().map_err(|error| metadata_error("the lock", error))?;
     adopted
 }
 
 /// Adopts the image on `disk`.
-pub(crate) fn adopt_disk(disk: &Disk, mut options: AdoptOptions<'_>) -> Result<Adopted> {
+pub(crate) fn adopt_disk(
+    disk: &Disk,
+    id: [u8; 16],
+    mut options: AdoptOptions<'_>,
+) -> Result<Adopted> {
     let source = Source::read(disk)?;
     let (l1, map) = read_map(disk, &source.tables)?;
     refuse_unsound(disk, &source.tables, &l1, &map)?;
@@ -115,7 +119,7 @@ pub(crate) fn adopt_disk(disk: &Disk, mut options: AdoptOptions<'_>) -> Result<A
         Some(header) => read_pointers(disk, header)?,
         None => find_data(disk, &geometry, &source.tables, &map, &mut options)?,
     };
-    write(disk, &adoption, &pointers, source.tables.file_len)?;
+    write(disk, &adoption, id, &pointers, source.tables.file_len)?;
     let full = (0..).map(ZoneIndex).zip(&pointers);
     let full =
         full.filter(|&(zone, wp)| *wp > Blocks::ZERO && *wp >= geometry.capacity_blocks(zone));
@@ -279,10 +283,16 @@ fn first_data(disk: &Disk, tables: &Tables, map: &Map, from: u64, to: u64) -> Re
 
 /// Writes the tables, and the header when they are durable. What was added is taken away again where
 /// that fails before the header; after it the image may have zones.
-fn write(disk: &Disk, adoption: &Adoption, pointers: &[Blocks], old_length: u64) -> Result<()> {
+fn write(
+    disk: &Disk,
+    adoption: &Adoption,
+    id: [u8; 16],
+    pointers: &[Blocks],
+    old_length: u64,
+) -> Result<()> {
     let failed = |error| metadata_error("the tables", error);
     let wp = |zone: ZoneIndex| pointers.get(zone.index()).copied().unwrap_or_default();
-    let mut chunks = adoption.metadata(random_id()?, wp)?.peekable();
+    let mut chunks = adoption.metadata(id, wp)?.peekable();
     let mut tables = || {
         disk.set_len(adoption.file_len())?;
         while let Some((offset, bytes)) = chunks.next_if(|(offset, _)| *offset > 0) {

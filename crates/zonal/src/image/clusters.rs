@@ -10,7 +10,7 @@
 
 use super::mapping::Scattered;
 use crate::sync::{Mutex, lock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 use zonal_core::error::{Error, ErrorKind, Result};
@@ -41,6 +41,8 @@ struct State {
     waiting: Vec<Waker>,
     /// (first cluster, how many), ascending.
     free: Vec<(u64, u64)>,
+    /// Zones of which L2 entries were written, or may have been.
+    named: BTreeSet<ZoneIndex>,
 }
 
 /// The right to change refcounts and L2 tables, given back when dropped.
@@ -120,6 +122,17 @@ impl Clusters {
             Poll::Ready(Turn(self))
         })
         .await
+    }
+
+    /// From here on the L2 table on the disk may name clusters of a zone, also where it is not known to
+    /// have them.
+    pub(crate) fn names(&self, zone: ZoneIndex) {
+        lock(&self.state).named.insert(zone);
+    }
+
+    /// Whether it may; then they show when the image is opened again.
+    pub(crate) fn may_name(&self, zone: ZoneIndex) -> bool {
+        lock(&self.state).named.contains(&zone)
     }
 
     /// Takes clusters for what a zone is missing. In several grants where the zone is large, so that

@@ -73,7 +73,7 @@ fn create_file(path: &Path, mut options: CreateOptions<'_>) -> Result<()> {
 fn make(path: &Path, layout: &Layout, options: &mut CreateOptions<'_>) -> Result<()> {
     let file = FileDisk::open(path, Access::CreateNew).map_err(create_error)?;
     let disk = Disk::File(file);
-    let made = write_layout(&disk, layout, |disk| preallocate(disk, layout, options))
+    let made = write_layout(&disk, layout, random_id()?, |disk| preallocate(disk, layout, options))
         .and_then(|()| sync_folder(path).map_err(|error| metadata_error("its folder", error)));
     if made.is_err()
         && let Err(error) = std::fs::remove_file(path)
@@ -87,12 +87,13 @@ fn make(path: &Path, layout: &Layout, options: &mut CreateOptions<'_>) -> Result
 pub(crate) fn write_layout(
     disk: &Disk,
     layout: &Layout,
+    id: [u8; 16],
     prepare: impl FnOnce(&Disk) -> Result<()>,
 ) -> Result<()> {
     let failed = |error| metadata_error("the metadata", error);
     disk.set_len(layout.file_len).map_err(failed)?;
     prepare(disk)?;
-    for (offset, bytes) in layout.metadata(random_id()?)? {
+    for (offset, bytes) in layout.metadata(id)? {
         if offset == 0 {
             disk.sync_data().map_err(failed)?;
         }

@@ -14,6 +14,7 @@ mod clusters;
 mod create;
 mod mapping;
 mod open;
+mod place;
 mod repair;
 
 pub(crate) use adopt::adopt_disk;
@@ -25,9 +26,10 @@ pub(crate) use check::check_disk;
 pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
 pub(crate) use create::write_layout;
 pub use create::{CreateOptions, Preallocate, create};
-pub(crate) use open::{not_a_file, open, open_disk, take_lock};
-pub(crate) use repair::repair_disk;
+pub(crate) use open::{not_a_file, open, open_at, open_disk, take_lock};
+pub(crate) use place::Place;
 pub use repair::{RepairOptions, RepairReport, repair};
+pub(crate) use repair::{refuse_unclean, repair_disk};
 
 use crate::buffer::Buffer;
 use crate::engine::Disk;
@@ -35,7 +37,6 @@ use crate::live;
 use crate::sync::{Mutex, lock};
 use crate::zones::{Pages, Zones};
 use std::io;
-use std::path::PathBuf;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::qcow2::Header;
 use zonal_core::format::zonal::{Condition, Extension, Session, encode_page, generation_pages};
@@ -56,7 +57,8 @@ pub(crate) struct Image {
     /// What gives zones the clusters they are missing; in scattered images that take writes.
     clusters: Option<Clusters>,
     state: Mutex<State>,
-    live: Option<PathBuf>,
+    /// Where a session that writes is; none when the image is only read.
+    place: Option<Place>,
 }
 
 /// What the next metadata write goes on from.
@@ -115,13 +117,14 @@ impl Image {
     /// Before writes are submitted: tells the live file that the image changes now.
     #[inline]
     pub(crate) fn stamp(&self, zones: &Zones) {
-        if self.live.is_some() {
-            live::stamp(zones.cells());
+        if let Some(place) = &self.place {
+            place.stamp(zones.cells());
         }
     }
 
     /// The durable writes that bring `pages` to the disk, in batches: one batch is durable
-    /// before the next begins. Masks and conditions go before the table that relies on them.
+    /// before the next begins. Masks and conditions go before the table that relies on them, and
+    /// generations after the table.
     pub(crate) fn page_writes(&self, zones: &Zones, pages: &Pages) -> Result<Vec<Batch>> {
         let Some(extension) = &self.extension else { return Ok(Vec::new()) };
         let mut state = lock(&self.state);
@@ -133,7 +136,7 @@ impl Image {
             state.session.dead = blemishes.masks;
         }
         state.session.flush_sequence += 1;
-        if self.live.is_some() {
+        if self.place.as_ref().is_some_and(Place::has_live) {
             live::set_flush_sequence(zones.cells(), state.session.flush_sequence);
         }
         let session = vec![state.next_session(extension)?];
@@ -141,16 +144,23 @@ impl Image {
         for (first, pointers) in &pages.table {
             table.push(self.table_page(*first, pointers));
         }
+        // After the table: a generation that comes first would take what a live file says of a reset
+        // zone for something of the life that the table still shows.
+        let mut after = Vec::with_capacity(pages.generations.len());
         for (page, generations) in &pages.generations {
             let generations: Vec<u32> = generations.iter().map(|g| g.0).collect();
             let zones = self.header.geometry.zones();
-            table.push(state.generation_page(extension, zones, *page, &generations));
+            after.push(state.generation_page(extension, zones, *page, &generations));
         }
         if pages.blemished {
-            return Ok(vec![session, table]);
+            return Ok(vec![session, table, after]);
         }
-        table.extend(session);
-        Ok(vec![table])
+        if after.is_empty() {
+            table.extend(session);
+            return Ok(vec![table]);
+        }
+        after.extend(session);
+        Ok(vec![table, after])
     }
 
     fn table_page(&self, first: ZoneIndex, pointers: &[Blocks]) -> (u64, Buffer) {
@@ -171,10 +181,10 @@ impl Image {
         }
         lock(&self.state).session.clean = true;
         self.write_session(extension)?;
-        if let Some(live) = &self.live
-            && let Err(error) = live::remove(live)
+        if let Some(place) = &self.place
+            && let Err(error) = place.end()
         {
-            tracing::warn!("{}: not removed: {error}", live.display());
+            tracing::warn!("{}: not removed: {error}", place.live_name());
         }
         Ok(())
     }
@@ -190,8 +200,8 @@ impl Image {
 impl Drop for Image {
     /// All queues are gone, and with them all I/O.
     fn drop(&mut self) {
-        if let Disk::File(file) = &self.disk
-            && let Err(error) = file.unlock()
+        if let Some(place) = &self.place
+            && let Err(error) = place.unlock()
         {
             tracing::warn!("the lock on the image is not given back: {error}");
         }

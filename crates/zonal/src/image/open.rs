@@ -6,16 +6,16 @@
 //! left alone: what would be mended is masked in memory.
 
 use super::create::write_zeros;
-use super::{Clusters, Image, Mapping, PAGE, State, metadata_error};
+use super::{Clusters, Image, Mapping, PAGE, Place, State, metadata_error};
 use crate::buffer::Buffer;
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
-use crate::live::{self, Doubt, Expected};
+use crate::live::{self, Doubt};
 use crate::open::OpenOptions;
 use crate::queue::{io_text, is_unsupported};
 use crate::sync::Mutex;
-use crate::sys::clock::{BootId, boot_id};
+use crate::sys::clock::BootId;
 use crate::sys::file::Access;
 use crate::sys::words::SharedWords;
 use crate::zones::cells::{DEPTH_MAX, QUEUES_MAX, words_needed};
@@ -32,11 +32,14 @@ use zonal_core::format::qcow2::{Header, MAX_CLUSTER, Tables};
 use zonal_core::format::zonal::{
     Condition, Extension, GENERATIONS_PER_PAGE, Session, generation_pages, newest_page,
 };
-use zonal_core::units::{Extent, Generation, ZoneIndex};
+use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
 use zonal_core::zone::ZoneState;
 
 /// How long `open` waits for the lock of a process that is gone: its last writes have to land.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Data is written again in pieces of this size, in bytes.
+const AGAIN_BYTES: usize = 1 << 20;
 
 /// Where the header has its autoclear features.
 const AUTOCLEAR_OFFSET: u64 = 88;
@@ -61,60 +64,42 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     if locked {
         take_lock(&file, &path, || live::owner(&live_path))?;
     }
-    let parts = read_image(Disk::File(options.driven(file.clone())?), options.read_only)?;
-    let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
-    let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
-    let expected = Expected {
-        zones: parts.header.geometry.zones(),
-        nonce: &parts.session.nonce.clone(),
-        boot,
-        image: &identity,
-        flush_sequence: parts.session.flush_sequence,
-    };
-    let earlier = if parts.session.clean { None } else { Some(live::open(&live_path, &expected)) };
-    if !locked {
+    let disk = Disk::File(options.driven(file.clone())?);
+    open_at(disk, Place::File { file, live: live_path }, name, options)
+}
+
+/// Opens the image on `disk` at a place that its caller has locked, if it is to be written.
+pub(crate) fn open_at(
+    disk: Disk,
+    place: Place,
+    name: &str,
+    options: &OpenOptions,
+) -> Result<Device> {
+    let mut parts = read_image(disk, options.read_only)?;
+    let earlier =
+        if parts.session.clean { None } else { place.earlier(parts.zones(), &parts.session)? };
+    if options.read_only {
         return parts.into_reader(name, earlier);
     }
-    let mut parts = parts;
-    let notes = parts.mend(earlier, boot, options)?;
-    parts.begin_session(boot)?;
+    let notes = parts.mend(earlier, &place, options)?;
+    parts.begin_session(&place)?;
     // That of the session before is of no use any more, and its space may be all there is. If it
     // cannot be removed, the new one cannot be made.
-    let _ = live::remove(&live_path);
+    let _ = place.end();
     parts.reserve()?;
-    let file_identity = file.identity().map_err(|error| metadata_error("the file", error))?;
-    let nonce = parts.session.nonce;
-    let expected = Expected {
-        nonce: &nonce,
-        image: &file_identity,
-        flush_sequence: parts.session.flush_sequence,
-        ..expected
-    };
-    let cells = live::create(&live_path, &expected).map_err(|error| {
+    let cells = place.begin(parts.zones(), &parts.session)?.map_err(|error| {
         let text =
-            format!("its live file {} cannot be made: {}", live_path.display(), io_text(&error));
+            format!("its live file {} cannot be made: {}", place.live_name(), io_text(&error));
         Error::new(crate::queue::io_kind(&error), text).with_source(error)
     })?;
     parts.declare_open()?;
     let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
-    Ok(parts.into_device(name, cells, keeping, notes, Some(live_path)))
+    Ok(parts.into_device(name, cells, keeping, notes, Some(place)))
 }
 
-/// Opens an image on a disk of the simulator, which has neither lock nor live file.
+/// Opens an image on a disk of the simulator that is nowhere: with neither lock nor live file.
 pub(crate) fn open_disk(disk: Disk, name: &str, options: &OpenOptions) -> Result<Device> {
-    let mut parts = read_image(disk, options.read_only)?;
-    if options.read_only {
-        return parts.into_reader(name, None);
-    }
-    let notes =
-        parts.mend(None, BootId([1; 16]), &OpenOptions { drop_unflushed: true, ..*options })?;
-    parts.begin_session(BootId([1; 16]))?;
-    // No live file is believed by it, and runs of the simulator replay byte for byte.
-    parts.session.nonce = [1; 16];
-    parts.declare_open()?;
-    let cells = Cells::new(SharedWords::heap(words_needed(parts.zones())), 0, parts.zones());
-    let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
-    Ok(parts.into_device(name, cells, keeping, notes, None))
+    open_at(disk, Place::Nowhere, name, &OpenOptions { drop_unflushed: true, ..*options })
 }
 
 /// Everything of an image that is read at open.
@@ -362,22 +347,36 @@ impl Parts {
     fn mend(
         &mut self,
         earlier: Option<Result<Cells, Doubt>>,
-        boot: BootId,
+        place: &Place,
         options: &OpenOptions,
     ) -> Result<OpenNotes> {
+        let boot = place.boot()?;
         let mut notes = self.notes();
         match earlier {
             None if self.session.clean => {}
             Some(Ok(cells)) => {
+                let mut before: Vec<_> = self.found.iter().map(|found| found.wp).collect();
                 let recovered = self.recover(&cells);
+                for zone in &recovered.later {
+                    before[zone.index()] = Blocks::ZERO;
+                }
                 if !recovered.is_empty() {
                     notes.recovered = Some(recovered.to_string());
                 }
                 // Should this process be killed as well, the next one has to believe the live file
                 // still: what is written from here on counts as its session's own.
-                let stamp = || live::stamp(&cells);
-                self.zero_ranges(&recovered.zero, stamp)?;
-                self.write_table(&recovered.moved, stamp)?;
+                let stamp = || place.stamp(&cells);
+                let mend = || {
+                    if live::is_distrusted(&cells) {
+                        self.write_again(&before, stamp)?;
+                        self.zero_ranges(&recovered.zero, stamp)?;
+                        let zones: Vec<_> = self.sequential().collect();
+                        return self.write_table(&zones, stamp);
+                    }
+                    self.zero_ranges(&recovered.zero, stamp)?;
+                    self.write_table(&recovered.moved, stamp)
+                };
+                mend().inspect_err(|_| live::distrust(&cells))?;
             }
             Some(Err(doubt)) => self.give_up(doubt, boot, options, &mut notes)?,
             None => self.give_up("it was cut off", boot, options, &mut notes)?,
@@ -433,6 +432,9 @@ impl Parts {
             if found.wp != mark.end || later {
                 recovered.moved.push(zone);
             }
+            if later {
+                recovered.later.push(zone);
+            }
             (found.wp, found.generation) = (mark.end, mark.generation);
         }
         let published: Vec<_> = (0..QUEUES_MAX)
@@ -457,6 +459,41 @@ impl Parts {
             }
         }
         recovered
+    }
+
+    fn sequential(&self) -> impl Iterator<Item = ZoneIndex> + use<> {
+        let geometry = &self.header.geometry;
+        (geometry.conventional_zones..geometry.zones()).map(ZoneIndex)
+    }
+
+    /// Writes again, with what can be read there, what a sync that failed may have been about: the page
+    /// cache calls it clean, so that no later sync would bring it to the disk. That is what is above the
+    /// write pointers of `before`, and conventional zones as a whole.
+    fn write_again(&self, before: &[Blocks], stamp: impl Fn()) -> Result<()> {
+        let geometry = &self.header.geometry;
+        let failed = |error| metadata_error("data written again", error);
+        for zone in (0..geometry.zones()).map(ZoneIndex) {
+            let (from, to) = if geometry.is_conventional(zone) {
+                (Blocks::ZERO, geometry.capacity_blocks(zone))
+            } else {
+                (before[zone.index()], self.found[zone.index()].wp)
+            };
+            let block = u64::from(geometry.block_size);
+            let offset = geometry.start_of(zone) + u64::from(from.0) * block;
+            let length = u64::from(to.0.saturating_sub(from.0)) * block;
+            for piece in self.mapping.pieces(offset, length) {
+                let Some(host) = piece.host else { continue };
+                for at in (0..piece.length).step_by(AGAIN_BYTES) {
+                    stamp();
+                    #[allow(clippy::cast_possible_truncation)] // at most AGAIN_BYTES
+                    let length = (piece.length - at).min(AGAIN_BYTES as u64) as usize;
+                    let mut bytes = Buffer::unpooled(length);
+                    self.disk.read_exact_at(&mut bytes, host + at).map_err(failed)?;
+                    self.disk.write_all_at(&bytes, host + at).map_err(failed)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Zeroes ranges, durably; calls `before` before each.
@@ -496,7 +533,7 @@ impl Parts {
     }
 
     /// Ends the earlier session, so that its live file may go.
-    fn begin_session(&mut self, boot: BootId) -> Result<()> {
+    fn begin_session(&mut self, place: &Place) -> Result<()> {
         if self.extension.is_none() {
             let text = "the image has no zonal extension, so a session cannot be kept in it; \
                         open it read-only, or give it one with `zonal adopt`";
@@ -509,8 +546,8 @@ impl Parts {
         if self.header.autoclear != 0 {
             self.clear_autoclear()?;
         }
-        self.session.nonce = random_id()?;
-        self.session.boot_id = boot.0;
+        self.session.nonce = place.nonce()?;
+        self.session.boot_id = place.boot()?.0;
         Ok(())
     }
 
@@ -599,7 +636,7 @@ impl Parts {
         cells: Cells,
         keeping: Keeping,
         notes: OpenNotes,
-        live: Option<std::path::PathBuf>,
+        place: Option<Place>,
     ) -> Device {
         let found = self.found;
         let geometry = self.header.geometry.clone();
@@ -628,7 +665,7 @@ impl Parts {
             mapping: self.mapping,
             clusters: self.clusters,
             state: Mutex::new(state),
-            live,
+            place,
         };
         Device::new(Drive {
             name: name.to_owned(),
@@ -644,6 +681,8 @@ impl Parts {
 #[derive(Default)]
 struct Recovered {
     moved: Vec<ZoneIndex>,
+    /// Of a later life than the table's.
+    later: Vec<ZoneIndex>,
     zero: Vec<(ZoneIndex, Extent)>,
 }
 
@@ -747,17 +786,10 @@ mod tests {
     fn mend_and_die(path: &Path) {
         let file = FileDisk::open(path, Access::ReadWrite).unwrap();
         let mut parts = read_image(Disk::File(file.clone()), false).unwrap();
-        let boot = boot_id().unwrap();
-        let expected = Expected {
-            zones: parts.zones(),
-            nonce: &parts.session.nonce.clone(),
-            boot,
-            image: &file.identity().unwrap(),
-            flush_sequence: parts.session.flush_sequence,
-        };
-        let earlier = live::open(&live::path_of(path), &expected);
+        let place = Place::File { file, live: live::path_of(path) };
+        let earlier = place.earlier(parts.zones(), &parts.session).unwrap().unwrap();
         assert!(earlier.is_ok(), "{:?}", earlier.err());
-        parts.mend(Some(earlier), boot, &OpenOptions::default()).unwrap();
+        parts.mend(Some(earlier), &place, &OpenOptions::default()).unwrap();
     }
 
     #[test]

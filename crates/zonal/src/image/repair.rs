@@ -5,16 +5,15 @@
 //! durable before the next. What is left is what a check finds afterwards.
 
 use super::check::{CheckOptions, CheckReport, check_disk, check_parts};
-use super::metadata_error;
 use super::open::{
     not_a_file, open, open_error, read_map_by, read_marked_header, table_reader, take_lock,
 };
+use super::{Place, metadata_error};
 use crate::device::Device;
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
-use crate::live::{self, Expected};
+use crate::live;
 use crate::open::OpenOptions;
-use crate::sys::clock::boot_id;
 use crate::sys::file::Access;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -87,22 +86,9 @@ fn repair_file(path: &Path, options: &RepairOptions) -> Result<RepairReport> {
     let real = fs::canonicalize(path).map_err(|error| metadata_error("the path", error))?;
     let live_path = live::path_of(&real);
     take_lock(&file, &real, || live::owner(&live_path))?;
-    // Again, with the lock held.
-    let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
-    let refuse = |header: &Header, session: &Session| {
-        let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
-        let expected = Expected {
-            zones: header.geometry.zones(),
-            nonce: &session.nonce,
-            boot,
-            image: &identity,
-            flush_sequence: session.flush_sequence,
-        };
-        if session.clean || session.boot_id != boot.0 {
-            return Ok(());
-        }
-        refuse_unclean(live::open(&live_path, &expected).err(), options)
-    };
+    let place = Place::File { file: file.clone(), live: live_path };
+    let refuse =
+        |header: &Header, session: &Session| refuse_unclean(&place, header, session, options);
     let mut kept = None;
     let keep = |bytes: &[u8]| {
         kept = Some(keep_beside(&real, path, bytes)?);
@@ -130,8 +116,18 @@ fn repair_file(path: &Path, options: &RepairOptions) -> Result<RepairReport> {
 }
 
 /// A session of this boot was cut off: what it acknowledged may be in its live file, which is believed
-/// only as long as nobody else changes the image.
-fn refuse_unclean(doubt: Option<live::Doubt>, options: &RepairOptions) -> Result<()> {
+/// only as long as nobody else changes the image. Asked with the lock held.
+pub(crate) fn refuse_unclean(
+    place: &Place,
+    header: &Header,
+    session: &Session,
+    options: &RepairOptions,
+) -> Result<()> {
+    if session.clean || session.boot_id != place.boot()?.0 {
+        return Ok(());
+    }
+    let Some(earlier) = place.earlier(header.geometry.zones(), session)? else { return Ok(()) };
+    let doubt = earlier.err();
     let text = match doubt {
         None => "its last session was cut off, and what it had acknowledged is in its live file: \
                  bring that in first by opening it to write, for example with `zonal flush`, then \

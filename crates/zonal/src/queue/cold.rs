@@ -15,7 +15,7 @@ use super::task::Desk;
 use crate::buffer::Buffer;
 use crate::device::Drive;
 use crate::engine::IoKind;
-use crate::image::{Grant, Image, Span};
+use crate::image::{Clusters, Grant, Image, Span};
 use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Zones, drained};
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use zonal_core::broken::{Rule, is_broken};
 use zonal_core::error::{Error, ErrorKind, Result};
-use zonal_core::units::{Extent, ZoneIndex};
+use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{ZoneOp, ZoneState};
 
 /// Zeros are written in pieces of this size where the disk cannot punch.
@@ -67,12 +67,20 @@ pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result
     let begun = scene.begun.replace(true);
     match op {
         ZoneOp::Open => make_ready(&scene, zone).await?,
-        ZoneOp::Close => {}
-        ZoneOp::Finish => {
-            settle_reset(&scene, zone).await?;
-            zero_rest(&scene, zone).await?;
+        ZoneOp::Close | ZoneOp::Finish | ZoneOp::Reset => {}
+    }
+    // Held until the zone is full: clusters that it is given meanwhile, for a write that has been
+    // given up since, would not be made zero below a write pointer at the capacity.
+    let mut _turn = None;
+    if op == ZoneOp::Finish {
+        settle_reset(&scene, zone).await?;
+        if let Some((image, clusters)) = lacking(&scene, zone) {
+            _turn = Some(clusters.turn().await);
+            if clusters.may_name(zone) {
+                give(&scene, image, clusters, zone, zones.capacity(zone)).await?;
+            }
         }
-        ZoneOp::Reset => {}
+        zero_rest(&scene, zone).await?;
     }
     if let Err(refusal) = zones.operate(zone, op) {
         // Nothing has changed in this zone; of a reset of all zones, others may have.
@@ -103,25 +111,40 @@ pub(super) async fn make_ready(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     allocate(scene, zone).await
 }
 
-/// Gives a zone the clusters it is missing: counted first, then entered, each durably.
+/// The image, and what gives clusters, if a zone is missing some.
+fn lacking(scene: &Scene, zone: ZoneIndex) -> Option<(&Image, &Clusters)> {
+    let image = scene.image()?;
+    let clusters = image.clusters()?;
+    scene.zones().is_lacking_clusters(zone).then_some((image, clusters))
+}
+
+/// Gives a zone the clusters it is missing.
 async fn allocate(scene: &Scene, zone: ZoneIndex) -> Result<()> {
-    let zones = scene.zones();
-    let Some((image, clusters)) = scene.image().and_then(|image| Some((image, image.clusters()?)))
-    else {
-        return Ok(());
-    };
-    if !zones.is_lacking_clusters(zone) {
-        return Ok(());
-    }
+    let Some((image, clusters)) = lacking(scene, zone) else { return Ok(()) };
     let _turn = clusters.turn().await;
+    let wp = scene.zones().cells().load(zone).wp();
+    give(scene, image, clusters, zone, wp).await
+}
+
+/// Gives a zone the clusters it is missing, with the turn to do so: counted first, then entered, each
+/// durably. They read as zeros below `end`.
+async fn give(
+    scene: &Scene,
+    image: &Image,
+    clusters: &Clusters,
+    zone: ZoneIndex,
+    end: Blocks,
+) -> Result<()> {
+    let zones = scene.zones();
     if !zones.is_lacking_clusters(zone) {
         return Ok(());
     }
     latched(zones)?;
     let grants = image.grants(zone)?;
     for grant in &grants {
-        zero_below_pointer(scene, image, zone, grant).await?;
+        zero_below(scene, image, zone, grant, end).await?;
         change_tables(scene, &grant.counts).await?;
+        clusters.names(zone);
         change_tables(scene, &grant.entries).await?;
     }
     image.complete(zone, &grants);
@@ -129,16 +152,16 @@ async fn allocate(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     Ok(())
 }
 
-/// Makes clusters read as zeros, durably, as their zone does below its write pointer where it has
+/// Makes clusters read as zeros, durably, below a zone's block `end`, as the zone does where it has
 /// none yet. What they were before is still in them: a table, or the data of another program.
-async fn zero_below_pointer(
+async fn zero_below(
     scene: &Scene,
     image: &Image,
     zone: ZoneIndex,
     grant: &Grant,
+    end: Blocks,
 ) -> Result<()> {
-    let zones = scene.zones();
-    let end = zones.offset_of(zone, zones.cells().load(zone).wp());
+    let end = scene.zones().offset_of(zone, end);
     let (_, cluster) = image.layout();
     let mut any = false;
     for run in &grant.runs {
@@ -190,6 +213,9 @@ async fn change_spans(scene: &Scene, spans: &[Span]) -> io::Result<()> {
 async fn settle_reset(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     if !scene.zones().is_reset_pending(zone) {
         return Ok(());
+    }
+    if is_broken(Rule::PunchAfterEntry) {
+        punch(scene, zone).await;
     }
     persist(scene).await?;
     latched(scene.zones())?;
@@ -265,7 +291,9 @@ async fn flush_round(scene: &Scene) -> Result<u64> {
         zones.prove();
         persist(scene).await?;
     }
-    sync_data(scene).await.inspect_err(|_| zones.forget_notes())?;
+    if !is_broken(Rule::DataSynced) {
+        sync_data(scene).await.inspect_err(|_| zones.forget_notes())?;
+    }
     if !is_broken(Rule::DataBeforePointer) {
         zones.prove();
         persist(scene).await?;
@@ -364,7 +392,7 @@ pub(super) async fn settle(scene: Scene, settling: Settling) {
     let (dead, wp) = (settling.dead.clone(), settling.wp());
     let mut settler = Settler { zones: scene.zones(), settling: Some(settling), zeroed: false };
     let mut zeroed = Ok(());
-    for &extent in &dead {
+    for &extent in dead.iter().filter(|_| !is_broken(Rule::DeadRangesZeroed)) {
         zeroed = match zeroed {
             Ok(()) => zero(&scene, zone, extent).await,
             failed @ Err(_) => failed,

@@ -44,6 +44,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use task::{Desk, Tasks};
 use tracing::Instrument;
+use zonal_core::broken::{Rule, is_broken};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{Barrier, Pass, Placement, Refusal, Verdict, Write, ZoneOp, ZoneState};
@@ -1083,6 +1084,11 @@ impl Queue {
         if keeps_gate {
             self.release_gate(number);
         }
+        let offset = if is_broken(Rule::OffsetOfItsRecord) {
+            self.newest_offset(number, offset)
+        } else {
+            offset
+        };
         let buffer = self.slots.get(number).buffer.take();
         let extra = self.slots.get(number).extra.take();
         self.slots.free(number);
@@ -1094,6 +1100,18 @@ impl Queue {
             self.end_extra(&extra, &result, offset);
         }
         self.completed.push_back(Completion { tag, result, flags, offset, buffer });
+    }
+
+    /// Where the newest write of a slot's zone is that is as long as the slot's.
+    #[cold]
+    fn newest_offset(&mut self, number: u32, offset: u64) -> u64 {
+        let slot = self.slots.get(number);
+        let (zone, length) = (slot.zone, slot.extent.length());
+        if slot.stage != Stage::InFlight {
+            return offset;
+        }
+        let wp = self.drive.zones.cells().load(zone).wp();
+        self.drive.zones.offset_of(zone, Blocks(wp.0.saturating_sub(length.0)))
     }
 
     // ---- giving up ------------------------------------------------------------------------

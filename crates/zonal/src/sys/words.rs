@@ -1,6 +1,7 @@
 //! An array of 64-bit atomics, in memory or in a mapped file.
 
-use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 /// A fixed array of atomics that many threads, and with a mapped file another process, share.
 pub(crate) struct SharedWords {
@@ -11,13 +12,14 @@ pub(crate) struct SharedWords {
     #[cfg(not(zonal_shuttle))]
     _memory: Memory,
     #[cfg(zonal_shuttle)]
-    words: Box<[AtomicU64]>,
+    words: Arc<[AtomicU64]>,
 }
 
 #[cfg(not(zonal_shuttle))]
 enum Memory {
     Heap(#[allow(dead_code, reason = "keeps the memory")] Box<[AtomicU64]>),
     Anonymous(#[allow(dead_code, reason = "keeps the mapping")] super::mmap::AnonymousMap),
+    Shared(#[allow(dead_code, reason = "keeps the memory")] Arc<SharedWords>),
     Mapped(#[allow(dead_code, reason = "keeps the mapping")] super::mmap::SharedWords),
 }
 
@@ -48,6 +50,26 @@ impl SharedWords {
         }
         #[cfg(zonal_shuttle)]
         Self { words: (0..len).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// The same words once more, as a file that is mapped twice.
+    pub(crate) fn share(words: &Arc<Self>) -> Self {
+        #[cfg(not(zonal_shuttle))]
+        return Self { words: words.words, len: words.len, _memory: Memory::Shared(words.clone()) };
+        #[cfg(zonal_shuttle)]
+        Self { words: words.words.clone() }
+    }
+
+    /// What they hold now, on the heap.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self::heap(self.len());
+        for index in 0..self.len() {
+            let value = self.get(index).load(Ordering::Acquire);
+            if value != 0 {
+                copy.get(index).store(value, Ordering::Release);
+            }
+        }
+        copy
     }
 
     /// Over a mapped file. Under the model checker, whose atomics cannot lie in a file, over a

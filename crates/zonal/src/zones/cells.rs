@@ -106,6 +106,11 @@ impl Cells {
         Self { words, base, zones, stride: stride(zones) }
     }
 
+    /// Whether there are words before the cells.
+    pub(crate) fn has_head(&self) -> bool {
+        self.base > 0
+    }
+
     /// The words before the cells.
     pub(crate) fn head(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.base);

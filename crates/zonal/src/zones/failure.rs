@@ -13,6 +13,7 @@
 
 use super::{Control, Counts, Mark, SlotId, Zones};
 use crate::mailbox::Message;
+use zonal_core::broken::{Rule, is_broken};
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{Epoch, Settlement, ZoneState, settle};
 
@@ -108,7 +109,7 @@ impl Zones {
         site.ended.push(Ended { id, extent, failed, lost });
         let (_, word) =
             self.change(zone, |word| if failed { word.fail(epoch) } else { word.hold(epoch) });
-        if word.in_flight() > 0 {
+        if word.in_flight() > 0 && !is_broken(Rule::FailingZoneDrains) {
             return Conclusion::Held;
         }
         let failed = || site.ended.iter().filter(|ended| ended.failed).map(|ended| ended.extent);

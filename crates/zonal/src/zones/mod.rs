@@ -368,6 +368,7 @@ impl Zones {
         if control.latch.is_none() {
             tracing::error!("{why}: the drive is read-only from here on");
             control.latch = Some(why.to_owned());
+            crate::live::distrust(&self.cells);
             self.latched.store(true, Ordering::Release);
         }
     }

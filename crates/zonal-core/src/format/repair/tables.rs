@@ -1,6 +1,7 @@
 //! The tables of every qcow2 image: L1, L2, refcounts.
 
 use super::{Mend, MendedList, Patch};
+use crate::broken::{Rule, is_broken};
 use crate::error::Result;
 use crate::format::check::{
     FindingKind, Findings, Ranges, block_pieces, piece_buffer, refcount_blocks, set_count,
@@ -69,6 +70,7 @@ pub fn mend_entries<R: FnMut(u64, &mut [u8]) -> Result<()>>(
             let made = layout.and_then(|layout| layout.l2_entry_at(place));
             for (mend, new) in candidates(old, made) {
                 if let Ok(Entry::Data(_) | Entry::Zeroed(_)) = entry(tables, new, place) {
+                    let new = if is_broken(Rule::RepairKeepsMapped) { 0 } else { new };
                     mended.add(mend, place, 8);
                     patch.write(place, &new.to_be_bytes())?;
                     break;

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
+use std::sync::Arc as Shared;
 use std::time::{Duration, Instant};
 
 pub use faults::FaultPlan;
@@ -25,6 +26,7 @@ pub use medium::SimImage;
 use super::{EngineOptions, Io, IoKind};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock, wait, wait_timeout};
 use crate::sys::memory::LentBytes;
+use crate::sys::words::SharedWords;
 use faults::Faults;
 use medium::{Medium, Unfinished};
 
@@ -101,9 +103,9 @@ pub struct SimCounts {
 /// assert_eq!(left, SimImage::new(1 << 20, 512));
 /// ```
 #[derive(Clone)]
-pub struct SimDisk(Arc<Shared>);
+pub struct SimDisk(Arc<Common>);
 
-struct Shared {
+struct Common {
     state: Mutex<State>,
     /// A request ended, a notification came, or the power went: waiting engines look again.
     changed: Condvar,
@@ -119,7 +121,24 @@ struct State {
     next_engine: u32,
     counts: SimCounts,
     power: bool,
+    /// So many more requests end before nothing works any more.
+    stop_after: Option<u64>,
+    /// What was pending when it stopped.
+    left: Vec<Op>,
+    /// The live file beside the image; what it held when the disk stopped, when a process would have
+    /// stopped too.
+    live: Option<Shared<SharedWords>>,
+    live_at_stop: Option<Option<Shared<SharedWords>>>,
+    now_ns: u64,
+    /// When the last write began, of those that had an effect or may have had.
+    modified_ns: u64,
 }
+
+/// How much time passes with each request, in nanoseconds.
+const STEP_NS: u64 = 1000;
+
+/// A day in 2025, in nanoseconds since 1970: when time begins.
+const BEGINNING_NS: u64 = 1_750_000_000_000_000_000;
 
 /// A submitted request.
 struct Op {
@@ -153,12 +172,12 @@ impl SimDisk {
     /// A disk with this content, all of it durable.
     #[must_use]
     pub fn new(image: &SimImage, mode: SimMode) -> Self {
-        let faults = match mode {
-            SimMode::Manual => None,
-            SimMode::Auto { seed, faults } => Some(Faults::new(seed, faults)),
-        };
+        Self::over(Medium::new(image), faults_of(mode), BEGINNING_NS, BEGINNING_NS)
+    }
+
+    fn over(medium: Medium, faults: Option<Faults>, now_ns: u64, modified_ns: u64) -> Self {
         let state = State {
-            medium: Medium::new(image),
+            medium,
             faults,
             pending: Vec::new(),
             next_id: 0,
@@ -166,8 +185,14 @@ impl SimDisk {
             next_engine: 0,
             counts: SimCounts::default(),
             power: true,
+            stop_after: None,
+            left: Vec::new(),
+            live: None,
+            live_at_stop: None,
+            now_ns,
+            modified_ns,
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
+        Self(Arc::new(Common { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
     /// The requests that have not ended, in the order they were submitted.
@@ -223,13 +248,112 @@ impl SimDisk {
     pub fn cut(&self, choose: &mut dyn FnMut(usize) -> usize) -> SimImage {
         let mut state = self.state();
         let image = state.medium.cut(&state.unfinished(), choose);
-        state.power = false;
-        for op in std::mem::take(&mut state.pending) {
-            state.deliver(&op, Err(libc::EIO), Vec::new());
-        }
+        state.stop();
         drop(state);
         self.0.changed.notify_all();
         image
+    }
+
+    /// Ends the process that uses the disk, and leaves the disk as it is: what was written can still
+    /// be read, and is still not durable where it was not. Gives the disk as the next process finds
+    /// it; all handles of this one fail with `EIO` from now on.
+    ///
+    /// What had not ended lands or fails: as long as there is any, `next` is called with all of it,
+    /// and returns which ends next, and how.
+    ///
+    /// # Panics
+    /// `next` returns a number out of range.
+    ///
+    /// ```
+    /// use zonal::sim::{SimDisk, SimImage, SimMode};
+    ///
+    /// let disk = SimDisk::new(&SimImage::new(1 << 20, 512), SimMode::Manual);
+    /// let next = disk.kill(&mut |_| unreachable!("nothing is pending"));
+    /// assert_eq!(next.image(), SimImage::new(1 << 20, 512));
+    /// ```
+    #[must_use]
+    pub fn kill(&self, next: &mut dyn FnMut(&[PendingIo]) -> (usize, Outcome)) -> Self {
+        let mut state = self.state();
+        state.stop();
+        let mut left = std::mem::take(&mut state.left);
+        while !left.is_empty() {
+            let pending: Vec<PendingIo> = left.iter().map(Op::describe).collect();
+            let (which, outcome) = next(&pending);
+            let _ = state.apply(&left.remove(which), outcome);
+        }
+        let empty = Medium::new(&SimImage::new(0, state.medium.sector_bytes()));
+        let medium = std::mem::replace(&mut state.medium, empty);
+        let successor = Self::over(medium, state.faults.take(), state.now_ns, state.modified_ns);
+        drop(state);
+        self.0.changed.notify_all();
+        successor
+    }
+
+    /// After so many more requests, blocking calls among them, nothing works any more, as if the
+    /// power had gone or the process had been killed; which it was, [`cut`](Self::cut) or
+    /// [`kill`](Self::kill) says afterwards. `None`: it goes on.
+    pub fn stop_after(&self, requests: Option<u64>) {
+        let mut state = self.state();
+        state.stop_after = requests;
+        if requests == Some(0) {
+            state.stop();
+        }
+        drop(state);
+        self.0.changed.notify_all();
+    }
+
+    /// Whether it has stopped, for whatever reason.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        !self.state().power
+    }
+
+    /// Lets somebody else complete requests from now on.
+    pub fn set_mode(&self, mode: SimMode) {
+        self.state().faults = faults_of(mode);
+        self.0.changed.notify_all();
+    }
+
+    /// Lets time pass. By itself it passes only with requests, a microsecond with each.
+    pub fn advance(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let mut state = self.state();
+        state.now_ns = state.now_ns.saturating_add(nanoseconds);
+    }
+
+    /// The live file that is beside the image from now on.
+    pub(crate) fn set_live(&self, live: Option<Shared<SharedWords>>) {
+        self.state().live = live;
+    }
+
+    /// The live file as it was when the disk stopped.
+    pub(crate) fn take_live(&self) -> Option<Shared<SharedWords>> {
+        let mut state = self.state();
+        state.live_at_stop.take().unwrap_or_else(|| state.live.clone())
+    }
+
+    /// The live file as it is.
+    pub(crate) fn live(&self) -> Option<Shared<SharedWords>> {
+        self.state().live.clone()
+    }
+
+    /// The time of day, in nanoseconds since 1970, and when the last write began.
+    pub(crate) fn times_ns(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.now_ns, state.modified_ns)
+    }
+
+    /// The same disk with other content, all of it durable, last written at `modified_ns`. The old
+    /// handles are cut off.
+    pub(crate) fn replaced(&self, image: &SimImage, modified_ns: Option<u64>) -> Self {
+        let mut state = self.state();
+        state.stop();
+        let now_ns = state.now_ns;
+        let modified_ns = modified_ns.unwrap_or(now_ns);
+        let replaced = Self::over(Medium::new(image), state.faults.take(), now_ns, modified_ns);
+        drop(state);
+        self.0.changed.notify_all();
+        replaced
     }
 
     /// What [`cut`](Self::cut) would leave, without cutting: for trying every subset.
@@ -331,6 +455,13 @@ impl SimDisk {
     }
 }
 
+fn faults_of(mode: SimMode) -> Option<Faults> {
+    match mode {
+        SimMode::Manual => None,
+        SimMode::Auto { seed, faults } => Some(Faults::new(seed, faults)),
+    }
+}
+
 impl fmt::Debug for SimDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimDisk").finish_non_exhaustive()
@@ -364,7 +495,7 @@ impl State {
     }
 
     fn unfinished(&self) -> Vec<Unfinished<'_>> {
-        let writes = self.pending.iter().map(|op| Unfinished {
+        let writes = self.pending.iter().chain(&self.left).map(|op| Unfinished {
             kind: op.kind,
             offset: op.offset,
             length: op.length,
@@ -385,8 +516,35 @@ impl State {
         id
     }
 
+    /// Nothing works from here on; what is pending may have had its effect.
+    fn stop(&mut self) {
+        if self.power {
+            let copy = |words: &Shared<SharedWords>| Shared::new(words.copy());
+            self.live_at_stop = Some(self.live.as_ref().map(copy));
+        }
+        self.power = false;
+        for op in std::mem::take(&mut self.pending) {
+            self.deliver(&op, Err(libc::EIO), Vec::new());
+            self.left.push(op);
+        }
+    }
+
+    /// A request has ended.
+    fn count_down(&mut self) {
+        if let Some(requests) = &mut self.stop_after {
+            *requests = requests.saturating_sub(1);
+            if *requests == 0 {
+                self.stop();
+            }
+        }
+    }
+
     fn op(&mut self, engine: u32, kind: IoKind, offset: u64, length: u64, data: Vec<u8>) -> Op {
         let id = self.next_id;
+        self.now_ns += STEP_NS;
+        if !matches!(kind, IoKind::Read | IoKind::SyncData) {
+            self.modified_ns = self.now_ns;
+        }
         self.next_id += 1;
         Op { id, engine, kind, offset, length, data, barrier: self.medium.barrier() }
     }
@@ -411,6 +569,7 @@ impl State {
     fn end(&mut self, op: &Op, outcome: Outcome) {
         let (result, data) = self.apply(op, outcome);
         self.deliver(op, result, data);
+        self.count_down();
     }
 
     /// A blocking call: a request that ends at once. What it read.
@@ -431,6 +590,7 @@ impl State {
             },
         };
         let (result, data) = self.apply(&op, outcome);
+        self.count_down();
         result.map(|_| data).map_err(io::Error::from_raw_os_error)
     }
 
@@ -542,7 +702,7 @@ impl SimEngine {
 
     fn wait<'a>(
         &self,
-        shared: &'a Shared,
+        shared: &'a Common,
         mut state: MutexGuard<'a, State>,
         target: usize,
         timeout: Option<Duration>,

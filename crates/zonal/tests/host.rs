@@ -1,0 +1,177 @@
+//! What histories found, in a few steps each: kills, cuts and failures on a simulated machine.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+#[path = "foreign/plain.rs"]
+mod plain;
+
+use plain::plain;
+use zonal::sim::{FaultPlan, Outcome, SimDisk, SimHost, SimImage, SimMode};
+use zonal::{AdoptOptions, Buffer, Device, Geometry, OpenOptions, Queue, QueueOptions, Request};
+
+const BLOCK: u64 = 512;
+
+fn auto(faults: FaultPlan) -> SimMode {
+    SimMode::Auto { seed: 1, faults }
+}
+
+fn quiet() -> SimMode {
+    auto(FaultPlan::default())
+}
+
+fn queue(drive: &Device) -> Queue {
+    let options = QueueOptions { buffer_bytes: 0, ..QueueOptions::default() };
+    drive.queue(&options).unwrap()
+}
+
+fn ask(queue: &mut Queue, request: Request) -> zonal::Result<u32> {
+    queue.push(request).unwrap();
+    queue.submit_and_wait(1).unwrap();
+    queue.next_completion().unwrap().result
+}
+
+fn block(byte: u8) -> Buffer {
+    Buffer::from_slice(&[byte; BLOCK as usize])
+}
+
+/// A machine with an empty drive of two zones of eight blocks.
+fn host() -> SimHost {
+    let geometry = Geometry {
+        zone_size: 8 * BLOCK,
+        zone_capacity: 8 * BLOCK,
+        block_size: 512,
+        max_append: 512,
+        ..Geometry::with_size(16 * BLOCK)
+    };
+    let disk = SimDisk::new(&SimImage::new(0, 512), SimMode::Manual);
+    zonal::sim::create(&disk, &geometry).unwrap();
+    SimHost::new(&disk.image(), quiet())
+}
+
+fn open(host: &SimHost) -> Device {
+    host.open(&OpenOptions::default()).unwrap()
+}
+
+/// A zone's write pointer in blocks, and its bytes.
+fn zone(drive: &Device, number: u32) -> (u64, Vec<u8>) {
+    let info = drive.report(number..=number).unwrap()[0];
+    let mut queue = queue(drive);
+    let into = Buffer::from_slice(&[0xa5; 8 * 512]);
+    queue.push(Request::read_at(info.start, into)).unwrap();
+    queue.submit_and_wait(1).unwrap();
+    let completion = queue.next_completion().unwrap();
+    completion.result.unwrap();
+    let wp = (info.write_pointer.unwrap() - info.start) / BLOCK;
+    (wp, completion.buffer.unwrap().to_vec())
+}
+
+/// The process dies in the middle of the flush that follows a reset, and of what is on its way to the
+/// disk any part arrives.
+#[test]
+fn a_reset_outlives_a_kill_in_the_middle_of_its_flush() {
+    let mut cases = 0;
+    for ended in 0..6 {
+        for arrives in 0..8_usize {
+            let host = host();
+            let drive = open(&host);
+            let mut queue = queue(&drive);
+            ask(&mut queue, Request::append(0, block(7))).unwrap();
+            ask(&mut queue, Request::flush()).unwrap();
+            ask(&mut queue, Request::reset(0)).unwrap();
+            let disk = host.disk();
+            disk.set_mode(SimMode::Manual);
+            queue.push(Request::flush()).unwrap();
+            for _ in 0..ended {
+                queue.submit().unwrap();
+                if let Some(io) = disk.pending().first() {
+                    disk.complete(io.id, Outcome::Ok);
+                }
+            }
+            queue.submit().unwrap();
+            let mut nth = 0;
+            host.kill(&mut |_| {
+                nth += 1;
+                let lands = arrives >> (nth - 1) & 1 == 1;
+                (0, if lands { Outcome::Ok } else { Outcome::Fail(libc::EIO) })
+            });
+            cases += 1;
+            drop((queue, drive));
+            assert_eq!(zone(&open(&host), 0), (0, vec![0; 8 * 512]), "{ended}, {arrives:#b}");
+        }
+    }
+    assert_eq!(cases, 48);
+}
+
+/// Two zones of one cluster; the first has data, the second no cluster. What is free in the file was
+/// a table once.
+fn adopted() -> SimHost {
+    let zone = 8 * BLOCK;
+    let disk = SimDisk::new(&plain(12, 2 * zone, &[(0, 9)]), quiet());
+    let options =
+        AdoptOptions { zone_size: Some(zone), block_size: Some(512), ..AdoptOptions::default() };
+    zonal::sim::adopt(&disk, options).unwrap();
+    SimHost::new(&disk.image(), SimMode::Manual)
+}
+
+/// A write waits for its zone's clusters, and is given up; behind it the zone is finished.
+#[test]
+fn a_zone_finished_while_it_is_given_clusters_reads_as_zeros() {
+    for ended in 0..12 {
+        for fails in [false, true] {
+            let host = adopted();
+            let (drive, disk) = (open(&host), host.disk());
+            let (mut writer, mut finisher) = (queue(&drive), queue(&drive));
+            writer.push(Request::append(1, block(7))).unwrap();
+            writer.submit().unwrap();
+            finisher.push(Request::finish(1)).unwrap();
+            finisher.submit().unwrap();
+            for _ in 0..ended {
+                if let Some(io) = disk.pending().first() {
+                    disk.complete(io.id, Outcome::Ok);
+                }
+                writer.submit().unwrap();
+            }
+            // What fails may be there in part, as a table entry that is written.
+            if fails && let Some(io) = disk.pending().first() {
+                let most = usize::try_from(io.len).unwrap();
+                disk.complete(io.id, Outcome::FailAfterPartial(most));
+            }
+            disk.set_mode(quiet());
+            drop(writer);
+            finisher.submit_and_wait(1).unwrap();
+            finisher.next_completion().unwrap().result.unwrap();
+            drop(finisher);
+            drive.close().unwrap();
+            let (wp, bytes) = zone(&open(&host), 1);
+            let written = bytes.iter().all(|&byte| byte == 0 || byte == 7);
+            assert!(wp == 8 && written, "{ended}, {fails}: {wp}, {:?}", &bytes[..16]);
+        }
+    }
+}
+
+/// After a sync that failed the page cache calls clean what never reached the disk.
+#[test]
+fn what_a_failed_sync_left_is_made_durable_when_the_image_is_opened_again() {
+    for again in [false, true] {
+        let host = host();
+        let drive = open(&host);
+        let mut queue = queue(&drive);
+        ask(&mut queue, Request::append(0, block(7))).unwrap();
+        host.disk().set_mode(auto(FaultPlan { fail_sync: Some(0), ..FaultPlan::default() }));
+        ask(&mut queue, Request::flush()).unwrap_err();
+        host.kill(&mut |_| unreachable!("nothing is pending"));
+        drop((queue, drive));
+        if again {
+            // A sync of the opening fails as well.
+            host.disk().set_mode(auto(FaultPlan { fail_sync: Some(1), ..FaultPlan::default() }));
+            host.open(&OpenOptions::default()).unwrap_err();
+        }
+        host.disk().set_mode(quiet());
+        let drive = open(&host);
+        assert_eq!(zone(&drive, 0).0, 1);
+        host.cut(&mut |_| 0);
+        drop(drive);
+        let (wp, bytes) = zone(&open(&host), 0);
+        assert_eq!((wp, &bytes[..512]), (1, &[7; 512][..]), "{again}");
+    }
+}
