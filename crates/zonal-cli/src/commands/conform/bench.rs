@@ -5,6 +5,7 @@
 //! that it resets itself; one request of [`Bench::call`] is in flight at a time.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     ops::Range,
     time::{Duration, Instant},
@@ -82,6 +83,13 @@ pub(super) struct Notes {
     pub(super) does: Vec<String>,
 }
 
+/// What zones outside of the range have of the limits.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outside {
+    open: usize,
+    active: usize,
+}
+
 /// A drive on the bench.
 pub(super) struct Bench<'a> {
     /// The drive.
@@ -96,6 +104,7 @@ pub(super) struct Bench<'a> {
     zones: Vec<u32>,
     /// All zones it may touch.
     range: Range<u32>,
+    outside: Outside,
     lane: Option<Box<dyn Lane + 'a>>,
     run: u64,
     records: u64,
@@ -112,7 +121,14 @@ impl<'a> Bench<'a> {
         seed: u64,
         run: u64,
     ) -> zonal::Result<Self> {
-        let report = peer.report(range.clone())?;
+        let (report, others): (Vec<_>, Vec<_>) = peer
+            .report(0..peer.geometry().zones())?
+            .into_iter()
+            .partition(|zone| range.contains(&zone.zone));
+        let outside = Outside {
+            open: others.iter().filter(|zone| zone.state.is_open()).count(),
+            active: others.iter().filter(|zone| is_active(zone.state)).count(),
+        };
         let is_usable = |zone: &&ZoneInfo| {
             zone.kind == ZoneKind::Sequential
                 && (takes_data(zone.state) || zone.state == ZoneState::Full)
@@ -124,6 +140,7 @@ impl<'a> Bench<'a> {
             campaign: None,
             zones: report.iter().filter(is_usable).map(|zone| zone.zone).collect(),
             range,
+            outside,
             lane: None,
             run,
             records: 0,
@@ -322,12 +339,15 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// How many zones may be open and active at once, by the limits and by how many zones there are.
+    /// How many zones may be open and active at once, by the limits, what zones outside of the range
+    /// have of them, and how many zones there are.
     pub(super) fn room(&self) -> (usize, usize) {
-        let limit = |limit: Option<u32>| limit.map_or(usize::MAX, |limit| limit as usize);
+        let left = |limit: Option<u32>, used: usize| {
+            limit.map_or(usize::MAX, |limit| (limit as usize).saturating_sub(used).max(1))
+        };
         let Limits { max_open_zones, max_active_zones, .. } = self.limits();
-        let active = limit(max_active_zones).min(self.zones.len());
-        (limit(max_open_zones).min(active), active)
+        let active = left(max_active_zones, self.outside.active).min(self.zones.len());
+        (left(max_open_zones, self.outside.open).min(active), active)
     }
 
     /// Empties every zone that rules may use, and returns the first `count` that take at least
@@ -373,11 +393,7 @@ impl<'a> Bench<'a> {
 
     /// The limits can only be looked at when nobody else has zones open.
     pub(super) fn alone(&self) -> Checked {
-        let report = self.report(0..self.geometry().zones())?;
-        let others = report
-            .iter()
-            .filter(|zone| is_active(zone.state) && self.zones.binary_search(&zone.zone).is_err());
-        match others.count() {
+        match self.outside.active {
             0 => Ok(()),
             count => not_applicable(format!(
                 "{} outside of --zones {} open or closed, and count against the limits",
@@ -430,13 +446,21 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Runs what `next` gives, many at a time.
+    /// Runs what `next` gives, many at a time. When it gives up, what is in flight is waited for.
     pub(super) fn stream(
+        &mut self,
+        next: impl FnMut(&mut Self) -> Option<Call>,
+        each: impl FnMut(&mut Self, &str, Completion) -> Checked,
+    ) -> Checked {
+        self.stream_on(next, each).inspect_err(|_| self.lane = None)
+    }
+
+    fn stream_on(
         &mut self,
         mut next: impl FnMut(&mut Self) -> Option<Call>,
         mut each: impl FnMut(&mut Self, &str, Completion) -> Checked,
     ) -> Checked {
-        let mut under_way: std::collections::BTreeMap<u64, (String, usize)> = Default::default();
+        let mut under_way: BTreeMap<u64, (String, usize)> = BTreeMap::new();
         let mut tag = 0;
         loop {
             while under_way.len() < LANE_DEPTH as usize {

@@ -50,8 +50,10 @@ pub(super) fn misaligned(bench: &mut Bench<'_>) -> Checked {
     let ZoneInfo { zone, start, .. } = bench.fresh_zone(3)?;
     let half = block / 2;
     for length in [1, half, block + half] {
-        let append = Call::Append { zone, data: buffer(length) };
-        bench.refused("append", Some(zone), append, INVALID)?;
+        if length <= bench.limits().append_bytes_max {
+            let append = Call::Append { zone, data: buffer(length) };
+            bench.refused("append", Some(zone), append, INVALID)?;
+        }
         let write = Call::Write { offset: start, data: buffer(length) };
         bench.refused("write", Some(zone), write, INVALID)?;
         let read = Call::Read { offset: start, into: buffer(length) };

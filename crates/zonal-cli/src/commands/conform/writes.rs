@@ -73,7 +73,7 @@ pub(super) fn reset_all(bench: &mut Bench<'_>) -> Checked {
         return not_applicable("it would empty zones outside of --zones");
     }
     let (_, active) = bench.room();
-    let zones = bench.fresh(active.min(4), 1)?;
+    let zones = bench.fresh(active.min(4), 2)?;
     for (n, zone) in zones.iter().enumerate() {
         let append = bench.append(zone.zone, 1);
         bench.ok(append)?;

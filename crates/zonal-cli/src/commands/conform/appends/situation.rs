@@ -199,8 +199,11 @@ fn run(
     situation: &Situation,
     name: &str,
 ) -> Checked {
-    if situation.twist == Twist::ImplicitCloses && situation.zones <= bench.room().0 {
-        return Err(Stop::NotApplicable("no zone has to be closed for another".into()));
+    if situation.twist == Twist::ImplicitCloses {
+        bench.alone()?;
+        if situation.zones <= bench.room().0 {
+            return Err(Stop::NotApplicable("no zone has to be closed for another".into()));
+        }
     }
     if situation.twist == Twist::Finish && !bench.limits().finish {
         return Err(Stop::NotApplicable("its zones cannot be finished".into()));
