@@ -22,6 +22,7 @@ use super::{
 use crate::{
     args::format_size,
     output::plural,
+    signals::Interrupt,
     zones::{is_active, takes_data},
 };
 
@@ -100,6 +101,8 @@ pub(super) struct Bench<'a> {
     pub(super) notes: Notes,
     /// What the appends have shown, once they were made.
     pub(super) campaign: Option<Campaign>,
+    /// Whether the user has asked to stop.
+    pub(super) interrupt: Option<Interrupt>,
     /// Sequential zones that can take data, of those it may touch.
     zones: Vec<u32>,
     /// All zones it may touch.
@@ -138,6 +141,7 @@ impl<'a> Bench<'a> {
             bounds,
             notes: Notes::default(),
             campaign: None,
+            interrupt: None,
             zones: report.iter().filter(is_usable).map(|zone| zone.zone).collect(),
             range,
             outside,
@@ -179,9 +183,9 @@ impl<'a> Bench<'a> {
         u64::from(self.geometry().block_size)
     }
 
-    /// Whether there is time for more.
+    /// Whether there is time for more, and nobody wants an end.
     pub(super) fn has_time(&self) -> bool {
-        Instant::now() < self.until
+        Instant::now() < self.until && !self.interrupt.as_ref().is_some_and(Interrupt::came)
     }
 
     /// A number below `below`, from the seed (splitmix64).

@@ -110,7 +110,8 @@ pub(crate) fn run(args: &ConformArgs, ui: &Ui) -> Result<Outcome> {
     let seed = args.seed.unwrap_or(number % 1_000_000);
     let mut bench = Bench::new(&device, range, bounds, seed, number)?;
     let interrupt = Interrupt::install()?;
-    let report = examine(&mut bench, target, &device, seed, &interrupt, ui);
+    bench.interrupt = Some(interrupt.clone());
+    let report = examine(&mut bench, target, &device, seed, ui);
     let left = restore(&mut bench, &report);
     drop(bench);
     present(args, &report, ui)?;
@@ -125,22 +126,12 @@ pub(crate) fn run(args: &ConformArgs, ui: &Ui) -> Result<Outcome> {
 }
 
 /// Checks all rules.
-fn examine(
-    bench: &mut Bench<'_>,
-    target: &str,
-    device: &Device,
-    seed: u64,
-    interrupt: &Interrupt,
-    ui: &Ui,
-) -> Report {
+fn examine(bench: &mut Bench<'_>, target: &str, device: &Device, seed: u64, ui: &Ui) -> Report {
     let kind = device.info().kind;
     let described = known::describe_device(Path::new(target));
     let peer = if described.is_empty() { kind.to_owned() } else { format!("{kind}, {described}") };
     let bar = Bar::new(rules::RULES.len(), ui);
-    let rows = rules::check_all(bench, &peer, |rule| {
-        bar.step(rule.id);
-        !interrupt.came()
-    });
+    let rows = rules::check_all(bench, &peer, |rule| bar.step(rule.id));
     drop(bar);
     let campaign = bench.campaign.take().unwrap_or_default();
     Report {
@@ -148,6 +139,7 @@ fn examine(
         peer,
         shape: shape(device),
         seed,
+        complete: rows.len() == rules::RULES.len(),
         conforms: rows.iter().all(|row| row.verdict != Verdict::Fail),
         counts: Counts::of(&rows),
         records: campaign.records,

@@ -28,6 +28,8 @@ pub(super) struct Report {
     pub(super) shape: String,
     /// What the run followed from.
     pub(super) seed: u64,
+    /// Whether all rules were gone through: not if the run was interrupted.
+    pub(super) complete: bool,
     /// Whether no rule failed.
     pub(super) conforms: bool,
     /// How many rules came to what.
@@ -92,7 +94,11 @@ pub(super) fn write_text(mut out: impl Write, report: &Report) -> io::Result<()>
         out,
         "\n{}: {pass} pass, {fail} fail, {known} known, {not_applicable} not applicable; \
          {} appended and read back in {}; seed {seed}",
-        if report.conforms { "conforms" } else { "does not conform" },
+        match (report.conforms, report.complete) {
+            (true, true) => "conforms",
+            (true, false) => "interrupted",
+            (false, _) => "does not conform",
+        },
         plural(usize::try_from(report.records).unwrap_or(usize::MAX), "record"),
         plural(report.situations.len(), "situation"),
     )
@@ -227,6 +233,7 @@ mod tests {
             peer: "memory".into(),
             shape: String::new(),
             seed: 1,
+            complete: true,
             conforms: verdict != Verdict::Fail,
             counts: Counts::of(&rules),
             records: 0,

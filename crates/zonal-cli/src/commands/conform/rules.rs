@@ -9,6 +9,7 @@ use super::{
     verdict::{Checked, Fault, Row, Stop, Verdict},
     writes,
 };
+use crate::signals::Interrupt;
 
 /// One rule.
 pub(super) struct Rule {
@@ -83,18 +84,20 @@ pub(super) const RULES: &[Rule] = &[
     rule("appends", "append-limits", appends::limits, "With many in flight no more zones are open or active than allowed"),
 ];
 
-/// Checks all rules, but for those after a hang, or after `goes_on` has said no.
+/// Checks all rules, and says which is next; not those after a hang, and none any more when the user
+/// has asked to stop.
 pub(super) fn check_all(
     bench: &mut Bench<'_>,
     peer: &str,
-    mut goes_on: impl FnMut(&'static Rule) -> bool,
+    mut next: impl FnMut(&'static Rule),
 ) -> Vec<Row> {
     let mut hung: Option<&'static str> = None;
     let mut rows = Vec::with_capacity(RULES.len());
     for rule in RULES {
-        if !goes_on(rule) {
+        if bench.interrupt.as_ref().is_some_and(Interrupt::came) {
             break;
         }
+        next(rule);
         let begun = Instant::now();
         bench.notes = Notes::default();
         let end = match hung {
