@@ -32,13 +32,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use zonal::Device;
 
 use self::{
     bench::{Bench, Bounds},
     output::{Bar, Counts, Report},
+    rules::Checks,
     verdict::Verdict,
 };
 use crate::{
@@ -117,7 +118,7 @@ pub(crate) fn run(args: &ConformArgs, ui: &Ui) -> Result<Outcome> {
     present(args, &report, ui)?;
     left?;
     // After a hang the queue is still waiting, and closing would wait for it.
-    let closed = if has_hung(&report) { Ok(()) } else { device.close() };
+    let closed = if report.hung.is_some() { Ok(()) } else { device.close() };
     if let Some(signal) = interrupt.signal() {
         return Ok(Outcome::Interrupted(signal));
     }
@@ -131,7 +132,7 @@ fn examine(bench: &mut Bench<'_>, target: &str, device: &Device, seed: u64, ui: 
     let described = known::describe_device(Path::new(target));
     let peer = if described.is_empty() { kind.to_owned() } else { format!("{kind}, {described}") };
     let bar = Bar::new(rules::RULES.len(), ui);
-    let rows = rules::check_all(bench, &peer, |rule| bar.step(rule.id));
+    let Checks { rows, hung } = rules::check_all(bench, &peer, |rule| bar.step(rule.id));
     drop(bar);
     let campaign = bench.campaign.take().unwrap_or_default();
     Report {
@@ -139,6 +140,7 @@ fn examine(bench: &mut Bench<'_>, target: &str, device: &Device, seed: u64, ui: 
         peer,
         shape: shape(device),
         seed,
+        hung,
         complete: rows.len() == rules::RULES.len(),
         conforms: rows.iter().all(|row| row.verdict != Verdict::Fail),
         counts: Counts::of(&rows),
@@ -166,24 +168,19 @@ fn shape(device: &Device) -> String {
     )
 }
 
-fn has_hung(report: &Report) -> bool {
-    let tried = |row: &verdict::Row| row.seen.iter().any(|seen| seen.starts_with("not tried: "));
-    report.rules.iter().any(tried)
-}
-
-/// Leaves the zones empty.
+/// Leaves the zones empty; not after a hang.
 ///
 /// # Errors
 /// A zone that cannot be reset, where no rule has failed that would say so.
 fn restore(bench: &mut Bench<'_>, report: &Report) -> Result<()> {
-    if has_hung(report) || !report.conforms {
-        // It is tried all the same, but that it fails is no news.
-        if !has_hung(report) {
-            let _ = bench.empty_all();
-        }
+    if report.hung.is_some() {
         return Ok(());
     }
-    bench.empty_all().map_err(|stop| anyhow::anyhow!("zones are left as they are: {stop:?}"))
+    let left = bench.empty_all();
+    if report.conforms {
+        left.map_err(|stop| anyhow!("zones are left as they are: {stop:?}"))?;
+    }
+    Ok(())
 }
 
 /// Prints the report.

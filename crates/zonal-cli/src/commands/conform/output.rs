@@ -28,6 +28,8 @@ pub(super) struct Report {
     pub(super) shape: String,
     /// What the run followed from.
     pub(super) seed: u64,
+    /// The rule in which a request did not end; nothing was tried after it.
+    pub(super) hung: Option<&'static str>,
     /// Whether all rules were gone through: not if the run was interrupted.
     pub(super) complete: bool,
     /// Whether no rule failed.
@@ -233,6 +235,7 @@ mod tests {
             peer: "memory".into(),
             shape: String::new(),
             seed: 1,
+            hung: None,
             complete: true,
             conforms: verdict != Verdict::Fail,
             counts: Counts::of(&rules),

@@ -84,13 +84,21 @@ pub(super) const RULES: &[Rule] = &[
     rule("appends", "append-limits", appends::limits, "With many in flight no more zones are open or active than allowed"),
 ];
 
+/// What a run through the rules has come to.
+pub(super) struct Checks {
+    /// Each rule's verdict.
+    pub(super) rows: Vec<Row>,
+    /// The rule in which a request did not end, if one did not.
+    pub(super) hung: Option<&'static str>,
+}
+
 /// Checks all rules, and says which is next; not those after a hang, and none any more when the user
 /// has asked to stop.
 pub(super) fn check_all(
     bench: &mut Bench<'_>,
     peer: &str,
     mut next: impl FnMut(&'static Rule),
-) -> Vec<Row> {
+) -> Checks {
     let mut hung: Option<&'static str> = None;
     let mut rows = Vec::with_capacity(RULES.len());
     for rule in RULES {
@@ -115,7 +123,7 @@ pub(super) fn check_all(
             bench.forget_lane();
         }
     }
-    rows
+    Checks { rows, hung }
 }
 
 /// What a rule comes to. What was seen before it gave up counts.
