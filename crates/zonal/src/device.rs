@@ -515,7 +515,8 @@ impl Drive {
         let geometry = &self.zones.geometry;
         let block = self.zones.block_size();
         let zone = geometry.zone_of(offset);
-        if zone.0 >= self.zones.count() {
+        // The last zone may end before the others would.
+        if offset >= geometry.size {
             let text = format!("the drive ends at {}", geometry.size);
             return Err(Error::new(ErrorKind::OutOfRange, text));
         }

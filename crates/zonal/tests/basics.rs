@@ -80,6 +80,18 @@ fn exercise(drive: &Device) {
 }
 
 #[test]
+fn a_drive_ends_where_its_shorter_last_zone_does() {
+    let target = Target::parse("mem:size=17M,zone-size=4M").unwrap();
+    let drive = zonal::open(&target, &OpenOptions::default()).unwrap();
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    for offset in [17 << 20, 18 << 20, 20 << 20] {
+        let write = Request::write_at(offset, filled(&queue, 4096, 1));
+        let error = run(&mut queue, write).result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfRange, "{offset}");
+    }
+}
+
+#[test]
 fn a_memory_drive_does_what_it_says() {
     let drive = memory();
     exercise(&drive);

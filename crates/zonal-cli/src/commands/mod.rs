@@ -6,6 +6,7 @@ mod bench;
 mod cat;
 mod check;
 mod completions;
+mod conform;
 mod create;
 mod dump;
 mod examples;
@@ -77,6 +78,9 @@ pub(crate) enum Command {
     /// Look for damage in an image
     #[command(after_help = examples::CHECK)]
     Check(check::CheckArgs),
+    /// See whether a drive keeps the rules of zoned storage; erases its zones
+    #[command(after_help = examples::CONFORM)]
+    Conform(conform::ConformArgs),
     /// Write a drive with its zones into one stream
     #[command(after_help = examples::DUMP)]
     Dump(dump::DumpArgs),
@@ -120,6 +124,7 @@ impl Command {
             Self::Reset(args) => manage::run_erasing(manage::Verb::Reset, args, ui),
             Self::Flush(args) => flush::run(args, ui),
             Self::Check(args) => check::run(args, ui),
+            Self::Conform(args) => conform::run(args, ui),
             Self::Dump(args) => dump::run(args, ui),
             Self::Restore(args) => restore::run(args, ui),
             Self::Bench(args) => bench::run(args, ui),
