@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, MemfdFlags, memfd_create};
 
 use super::EngineKind;
 use crate::sys::DIRECT_ALIGNMENT;
@@ -50,6 +50,17 @@ impl FileDisk {
     pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
         let (file, direct) = file::open_direct(path, access)?;
         let inner = Arc::new(Inner { file, direct, zero_mode: OnceLock::new() });
+        Ok(Self { inner, engine: EngineKind::IoUring })
+    }
+
+    /// A file of so many zeros that has no name and is in memory.
+    ///
+    /// # Errors
+    /// Those of `memfd_create(2)` and `ftruncate(2)`.
+    pub(crate) fn in_memory(length: u64) -> io::Result<Self> {
+        let file = File::from(memfd_create("zonal", MemfdFlags::CLOEXEC)?);
+        file.set_len(length)?;
+        let inner = Arc::new(Inner { file, direct: false, zero_mode: OnceLock::new() });
         Ok(Self { inner, engine: EngineKind::IoUring })
     }
 

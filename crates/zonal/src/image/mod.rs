@@ -14,6 +14,7 @@ mod clusters;
 mod create;
 mod mapping;
 mod open;
+mod outage;
 mod repair;
 
 pub(crate) use adopt::adopt_disk;
@@ -25,7 +26,7 @@ pub(crate) use check::check_disk;
 pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
 pub(crate) use create::write_layout;
 pub use create::{CreateOptions, Preallocate, create};
-pub(crate) use open::{not_a_file, open, open_disk, take_lock};
+pub(crate) use open::{not_a_file, open_as, open_disk, take_lock};
 pub(crate) use repair::repair_disk;
 pub use repair::{RepairOptions, RepairReport, repair};
 
@@ -190,9 +191,7 @@ impl Image {
 impl Drop for Image {
     /// All queues are gone, and with them all I/O.
     fn drop(&mut self) {
-        if let Disk::File(file) = &self.disk
-            && let Err(error) = file.unlock()
-        {
+        if let Err(error) = self.disk.release() {
             tracing::warn!("the lock on the image is not given back: {error}");
         }
     }

@@ -6,13 +6,15 @@
 //! left alone: what would be mended is masked in memory.
 
 use super::create::write_zeros;
+use super::outage::ImageOutage;
 use super::{Clusters, Image, Mapping, PAGE, State, metadata_error};
 use crate::buffer::Buffer;
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
+use crate::faults::{Faults, Outage};
 use crate::live::{self, Doubt, Expected};
-use crate::open::OpenOptions;
+use crate::open::{OpenOptions, under};
 use crate::queue::{io_text, is_unsupported};
 use crate::sync::Mutex;
 use crate::sys::clock::{BootId, boot_id};
@@ -43,11 +45,25 @@ const AUTOCLEAR_OFFSET: u64 = 88;
 
 /// Opens the image at `path`.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Device> {
-    let name = path.display().to_string();
-    open_file(path, &name, options).map_err(|error| error.on(name).during("open"))
+    open_as(path, &path.display().to_string(), options, None)
 }
 
-fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
+/// The same, called `name`, and under a plan.
+pub(crate) fn open_as(
+    path: &Path,
+    name: &str,
+    options: &OpenOptions,
+    faults: Option<&Arc<Faults>>,
+) -> Result<Device> {
+    open_file(path, name, options, faults).map_err(|error| error.on(name).during("open"))
+}
+
+fn open_file(
+    path: &Path,
+    name: &str,
+    options: &OpenOptions,
+    faults: Option<&Arc<Faults>>,
+) -> Result<Device> {
     let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
     let file = FileDisk::open(path, access).map_err(|error| open_error(error, path))?;
     let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
@@ -61,7 +77,8 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     if locked {
         take_lock(&file, &path, || live::owner(&live_path))?;
     }
-    let parts = read_image(Disk::File(options.driven(file.clone())?), options.read_only)?;
+    let disk = under(Disk::File(options.driven(file.clone())?), faults);
+    let parts = read_image(disk, options.read_only)?;
     let boot = boot_id().map_err(|error| metadata_error("the boot id", error))?;
     let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
     let expected = Expected {
@@ -73,7 +90,7 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     };
     let earlier = if parts.session.clean { None } else { Some(live::open(&live_path, &expected)) };
     if !locked {
-        return parts.into_reader(name, earlier);
+        return begun(parts.into_reader(name, earlier)?, None);
     }
     let mut parts = parts;
     let notes = parts.mend(earlier, boot, options)?;
@@ -93,14 +110,21 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     })?;
     parts.declare_open()?;
     let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
-    Ok(parts.into_device(name, cells, keeping, notes, Some(live_path)))
+    let outage = parts.outage(&live_path);
+    begun(parts.into_device(name, cells, keeping, notes, Some(live_path)), outage)
+}
+
+/// The opened drive, whose fault plan begins here, if it has one.
+fn begun(device: Device, outage: Option<Box<dyn Outage>>) -> Result<Device> {
+    device.drive().begin_plan(outage)?;
+    Ok(device)
 }
 
 /// Opens an image on a disk of the simulator, which has neither lock nor live file.
 pub(crate) fn open_disk(disk: Disk, name: &str, options: &OpenOptions) -> Result<Device> {
     let mut parts = read_image(disk, options.read_only)?;
     if options.read_only {
-        return parts.into_reader(name, None);
+        return begun(parts.into_reader(name, None)?, None);
     }
     let notes =
         parts.mend(None, BootId([1; 16]), &OpenOptions { drop_unflushed: true, ..*options })?;
@@ -110,7 +134,7 @@ pub(crate) fn open_disk(disk: Disk, name: &str, options: &OpenOptions) -> Result
     parts.declare_open()?;
     let cells = Cells::new(SharedWords::heap(words_needed(parts.zones())), 0, parts.zones());
     let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
-    Ok(parts.into_device(name, cells, keeping, notes, None))
+    begun(parts.into_device(name, cells, keeping, notes, None), None)
 }
 
 /// Everything of an image that is read at open.
@@ -542,6 +566,14 @@ impl Parts {
             .map_err(|error| metadata_error("the session record", error))
     }
 
+    /// What a cut or a kill by its fault plan does beside the data.
+    fn outage(&self, live: &Path) -> Option<Box<dyn Outage>> {
+        self.disk.faults()?;
+        let geometry = self.header.geometry.clone();
+        let live = live.to_owned();
+        Some(Box::new(ImageOutage { extension: self.extension?, geometry, live }))
+    }
+
     /// A device that only reads: what a session that was cut off, or goes on, has acknowledged
     /// is taken from its live file, and what would be zeroed is masked.
     fn into_reader(mut self, name: &str, earlier: Option<Result<Cells, Doubt>>) -> Result<Device> {
@@ -741,7 +773,8 @@ mod tests {
         let preallocate = Preallocate::Off;
         create(&path, CreateOptions { geometry, preallocate, force: false, progress: None })
             .unwrap();
-        let drive = open(&path, &OpenOptions::default()).unwrap();
+        let open = |path: &Path| open(path, &OpenOptions::default());
+        let drive = open(&path).unwrap();
         let mut queue = drive.queue(&QueueOptions::default()).unwrap();
         queue.push(Request::append(1, Buffer::from_slice(&[7; 4096]))).unwrap();
         queue.submit_and_wait(1).unwrap();
@@ -752,7 +785,7 @@ mod tests {
         // Longer than the live file forgives between a submission and the image's last change.
         std::thread::sleep(Duration::from_millis(1200));
         mend_and_die(&path);
-        let drive = open(&path, &OpenOptions::default()).unwrap();
+        let drive = open(&path).unwrap();
         assert_eq!(drive.report(1..2).unwrap()[0].write_pointer, Some((1 << 20) + 4096));
         drive.close().unwrap();
     }
