@@ -8,7 +8,7 @@ use serde::Serialize;
 use zonal::AdoptOptions;
 
 use crate::{
-    args::{Size, format_size},
+    args::{Size, format_size, without_plan},
     outcome::Outcome,
     output::{Ui, print_json},
 };
@@ -56,6 +56,8 @@ struct AdoptedDrive {
 
 /// Runs `adopt`.
 pub(crate) fn run(args: &AdoptArgs, ui: &Ui) -> Result<Outcome> {
+    let path =
+        without_plan(&args.path, "adopting does not fail by one; name it where the drive is used")?;
     let narrow = |size: Option<Size>, word| {
         size.map(|size| u32::try_from(size.0))
             .transpose()
@@ -73,7 +75,7 @@ pub(crate) fn run(args: &AdoptArgs, ui: &Ui) -> Result<Outcome> {
         max_append: narrow(args.max_append, "--max-append")?,
         progress: Some(&mut progress),
     };
-    let adopted = zonal::adopt(&args.path, options)?;
+    let adopted = zonal::adopt(&path, options)?;
     drop(bar);
     let geometry = &adopted.geometry;
     if ui.json {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use zonal::{CreateOptions, Geometry, Preallocate};
 
 use crate::{
-    args::{Size, format_size},
+    args::{Size, format_size, without_plan},
     outcome::Outcome,
     output::{Ui, print_json},
     signals::Interrupt,
@@ -122,6 +122,10 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         "{}: an ordinary file needs no create; make an empty one with touch",
         args.path.display()
     );
+    let path = without_plan(
+        &args.path,
+        "making an image does not fail by one; name it where the drive is used",
+    )?;
     let geometry = args.geometry()?;
     let interrupt = Interrupt::install()?;
     let bar = ui.progress(Some(geometry.size));
@@ -135,7 +139,7 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         force: args.force,
         progress: Some(&mut progress),
     };
-    let made = zonal::create(&args.path, options);
+    let made = zonal::create(&path, options);
     drop(bar);
     if let (Err(error), Some(signal)) = (&made, interrupt.signal()) {
         ui.say(error);
