@@ -2,8 +2,8 @@
 //! the hunt for them: a session under a fault plan, a power cut, and a look at what is left.
 //!
 //! ```text
-//! cargo run --release --example fault_hunt -- early 100
-//! cargo run --release --example fault_hunt -- trusting 200
+//! cargo run --release --example fault_hunt -- early 500
+//! cargo run --release --example fault_hunt -- trusting 500
 //! cargo run --release --example fault_hunt -- mended 1000
 //! ```
 //!
@@ -69,8 +69,8 @@ fn main() -> anyhow::Result<()> {
 /// Tries seeds until one shows a mistake: the plan, and what it has shown.
 fn hunt(variant: Variant, seeds: u64, path: &Path) -> anyhow::Result<Option<(FaultPlan, String)>> {
     for seed in 1..=seeds {
-        let times = Duration::ZERO..Duration::from_micros(200);
-        let plan = FaultPlan::new().cut_within(1..150).fail(5).latency(times).seed(seed);
+        let times = Duration::ZERO..Duration::from_micros(100);
+        let plan = FaultPlan::new().cut_within(1..150).fail(10).latency(times).seed(seed);
         let found = session(variant, &plan, seed, path);
         if let Some(what) = found.with_context(|| format!("under {plan}"))? {
             return Ok(Some((plan, what)));
@@ -122,7 +122,7 @@ fn work(variant: Variant, drive: &Device, seed: u64) -> anyhow::Result<BTreeMap<
     let mut committed = BTreeMap::new();
     loop {
         let mut batch = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..8 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let (key, blocks) = (1 + (random >> 40) % 20, 1 + (random >> 33) as usize % 4);
             batch.push((key, vec![random as u8 | 1; blocks * BLOCK - HEAD - 100]));
@@ -192,7 +192,7 @@ impl Store {
             ended.result?;
         }
         // The mistake: every eighth batch is soon enough, as all have been acknowledged.
-        if self.variant != Variant::Early || self.next % 32 < 4 {
+        if self.variant != Variant::Early || self.next % 64 < 8 {
             queue.push(Request::flush())?;
             queue.submit_and_wait(1)?;
             queue.next_completion().context("it was waited for")?.result?;

@@ -105,4 +105,5 @@ pub use zones::cells::{DEPTH_MAX, QUEUES_MAX};
 /// What the guides show of the library compiles and runs.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guides/from-libzbd.md")]
+#[doc = include_str!("../../../docs/guides/testing-with-faults.md")]
 mod guides {}

@@ -265,7 +265,11 @@ impl FaultyEngine {
         let now = Instant::now();
         // What is not due when the power goes has not ended.
         let stopped = self.disk.faults.stopped().is_some();
-        for held in self.held.extract_if(.., |held| stopped || held.is_due(now)) {
+        let ended = self.held.extract_if(.., |held| stopped || held.is_due(now));
+        let mut ended: Vec<_> = ended.collect();
+        // However late we come, what was due first has ended first.
+        ended.sort_by_key(|held| held.due);
+        for held in ended {
             let stop = self.disk.faults.stopped().filter(|_| held.result.is_ok());
             each(held.token, stop.map_or(held.result, Err));
         }
