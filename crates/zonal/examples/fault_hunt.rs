@@ -17,6 +17,8 @@
 //!   checksums. Where a write failed and one behind it did not, there are zeros.
 //! * `mended` does neither.
 
+#![allow(clippy::cast_possible_truncation, reason = "small numbers, of a drive of 4 MiB")]
+
 use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 use std::path::Path;

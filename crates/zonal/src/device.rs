@@ -415,6 +415,14 @@ impl Drive {
         }
     }
 
+    /// Whether what is durable on it is there when it is opened again.
+    pub(crate) fn outlives_its_handles(&self) -> bool {
+        match &self.medium {
+            Medium::Memory(_) | Medium::Planned(_) => false,
+            Medium::Image(_) | Medium::File(_) => true,
+        }
+    }
+
     /// Where on the disk the drive's bytes are; nowhere for one in memory.
     #[inline]
     pub(crate) fn mapping(&self) -> Option<&Mapping> {

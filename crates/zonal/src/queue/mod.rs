@@ -1019,7 +1019,7 @@ impl Queue {
         match &slot.stage {
             Stage::Syncing => {
                 let length = slot.length();
-                if result.is_ok() {
+                if result.is_ok() && self.drive.outlives_its_handles() {
                     slot.flags.insert(Flags::DURABLE);
                 }
                 #[allow(clippy::cast_possible_truncation)] // as in `acknowledged`
