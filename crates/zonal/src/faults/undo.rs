@@ -235,3 +235,75 @@ fn content(bytes: &[u8]) -> Content {
 fn near(distance: u64) -> usize {
     usize::try_from(distance).expect("a distance within one request")
 }
+
+#[cfg(test)]
+#[cfg(not(zonal_shuttle))]
+mod tests {
+    use super::*;
+    use crate::engine::sim::{FaultPlan, SimDisk, SimImage, SimMode};
+    use std::collections::BTreeSet;
+
+    const SIZE: usize = 4096;
+
+    fn disk() -> Disk {
+        let mode = SimMode::Auto { seed: 1, faults: FaultPlan::default() };
+        Disk::Sim(SimDisk::new(&SimImage::new(4 * BLOCK, SIZE), mode))
+    }
+
+    /// Writes a block's worth of a byte, as the disk does.
+    fn write(undo: &mut Undo, disk: &Disk, offset: u64, byte: u8, ended: Ended) {
+        let bytes = [byte; SIZE];
+        let write = undo.begin(disk, offset, BLOCK, Some(&bytes)).unwrap();
+        disk.write_all_at(&bytes, offset).unwrap();
+        undo.end(write, ended);
+    }
+
+    /// What cuts by many seeds leave of the first two blocks, by their first bytes.
+    fn left(work: impl Fn(&mut Undo, &Disk)) -> BTreeSet<[u8; 2]> {
+        let cut = |seed| {
+            let (mut undo, disk) = (Undo::default(), disk());
+            work(&mut undo, &disk);
+            undo.cut(&disk, &mut Random::new(seed)).unwrap();
+            let mut bytes = [0; 2 * SIZE];
+            disk.read_exact_at(&mut bytes, 0).unwrap();
+            assert!(bytes.chunks(SIZE).all(|block| block.iter().all(|byte| *byte == block[0])));
+            [bytes[0], bytes[SIZE]]
+        };
+        (0..200).map(cut).collect()
+    }
+
+    #[test]
+    fn each_block_keeps_by_itself_any_content_since_it_was_durable() {
+        let found = left(|undo, disk| {
+            write(undo, disk, 0, 1, Ended::Cached);
+            undo.sync(undo.barrier());
+            write(undo, disk, 0, 2, Ended::Cached);
+            write(undo, disk, 0, 3, Ended::Cached);
+            write(undo, disk, BLOCK, 9, Ended::Cached);
+        });
+        let all = [1, 2, 3].into_iter().flat_map(|first| [[first, 0], [first, 9]]);
+        assert_eq!(found, all.collect());
+    }
+
+    #[test]
+    fn a_sync_covers_what_had_ended_when_it_was_submitted() {
+        let found = left(|undo, disk| {
+            write(undo, disk, 0, 1, Ended::Cached);
+            let barrier = undo.barrier();
+            write(undo, disk, 0, 2, Ended::Cached);
+            write(undo, disk, BLOCK, 5, Ended::Durable);
+            undo.sync(barrier);
+        });
+        assert_eq!(found, [[1, 5], [2, 5]].into());
+    }
+
+    #[test]
+    fn what_a_failed_sync_should_have_covered_no_later_one_does() {
+        let found = left(|undo, disk| {
+            write(undo, disk, 0, 1, Ended::Cached);
+            undo.lose(undo.barrier());
+            undo.sync(undo.barrier());
+        });
+        assert_eq!(found, [[0, 0], [1, 0]].into());
+    }
+}
