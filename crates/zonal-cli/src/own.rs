@@ -58,12 +58,17 @@ pub(crate) struct OwnFiles {
 impl OwnFiles {
     /// Those of the target called `name`. What cannot be found has no files; its opening says why.
     pub(crate) fn of(name: &str) -> Self {
-        match Target::parse(name) {
-            Ok(Target::Path(path)) => Self::of_image(&path),
-            Ok(Target::File(path)) => {
-                Self { target: name.to_owned(), image: Identity::at(&path), live: None }
+        Target::parse(name).map_or_else(|_| Self::default(), |target| Self::of_target(&target))
+    }
+
+    fn of_target(target: &Target) -> Self {
+        match target {
+            Target::Path(path) => Self::of_image(path),
+            Target::File(path) => {
+                Self { target: target.to_string(), image: Identity::at(path), live: None }
             }
-            Ok(Target::Memory(_)) | Err(_) => Self::default(),
+            Target::Memory(_) => Self::default(),
+            Target::Faulty(target, _) => Self::of_target(target),
         }
     }
 

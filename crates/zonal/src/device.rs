@@ -2,6 +2,7 @@
 
 use crate::buffer::Arena;
 use crate::engine::{Disk, Engine, EngineOptions, IoKind};
+use crate::faults::{FaultPlan, Faults, Outage};
 use crate::file_zone::FileZone;
 use crate::handle::{HandleOptions, Pool};
 use crate::image::{Image, Mapping};
@@ -49,6 +50,9 @@ pub(crate) enum Medium {
     Memory(Memory),
     Image(Image),
     File(FileZone),
+    /// A drive in memory under a fault plan: memory behind an engine, so that there is something
+    /// that can be late, short or gone.
+    Planned(Disk),
 }
 
 /// What there was to say when the drive was opened.
@@ -207,6 +211,7 @@ impl Device {
             Medium::Memory(_) => ("memory", false),
             Medium::Image(image) => image.disk().engine_name(),
             Medium::File(file) => file.disk().engine_name(),
+            Medium::Planned(disk) => disk.engine_name(),
         };
         Limits {
             append_bytes_max: u64::from(geometry.max_append),
@@ -247,7 +252,7 @@ impl Device {
         let engine = self.drive.disk().and_then(Disk::engine_warning);
         warnings.extend(engine.map(str::to_owned));
         let (kind, image) = match &self.drive.medium {
-            Medium::Memory(_) => ("memory", None),
+            Medium::Memory(_) | Medium::Planned(_) => ("memory", None),
             Medium::Image(image) => ("image", Some(image)),
             Medium::File(_) => ("file", None),
         };
@@ -261,6 +266,12 @@ impl Device {
             recovered,
             warnings,
         }
+    }
+
+    /// The plan by which the drive fails, if it has one.
+    #[must_use]
+    pub fn faults(&self) -> Option<&FaultPlan> {
+        self.drive.disk()?.faults().map(Faults::plan)
     }
 
     /// Counts of what is rare.
@@ -359,7 +370,7 @@ impl Device {
             return Err(error);
         }
         match &self.drive.medium {
-            Medium::Memory(_) | Medium::File(_) => Ok(()),
+            Medium::Memory(_) | Medium::File(_) | Medium::Planned(_) => Ok(()),
             Medium::Image(image) => image.close(&self.drive.zones).map_err(|e| e.on(self.name())),
         }
     }
@@ -401,7 +412,7 @@ impl Drive {
     pub(crate) fn image(&self) -> Option<&Image> {
         match &self.medium {
             Medium::Image(image) => Some(image),
-            Medium::Memory(_) | Medium::File(_) => None,
+            Medium::Memory(_) | Medium::File(_) | Medium::Planned(_) => None,
         }
     }
 
@@ -412,6 +423,15 @@ impl Drive {
             Medium::Memory(_) => None,
             Medium::Image(image) => Some(image.disk()),
             Medium::File(file) => Some(file.disk()),
+            Medium::Planned(disk) => Some(disk),
+        }
+    }
+
+    /// Whether what is durable on it is there when it is opened again.
+    pub(crate) fn outlives_its_handles(&self) -> bool {
+        match &self.medium {
+            Medium::Memory(_) | Medium::Planned(_) => false,
+            Medium::Image(_) | Medium::File(_) => true,
         }
     }
 
@@ -421,7 +441,7 @@ impl Drive {
         match &self.medium {
             Medium::Memory(_) => None,
             Medium::Image(image) => Some(image.mapping()),
-            Medium::File(_) => Some(&Mapping::IDENTITY),
+            Medium::File(_) | Medium::Planned(_) => Some(&Mapping::IDENTITY),
         }
     }
 
@@ -432,6 +452,37 @@ impl Drive {
         arena: Option<&Arena>,
     ) -> io::Result<Option<Engine>> {
         self.disk().map(|disk| disk.engine(options, arena)).transpose()
+    }
+
+    /// Begins its fault plan, if it has one: the drive is open.
+    ///
+    /// # Errors
+    /// A plan for zones that cannot be read-only or offline.
+    pub(crate) fn begin_plan(&self, outage: Option<Box<dyn Outage>>) -> Result<()> {
+        let Some((disk, faults)) = self.disk().and_then(|disk| Some((disk, disk.faults()?))) else {
+            return Ok(());
+        };
+        for zone in faults.zones() {
+            if self.zones.geometry.is_conventional(self.zone(zone)?) {
+                let text = "its fault plan names a conventional zone; a sequential one can be \
+                            read-only or offline";
+                return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
+            }
+        }
+        for fault in faults.zones_at_open() {
+            if self.zones.cells().load(ZoneIndex(fault.zone)).state() == fault.condition {
+                continue;
+            }
+            self.zones.set_condition(ZoneIndex(fault.zone), fault.condition)?;
+        }
+        let length = match &self.medium {
+            Medium::File(_) => Some(disk.len().map_err(|error| {
+                Error::new(ErrorKind::Io, "the length of the file").with_source(error)
+            })?),
+            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) => None,
+        };
+        faults.arm(outage, length);
+        Ok(())
     }
 
     /// The zone of that number.
@@ -460,7 +511,7 @@ impl Drive {
     pub(crate) fn refused(&self, zone: ZoneIndex, refusal: Refusal) -> Error {
         let limit = match &self.medium {
             Medium::File(file) => file.limit(),
-            Medium::Memory(_) | Medium::Image(_) => None,
+            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) => None,
         };
         let text = match (refusal, limit) {
             (Refusal::NotAtWritePointer { wp }, _) => {
@@ -585,7 +636,7 @@ impl Drive {
     pub(crate) fn end_life(&self, zone: ZoneIndex) -> Result<()> {
         match &self.medium {
             Medium::Memory(memory) => memory.await_readers(zone),
-            Medium::Image(_) => {}
+            Medium::Image(_) | Medium::Planned(_) => {}
             Medium::File(file) => {
                 if let Err(error) = file.empty() {
                     self.zones.set_condition(zone, ZoneState::ReadOnly)?;
@@ -603,7 +654,7 @@ impl Drive {
     pub(crate) fn cut(&self, zone: ZoneIndex, wp: Blocks) -> Result<()> {
         match &self.medium {
             Medium::File(file) => file.cut(self.zones.offset_of(zone, wp)),
-            Medium::Memory(_) | Medium::Image(_) => Ok(()),
+            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) => Ok(()),
         }
     }
 

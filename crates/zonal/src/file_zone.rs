@@ -11,8 +11,9 @@
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
+use crate::faults::Faults;
 use crate::image::{not_a_file, take_lock};
-use crate::open::OpenOptions;
+use crate::open::{OpenOptions, under};
 use crate::queue::{io_kind, io_text};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::file::Access;
@@ -45,11 +46,21 @@ pub(crate) struct FileZone {
 }
 
 /// Opens the file at `path`.
-pub(crate) fn open(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
-    open_file(path, name, options).map_err(|error| error.on(name).during("open"))
+pub(crate) fn open(
+    path: &Path,
+    name: &str,
+    options: &OpenOptions,
+    faults: Option<&Arc<Faults>>,
+) -> Result<Device> {
+    open_file(path, name, options, faults).map_err(|error| error.on(name).during("open"))
 }
 
-fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
+fn open_file(
+    path: &Path,
+    name: &str,
+    options: &OpenOptions,
+    faults: Option<&Arc<Faults>>,
+) -> Result<Device> {
     let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
     let file = FileDisk::open(path, access).map_err(|error| open_error(error, path))?;
     let identity = file.identity().map_err(file_error)?;
@@ -61,7 +72,7 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
         take_lock(&file, path, || None)?;
         limit = getrlimit(Resource::Fsize).current;
     }
-    let disk = Disk::File(options.driven(file)?);
+    let disk = under(Disk::File(options.driven(file)?), faults);
     refuse_image(&disk)?;
     open_disk(disk, name, options, limit)
 }
@@ -102,13 +113,15 @@ pub(crate) fn open_disk(
     let found = Found { wp: blocks(end), generation: Generation(0), condition: None };
     let keeping = if options.read_only { Keeping::Nothing } else { Keeping::Length };
     let cells = Cells::new(SharedWords::heap(words_needed(1)), 0, 1);
-    Ok(Device::new(Drive {
+    let drive = Drive {
         name: name.to_owned(),
         zones: Arc::new(Zones::new(geometry, cells, keeping, |_| found)),
         read_only: options.read_only,
         medium: Medium::File(FileZone { disk, tail: AtomicU64::new(tail), limit }),
         notes,
-    }))
+    };
+    drive.begin_plan(None)?;
+    Ok(Device::new(drive))
 }
 
 /// One zone, which ends where the process's limit on files does.
@@ -172,9 +185,7 @@ impl FileZone {
 impl Drop for FileZone {
     /// All queues are gone, and with them all I/O.
     fn drop(&mut self) {
-        if let Disk::File(file) = &self.disk
-            && let Err(error) = file.unlock()
-        {
+        if let Err(error) = self.disk.release() {
             tracing::warn!("the lock on the file is not given back: {error}");
         }
     }

@@ -50,6 +50,7 @@
 //! * [`Device::append`] and its kin, [`Zone`]: operations to be awaited or waited for.
 //! * [`Device::queue`] gives a [`Queue`], one thread's: push [`Request`]s, submit, take
 //!   [`Completion`]s.
+//! * [`faults`] makes any drive fail as planned, for the tests of programs that write to it.
 //! * [`sim`] has a disk that fails, reorders and loses power on command, for tests.
 //!
 //! What callers may rely on, whatever is underneath, is in `docs/semantics.md`.
@@ -58,6 +59,7 @@
 mod buffer;
 mod device;
 mod engine;
+pub mod faults;
 mod file_zone;
 mod handle;
 mod image;
@@ -103,4 +105,5 @@ pub use zones::cells::{DEPTH_MAX, QUEUES_MAX};
 /// What the guides show of the library compiles and runs.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guides/from-libzbd.md")]
+#[doc = include_str!("../../../docs/guides/testing-with-faults.md")]
 mod guides {}

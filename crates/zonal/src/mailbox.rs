@@ -6,7 +6,7 @@ use crate::sync::{Condvar, Mutex, lock, wait, wait_timeout};
 use std::sync::Arc;
 use std::task::Wake;
 use std::time::Duration;
-use zonal_core::zone::Verdict;
+use zonal_core::zone::{Verdict, ZoneState};
 
 /// Word to a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(crate) enum Message {
     Verdict { slot: u32, verdict: Verdict },
     /// That task can go on.
     Poll { task: u32 },
+    /// That zone becomes read-only or offline, by a fault plan.
+    Condemn { zone: u32, condition: ZoneState },
     /// Nothing but that its thread should look about.
     Nudge,
 }

@@ -1,8 +1,10 @@
 //! The one way in: a target is named, probed once, and opened.
 
 use crate::device::{Device, Drive, Medium, OpenNotes};
-use crate::engine::EngineChoice;
+use crate::engine::faulty::FaultyDisk;
 use crate::engine::file::FileDisk;
+use crate::engine::{Disk, EngineChoice};
+use crate::faults::Faults;
 use crate::handle::HandleOptions;
 use crate::memory::Memory;
 use crate::sys::words::SharedWords;
@@ -79,31 +81,63 @@ impl OpenOptions {
 /// ```
 pub fn open(target: &Target, options: &OpenOptions) -> Result<Device> {
     options.handles.check()?;
+    let name = target.to_string();
+    let (target, faults) = match target {
+        Target::Faulty(target, plan) => (&**target, Some(Faults::new(plan))),
+        Target::Path(_) | Target::Memory(_) | Target::File(_) => (target, None),
+    };
+    let faults = faults.as_ref();
     let device = match target {
-        Target::Path(path) => crate::image::open(path, options)?,
-        Target::Memory(geometry) => open_memory(geometry, options)?,
-        Target::File(path) => crate::file_zone::open(path, &target.to_string(), options)?,
+        Target::Path(path) => crate::image::open_as(path, &name, options, faults)?,
+        Target::Memory(geometry) => open_memory(geometry, &name, options, faults)?,
+        Target::File(path) => crate::file_zone::open(path, &name, options, faults)?,
+        Target::Faulty(..) => {
+            let text = "it has two fault plans; give it one";
+            return Err(Error::new(ErrorKind::InvalidInput, text).on(name).during("open"));
+        }
     };
     Ok(device.with_handles(options.handles))
 }
 
-fn open_memory(geometry: &Geometry, options: &OpenOptions) -> Result<Device> {
-    let name = Target::Memory(geometry.clone()).to_string();
-    let named = |error: Error| error.on(name.as_str()).during("open");
+/// A disk under its plan, if it has one.
+pub(crate) fn under(disk: Disk, faults: Option<&Arc<Faults>>) -> Disk {
+    match faults {
+        Some(faults) => Disk::Faulty(FaultyDisk::new(disk, faults, None)),
+        None => disk,
+    }
+}
+
+fn open_memory(
+    geometry: &Geometry,
+    name: &str,
+    options: &OpenOptions,
+    faults: Option<&Arc<Faults>>,
+) -> Result<Device> {
+    let named = |error: Error| error.on(name).during("open");
     geometry.validate().map_err(named)?;
-    let memory = Memory::new(geometry.size).map_err(|error| {
+    let missing = |error| {
         let text = format!("{} bytes of memory cannot be had; take a smaller size", geometry.size);
         named(Error::new(ErrorKind::InvalidInput, text).with_source(error))
-    })?;
+    };
+    let medium = match faults {
+        None => Medium::Memory(Memory::new(geometry.size).map_err(missing)?),
+        Some(faults) => {
+            let file = FileDisk::in_memory(geometry.size).map_err(missing)?;
+            let disk = Disk::File(options.driven(file).map_err(named)?);
+            Medium::Planned(Disk::Faulty(FaultyDisk::new(disk, faults, Some("memory"))))
+        }
+    };
     let zones = geometry.zones();
     let cells = Cells::new(SharedWords::heap(words_needed(zones)), 0, zones);
     let empty = Found { wp: Blocks::ZERO, generation: Generation(0), condition: None };
     let zones = Zones::new(geometry.clone(), cells, Keeping::Nothing, |_| empty);
-    Ok(Device::new(Drive {
-        name,
+    let drive = Drive {
+        name: name.to_owned(),
         zones: Arc::new(zones),
         read_only: options.read_only,
-        medium: Medium::Memory(memory),
+        medium,
         notes: OpenNotes::default(),
-    }))
+    };
+    drive.begin_plan(None).map_err(named)?;
+    Ok(Device::new(drive))
 }

@@ -11,8 +11,9 @@ pub use host::{SimCopy, SimHost, SimLive, SimRestore};
 
 use crate::device::Device;
 use crate::engine::Disk;
+use crate::faults::Faults;
 use crate::image::{AdoptOptions, Adopted, CheckOptions, CheckReport, RepairOptions, RepairReport};
-use crate::open::OpenOptions;
+use crate::open::{OpenOptions, under};
 use crate::queue::Queue;
 use std::hash::Hasher;
 use zonal_core::error::Result;
@@ -80,6 +81,40 @@ pub fn repair(disk: &SimDisk, options: &RepairOptions, kept: &mut Vec<u8>) -> Re
     let any = |_: &_, _: &_| Ok(());
     let image = Disk::Sim(disk.clone());
     crate::image::repair_disk(&image, options, any, keep, || open(disk, &read_only))
+}
+
+/// As [`open`], under a plan, which begins with the opened drive. After its cut
+/// [`SimDisk::image`] is what is left.
+///
+/// ```
+/// use zonal::faults::FaultPlan;
+/// use zonal::sim::{self, SimDisk, SimImage, SimMode};
+/// use zonal::{Geometry, OpenOptions};
+///
+/// let auto = || SimMode::Auto { seed: 1, faults: sim::FaultPlan::default() };
+/// let disk = SimDisk::new(&SimImage::new(0, 4096), auto());
+/// let geometry = Geometry { zone_size: 1 << 20, zone_capacity: 1 << 20, ..Geometry::with_size(4 << 20) };
+/// sim::create(&disk, &geometry)?;
+/// let options = OpenOptions::default();
+/// let drive = sim::open_with_faults(&disk, &options, &FaultPlan::new().cut_within(1..9).seed(3))?;
+/// while drive.append(0, vec![1; 4096]).wait().is_ok() {}
+/// drop(drive);
+/// let left = SimDisk::new(&disk.image(), auto());
+/// assert!(sim::check(&left, &Default::default())?.findings.is_empty());
+/// # Ok::<(), zonal::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`open`](crate::open).
+pub fn open_with_faults(
+    disk: &SimDisk,
+    options: &OpenOptions,
+    plan: &crate::faults::FaultPlan,
+) -> Result<Device> {
+    options.handles.check()?;
+    let disk = under(Disk::Sim(disk.clone()), Some(&Faults::new(plan)));
+    let device = crate::image::open_disk(disk, "sim:", options)?;
+    Ok(device.with_handles(options.handles))
 }
 
 /// Opens the image on a simulated disk, as after a power cut: only its table counts.

@@ -1,7 +1,12 @@
-//! What a drive is called: a path, `file:` and a path, or `mem:` with the drive's shape.
+//! What a drive is called: a path, `file:` and a path, or `mem:` with the drive's shape; and behind
+//! that, perhaps, how it fails.
+//!
+//! The last `,faults=` in a name ends the drive's and begins its plan's. So a path that has one in it
+//! is written with another behind it, of no plan: `a,faults=b,faults=`.
 
+use crate::faults::FaultPlan;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
 
@@ -14,11 +19,18 @@ pub enum Target {
     Memory(Geometry),
     /// An ordinary file as one zone that grows.
     File(PathBuf),
+    /// One of these, which fails by a plan.
+    Faulty(Box<Target>, Box<FaultPlan>),
 }
+
+/// Between a drive's name and its plan's words.
+const FAULTS: &str = ",faults=";
 
 impl Target {
     /// Takes a name apart: `mem:size=8G,zone-size=64M,…` with the words of `create`, `file:PATH`
-    /// for an ordinary file as one zone that grows, else a path.
+    /// for an ordinary file as one zone that grows, else a path. Behind any of them may stand
+    /// `,faults=` and the words of a [`FaultPlan`]; where a path has that in it, write `,faults=` once
+    /// more at its end.
     ///
     /// # Errors
     /// An unknown word or a number out of range, which the error names.
@@ -30,9 +42,36 @@ impl Target {
     /// let Target::Memory(geometry) = target else { panic!("not a path") };
     /// assert_eq!(geometry.zones(), 16);
     /// assert_eq!(Target::parse("file:log")?, Target::File("log".into()));
+    ///
+    /// let failing = Target::parse("disk.qcow2,faults=fail-write=7,latency=1ms..5ms")?;
+    /// let Target::Faulty(target, plan) = failing else { panic!("it has a plan") };
+    /// assert_eq!(*target, Target::Path("disk.qcow2".into()));
+    /// assert_eq!(plan.to_string(), "fail-write=7,latency=1ms..5ms");
+    /// assert_eq!(Target::parse("odd,faults=x,faults=")?, Target::Path("odd,faults=x".into()));
     /// # Ok::<(), zonal::Error>(())
     /// ```
     pub fn parse(name: &str) -> Result<Self> {
+        let Some((drive, words)) = name.rsplit_once(FAULTS) else { return Self::parse_drive(name) };
+        let target = Self::parse_drive(drive)?;
+        let plan: FaultPlan = words.parse().map_err(|error: Error| {
+            let next = format!("; for a file of that name, write {name}{FAULTS}");
+            Error::new(error.kind(), format!("{}{next}", error.detail())).on(name)
+        })?;
+        Ok(if words.is_empty() { target } else { target.with_faults(plan) })
+    }
+
+    /// The same drive, which fails by this plan and no other.
+    #[must_use]
+    pub fn with_faults(self, plan: FaultPlan) -> Self {
+        match self {
+            Self::Faulty(target, _) => Self::Faulty(target, Box::new(plan)),
+            target @ (Self::Path(_) | Self::Memory(_) | Self::File(_)) => {
+                Self::Faulty(Box::new(target), Box::new(plan))
+            }
+        }
+    }
+
+    fn parse_drive(name: &str) -> Result<Self> {
         if let Some(words) = name.strip_prefix("mem:") {
             return memory(words).map(Self::Memory).map_err(|error| error.on(name));
         }
@@ -52,11 +91,23 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Path(path) => write!(f, "{}{}", path.display(), no_plan(path)),
             Self::Memory(geometry) => write!(f, "mem:size={}", short(geometry.size)),
-            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::File(path) => write!(f, "file:{}{}", path.display(), no_plan(path)),
+            Self::Faulty(target, plan) => match &**target {
+                Self::Path(path) => write!(f, "{}{FAULTS}{plan}", path.display()),
+                Self::File(path) => write!(f, "file:{}{FAULTS}{plan}", path.display()),
+                target @ (Self::Memory(_) | Self::Faulty(..)) => {
+                    write!(f, "{target}{FAULTS}{plan}")
+                }
+            },
         }
     }
+}
+
+/// What keeps the end of a path from being taken for a plan.
+fn no_plan(path: &Path) -> &'static str {
+    if path.to_string_lossy().contains(FAULTS) { FAULTS } else { "" }
 }
 
 /// A size in the largest unit that divides it, as [`size`] reads it back.

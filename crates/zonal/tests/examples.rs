@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use zonal::{CreateOptions, Geometry, OpenOptions, Preallocate, QueueOptions, Request, Target};
 
+const GUIDE: &str = include_str!("../../../docs/guides/testing-with-faults.md");
+
 /// An example's program. Cargo builds them beside the tests, but not for one suite by itself.
 fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
@@ -16,7 +18,7 @@ fn example(name: &str) -> Command {
 
 /// Whether they were built.
 fn are_built() -> bool {
-    let all = ["log_writer", "record_store", "bench_of_ones_own", "append_loop"];
+    let all = ["log_writer", "record_store", "bench_of_ones_own", "append_loop", "fault_hunt"];
     let built = all.iter().all(|name| Path::new(example(name).get_program()).exists());
     if !built {
         eprintln!("SKIP the examples are not built; cargo test --workspace builds them");
@@ -84,6 +86,46 @@ fn the_store_finds_its_records_again() {
     assert_eq!(store(&["list"]), "apple\nplum\nwall\n");
     let missing = example("record_store").arg(&path).args(["get", "pear"]).output().unwrap();
     assert!(!missing.status.success());
+}
+
+/// The hunt for the mistakes of a store, on a file system in memory where there is one: it makes a
+/// drive for each seed.
+fn hunt(store: &str, seeds: u32) -> std::process::Output {
+    let mut command = example("fault_hunt");
+    if Path::new("/dev/shm").is_dir() {
+        command.env("TMPDIR", "/dev/shm");
+    }
+    command.args([store, &seeds.to_string()]).output().unwrap()
+}
+
+#[test]
+fn the_hunt_finds_both_mistakes_and_says_how_to_see_them_again() {
+    if !are_built() {
+        return;
+    }
+    for (store, what) in [("early", "was committed"), ("trusting", "was never set, and is there")] {
+        let output = hunt(store, 500);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(what) && text.contains("again: TARGET,faults="), "{text}");
+        let (_, plan) = text.trim().split_once("faults=").unwrap();
+        assert!(!plan.parse::<zonal::faults::FaultPlan>().unwrap().is_empty());
+        assert!(GUIDE.contains(&format!("fault_hunt -- {store} 500")));
+    }
+}
+
+/// `ZONAL_LONG=1` tries all that the guide says.
+#[test]
+fn the_hunt_finds_nothing_in_the_mended_store() {
+    if !are_built() {
+        return;
+    }
+    let long = std::env::var_os("ZONAL_LONG").is_some();
+    let output = hunt("mended", if long { 1000 } else { 150 });
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("nothing found"), "{text}");
+    assert!(GUIDE.contains("mended: 1000 seeds, nothing found"));
 }
 
 #[test]

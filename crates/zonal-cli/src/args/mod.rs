@@ -11,4 +11,4 @@ mod target;
 pub(crate) use duration::parse_duration;
 pub(crate) use range::ZoneRange;
 pub(crate) use size::{Size, format_size};
-pub(crate) use target::{Access, Engine, TargetArg, WriteAccess, open};
+pub(crate) use target::{Access, Engine, TargetArg, WriteAccess, open, without_plan};

@@ -1,6 +1,8 @@
 //! The target of a command and how it is opened.
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use zonal::{Device, EngineChoice, OpenOptions, Target};
 
@@ -9,7 +11,8 @@ use crate::{output::Ui, own::OwnFiles};
 /// The drive a command works on; always the first word.
 #[derive(Args, Debug)]
 pub(crate) struct TargetArg {
-    /// An image, `mem:size=8G,zone-size=64M` or `file:PATH`
+    /// An image, `mem:size=8G,zone-size=64M` or `file:PATH`; behind it perhaps `,faults=…`, how it
+    /// fails
     #[arg(value_name = "TARGET")]
     pub(crate) target: String,
 }
@@ -80,6 +83,21 @@ pub(crate) fn open(text: &str, access: Access, engine: Engine, ui: &Ui) -> Resul
         ui.say(format_args!("{text}: {warning}"));
     }
     Ok(device)
+}
+
+/// The file that a command works on without opening the drive in it, so that no plan applies;
+/// `instead` says where one does.
+pub(crate) fn without_plan(path: &Path, instead: &str) -> Result<PathBuf> {
+    let Some(name) = path.to_str().filter(|name| name.contains(",faults=")) else {
+        return Ok(path.to_owned());
+    };
+    match Target::parse(name)? {
+        Target::Path(path) => Ok(path),
+        Target::Faulty(target, plan) => {
+            bail!("{target}: the fault plan `{plan}` does not apply here: {instead}")
+        }
+        Target::Memory(_) | Target::File(_) => Ok(path.to_owned()),
+    }
 }
 
 impl TargetArg {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use zonal::AdoptOptions;
 
 use crate::{
-    args::{Size, format_size},
+    args::{Size, format_size, without_plan},
     outcome::Outcome,
     output::{Ui, plural, print_json},
     own::OwnFiles,
@@ -58,17 +58,19 @@ struct AdoptedDrive {
 
 /// Runs `adopt`.
 pub(crate) fn run(args: &AdoptArgs, ui: &Ui) -> Result<Outcome> {
+    let path =
+        without_plan(&args.path, "adopting does not fail by one; name it where the drive is used")?;
     let narrow = |size: Option<Size>, word| {
         size.map(|size| u32::try_from(size.0))
             .transpose()
             .with_context(|| format!("{word} is too large"))
     };
-    OwnFiles::of_image(&args.path).refuse_stdout()?;
-    if args.path.is_file() {
+    OwnFiles::of_image(&path).refuse_stdout()?;
+    if path.is_file() {
         ui.say(format_args!(
             "{}: once it has zones, QEMU and other tools cannot open it any more, and nothing takes \
              them off again; keep a copy if they need one",
-            args.path.display()
+            path.display()
         ));
     }
     let bar = ui.progress(None);
@@ -83,12 +85,12 @@ pub(crate) fn run(args: &AdoptArgs, ui: &Ui) -> Result<Outcome> {
         max_append: narrow(args.max_append, "--max-append")?,
         progress: Some(&mut progress),
     };
-    let adopted = zonal::adopt(&args.path, options)?;
+    let adopted = zonal::adopt(&path, options)?;
     drop(bar);
     let geometry = &adopted.geometry;
     if ui.json {
         let drive = AdoptedDrive {
-            path: args.path.to_string_lossy().into_owned(),
+            path: path.to_string_lossy().into_owned(),
             size: geometry.size,
             zones: geometry.zones(),
             zone_size: geometry.zone_size,
@@ -102,7 +104,7 @@ pub(crate) fn run(args: &AdoptArgs, ui: &Ui) -> Result<Outcome> {
         ui.say(format_args!(
             "{}: {}, {} of {}, {} of them full of the data that was there; from now on it is \
              opened by zonal alone",
-            args.path.display(),
+            path.display(),
             format_size(geometry.size),
             plural(geometry.zones() as usize, "zone"),
             format_size(geometry.zone_size),

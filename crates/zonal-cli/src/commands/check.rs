@@ -11,6 +11,7 @@ use serde::Serialize;
 use zonal::{CheckOptions, Finding, Mended, RepairOptions, RepairReport, Severity};
 
 use crate::{
+    args::without_plan,
     outcome::Outcome,
     output::{Ui, plural, print_json},
     own::OwnFiles,
@@ -87,8 +88,9 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
         "{}: an ordinary file has no format to check; name an image",
         args.path.display()
     );
-    OwnFiles::of_image(&args.path).refuse_stdout()?;
-    let CheckArgs { ref path, deep, repair, drop_unflushed } = *args;
+    let CheckArgs { deep, repair, drop_unflushed, .. } = *args;
+    let path = &without_plan(&args.path, "a check reads the image as it is; leave the plan out")?;
+    OwnFiles::of_image(path).refuse_stdout()?;
     let RepairReport { mended, left: report, kept } = if repair {
         zonal::repair(path, &RepairOptions { deep, drop_unflushed })?
     } else {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use zonal::{CreateOptions, Geometry, Preallocate};
 
 use crate::{
-    args::{Size, format_size},
+    args::{Size, format_size, without_plan},
     outcome::Outcome,
     output::{Ui, plural, print_json},
     own::refuse_live_name,
@@ -123,7 +123,11 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         "{}: an ordinary file needs no create; make an empty one with touch",
         args.path.display()
     );
-    refuse_live_name(&args.path)?;
+    let path = without_plan(
+        &args.path,
+        "making an image does not fail by one; name it where the drive is used",
+    )?;
+    refuse_live_name(&path)?;
     let geometry = args.geometry()?;
     let interrupt = Interrupt::install()?;
     let bar = ui.progress(Some(geometry.size));
@@ -137,7 +141,7 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
         force: args.force,
         progress: Some(&mut progress),
     };
-    let made = zonal::create(&args.path, options);
+    let made = zonal::create(&path, options);
     drop(bar);
     if let (Err(error), Some(signal)) = (&made, interrupt.signal()) {
         ui.say(error);
@@ -146,7 +150,7 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
     made?;
     if ui.json {
         let created = Created {
-            path: args.path.to_string_lossy().into_owned(),
+            path: path.to_string_lossy().into_owned(),
             size: geometry.size,
             zones: geometry.zones(),
             zone_size: geometry.zone_size,
@@ -156,7 +160,7 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
     } else {
         ui.say(format_args!(
             "{}: {}, {} of {}",
-            args.path.display(),
+            path.display(),
             format_size(geometry.size),
             plural(geometry.zones() as usize, "zone"),
             format_size(geometry.zone_size)

@@ -16,7 +16,8 @@ EXAMPLES:
 pub(crate) const INFO: &str = "\
 EXAMPLES:
   zonal info disk.qcow2
-  zonal info mem:size=8G,zone-size=64M --json";
+  zonal info mem:size=8G,zone-size=64M --json
+  zonal info disk.qcow2,faults=fail-write=7,latency=1ms..5ms";
 
 pub(crate) const REPORT: &str = "\
 EXAMPLES:
@@ -34,6 +35,7 @@ pub(crate) const APPEND: &str = "\
 EXAMPLES:
   zonal append disk.qcow2 a.log b.log --record 64K --json > new.jsonl
   cat a.log | zonal append disk.qcow2 --ordered --zones 3..5 --csv > a.csv
+  zonal append disk.qcow2,faults=latency=1ms..2ms,short-per-mille=100 a.log b.log
   zonal append disk.qcow2 a.log b.log --json --resume index.jsonl >>index.jsonl";
 
 pub(crate) const CAT: &str = "\
@@ -101,6 +103,7 @@ EXAMPLES:
   zonal bench --runtime 1s
   zonal bench mem:size=1G,zone-size=64M --bs 512K --runtime 1s --verify
   zonal bench --rw mixed --rwmixread 70 --runtime 1s --plot latency.svg
+  zonal bench mem:size=1G,zone-size=64M,faults=latency=100us..2ms --runtime 1s
   zonal bench disk.qcow2 --rw randread --size 1M --rate-iops 5000 --json";
 
 pub(crate) const SIM: &str = "\

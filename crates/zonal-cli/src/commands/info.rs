@@ -42,6 +42,9 @@ struct Description {
     session: Option<String>,
     recovered: Option<String>,
     warnings: Vec<String>,
+    /// The plan by which it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    faults: Option<String>,
 }
 
 impl Description {
@@ -69,6 +72,7 @@ impl Description {
             session: info.session,
             recovered: info.recovered,
             warnings: info.warnings,
+            faults: device.faults().map(ToString::to_string),
         }
     }
 
@@ -99,6 +103,7 @@ impl Description {
             ("image id", self.image_id.clone()),
             ("session", self.session.clone()),
             ("recovered", self.recovered.clone()),
+            ("fails as planned", self.faults.clone()),
         ];
         for (name, value) in lines {
             if let Some(value) = value {

@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, MemfdFlags, memfd_create};
 
 use super::EngineKind;
 use crate::sys::DIRECT_ALIGNMENT;
@@ -53,9 +53,23 @@ impl FileDisk {
     /// Those of `open(2)`.
     pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
         let (file, direct) = file::open_direct(path, access)?;
+        Ok(Self::new(file, direct))
+    }
+
+    /// A file of so many zeros that has no name and is in memory.
+    ///
+    /// # Errors
+    /// Those of `memfd_create(2)` and `ftruncate(2)`.
+    pub(crate) fn in_memory(length: u64) -> io::Result<Self> {
+        let file = File::from(memfd_create("zonal", MemfdFlags::CLOEXEC)?);
+        file.set_len(length)?;
+        Ok(Self::new(file, false))
+    }
+
+    fn new(file: File, direct: bool) -> Self {
         let (zero_mode, why_threads) = (OnceLock::new(), OnceLock::new());
         let inner = Arc::new(Inner { file, direct, zero_mode, why_threads });
-        Ok(Self { inner, engine: EngineKind::IoUring, may_use_threads: false })
+        Self { inner, engine: EngineKind::IoUring, may_use_threads: false }
     }
 
     /// This handle, whose queues will have engines of that kind.

@@ -6,9 +6,10 @@
 //! pushed request is reaped exactly once; an engine reports nothing else; nothing here retries,
 //! splits or reorders.
 //!
-//! The same callers run over files (by io_uring, or by threads where that is forbidden) and over
-//! the simulated disk.
+//! The same callers run over files (by io_uring, or by threads where that is forbidden), over
+//! the simulated disk, and over any of these under a fault plan.
 
+pub(crate) mod faulty;
 pub(crate) mod file;
 pub(crate) mod polled;
 pub(crate) mod sim;
@@ -21,7 +22,9 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use crate::buffer::Arena;
+use crate::faults::Faults;
 use crate::sys::memory::LentBytes;
+use faulty::{FaultyDisk, FaultyEngine};
 use file::FileDisk;
 use polled::Polled;
 use sim::{SimDisk, SimEngine, SimNotifier};
@@ -164,6 +167,8 @@ pub(crate) enum Disk {
     File(FileDisk),
     /// The simulator's.
     Sim(SimDisk),
+    /// One of these under a fault plan.
+    Faulty(FaultyDisk),
 }
 
 impl Disk {
@@ -175,6 +180,7 @@ impl Disk {
         match self {
             Self::File(disk) => disk.read_exact_at(bytes, offset),
             Self::Sim(disk) => disk.read_exact_at(bytes, offset),
+            Self::Faulty(disk) => disk.read_exact_at(bytes, offset),
         }
     }
 
@@ -186,6 +192,7 @@ impl Disk {
         match self {
             Self::File(disk) => disk.write_all_at(bytes, offset),
             Self::Sim(disk) => disk.write_all_at(bytes, offset),
+            Self::Faulty(disk) => disk.write_all_at(bytes, offset),
         }
     }
 
@@ -198,6 +205,7 @@ impl Disk {
         match self {
             Self::File(disk) => disk.sync_data(),
             Self::Sim(disk) => disk.sync_data(),
+            Self::Faulty(disk) => disk.sync_data(),
         }
     }
 
@@ -209,6 +217,7 @@ impl Disk {
         match self {
             Self::File(disk) => disk.zero(offset, length),
             Self::Sim(disk) => disk.zero(offset, length),
+            Self::Faulty(disk) => disk.zero(offset, length),
         }
     }
 
@@ -220,6 +229,7 @@ impl Disk {
         match self {
             Self::File(disk) => disk.allocate(offset, length),
             Self::Sim(disk) => disk.allocate(offset, length),
+            Self::Faulty(disk) => disk.allocate(offset, length),
         }
     }
 
@@ -231,6 +241,7 @@ impl Disk {
         match self {
             Self::File(disk) => disk.set_len(length),
             Self::Sim(disk) => disk.set_len(length),
+            Self::Faulty(disk) => disk.set_len(length),
         }
     }
 
@@ -242,6 +253,7 @@ impl Disk {
         match self {
             Self::File(disk) => disk.len(),
             Self::Sim(disk) => Ok(disk.len()),
+            Self::Faulty(disk) => disk.len(),
         }
     }
 
@@ -277,6 +289,9 @@ impl Disk {
             },
             Self::Sim(_) if options.hipri => Err(polled::refused("the disk is simulated")),
             Self::Sim(disk) => Ok(Engine::Sim(disk.engine(options))),
+            Self::Faulty(disk) => {
+                disk.engine(options, arena).map(|engine| Engine::Faulty(Box::new(engine)))
+            }
         }
     }
 
@@ -285,6 +300,7 @@ impl Disk {
         match self {
             Self::File(disk) => disk.why_threads().flatten(),
             Self::Sim(_) => None,
+            Self::Faulty(disk) => disk.inner().engine_warning(),
         }
     }
 
@@ -299,6 +315,30 @@ impl Disk {
                 EngineKind::Threads => ("threads", disk.is_direct()),
             },
             Self::Sim(_) => ("sim", true),
+            Self::Faulty(disk) => disk.engine_name(),
+        }
+    }
+
+    /// The plan it is under.
+    pub(crate) fn faults(&self) -> Option<&Faults> {
+        match self {
+            Self::File(_) | Self::Sim(_) => None,
+            Self::Faulty(disk) => Some(disk.faults()),
+        }
+    }
+
+    /// Gives a file's lock back, all I/O having ended; before that, leaves it as its plan wants.
+    ///
+    /// # Errors
+    /// As [`FileDisk::unlock`].
+    pub(crate) fn release(&self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.unlock(),
+            Self::Sim(_) => Ok(()),
+            Self::Faulty(disk) => {
+                disk.faults().release(disk.inner());
+                disk.inner().release()
+            }
         }
     }
 }
@@ -316,6 +356,8 @@ pub(crate) enum Engine {
     Threads(Threads),
     /// The simulator's.
     Sim(SimEngine),
+    /// Any of these under a fault plan.
+    Faulty(Box<FaultyEngine>),
 }
 
 impl Engine {
@@ -348,6 +390,11 @@ impl Engine {
                 engine.push(&io, bytes);
                 Ok(())
             }
+            Self::Faulty(engine) => {
+                // SAFETY: likewise.
+                unsafe { engine.push(io) };
+                Ok(())
+            }
         }
     }
 
@@ -368,6 +415,7 @@ impl Engine {
                 engine.submit(wait_for, timeout);
                 Ok(())
             }
+            Self::Faulty(engine) => engine.submit(wait_for, timeout),
         }
     }
 
@@ -380,6 +428,7 @@ impl Engine {
             Self::Polled(engine) => engine.reap(each),
             Self::Threads(engine) => engine.reap(each),
             Self::Sim(engine) => engine.reap(each),
+            Self::Faulty(engine) => engine.reap(each),
         }
     }
 
@@ -390,6 +439,7 @@ impl Engine {
             Self::Polled(engine) => engine.in_flight(),
             Self::Threads(engine) => engine.in_flight(),
             Self::Sim(engine) => engine.in_flight(),
+            Self::Faulty(engine) => engine.in_flight(),
         }
     }
 
@@ -400,6 +450,7 @@ impl Engine {
             Self::Polled(engine) => Notifier::Uring(engine.notifier()),
             Self::Threads(engine) => Notifier::Threads(engine.notifier()),
             Self::Sim(engine) => Notifier::Sim(engine.notifier()),
+            Self::Faulty(engine) => engine.notifier(),
         }
     }
 
@@ -411,6 +462,7 @@ impl Engine {
             Self::Polled(engine) => Some(engine.as_raw_fd()),
             Self::Threads(engine) => Some(engine.as_raw_fd()),
             Self::Sim(_) => None,
+            Self::Faulty(engine) => engine.as_raw_fd(),
         }
     }
 
@@ -426,6 +478,7 @@ impl Engine {
             Self::Polled(engine) => engine.prepare_to_poll(),
             Self::Threads(engine) => engine.prepare_to_poll(),
             Self::Sim(engine) => Ok(engine.prepare_to_poll()),
+            Self::Faulty(engine) => engine.prepare_to_poll(),
         }
     }
 
@@ -435,6 +488,7 @@ impl Engine {
             Self::Uring(engine) => engine.registered_bytes(),
             Self::Polled(engine) => engine.registered_bytes(),
             Self::Threads(_) | Self::Sim(_) => 0,
+            Self::Faulty(engine) => engine.registered_bytes(),
         }
     }
 
@@ -445,6 +499,7 @@ impl Engine {
             Self::Polled(engine) => engine.syscalls(),
             Self::Threads(engine) => engine.syscalls(),
             Self::Sim(engine) => engine.syscalls(),
+            Self::Faulty(engine) => engine.syscalls(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod clusters;
 mod create;
 mod mapping;
 mod open;
+mod outage;
 mod place;
 mod repair;
 
@@ -26,7 +27,7 @@ pub(crate) use check::check_disk;
 pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
 pub(crate) use create::write_layout;
 pub use create::{CreateOptions, Preallocate, create};
-pub(crate) use open::{not_a_file, open, open_at, open_disk, take_lock};
+pub(crate) use open::{not_a_file, open_as, open_at, open_disk, take_lock};
 pub(crate) use place::Place;
 pub use repair::{RepairOptions, RepairReport, repair};
 pub(crate) use repair::{refuse_unclean, repair_disk};
@@ -201,7 +202,7 @@ impl Drop for Image {
     /// All queues are gone, and with them all I/O.
     fn drop(&mut self) {
         if let Some(place) = &self.place
-            && let Err(error) = place.unlock()
+            && let Err(error) = place.unlock(&self.disk)
         {
             tracing::warn!("the lock on the image is not given back: {error}");
         }

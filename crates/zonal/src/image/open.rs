@@ -6,13 +6,15 @@
 //! left alone: what would be mended is masked in memory.
 
 use super::create::write_zeros;
+use super::outage::ImageOutage;
 use super::{Clusters, Image, Mapping, PAGE, Place, State, metadata_error};
 use crate::buffer::Buffer;
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
+use crate::faults::{Faults, Outage};
 use crate::live::{self, Doubt};
-use crate::open::OpenOptions;
+use crate::open::{OpenOptions, under};
 use crate::queue::{io_text, is_unsupported};
 use crate::sync::Mutex;
 use crate::sys::clock::BootId;
@@ -46,11 +48,25 @@ const AUTOCLEAR_OFFSET: u64 = 88;
 
 /// Opens the image at `path`.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Device> {
-    let name = path.display().to_string();
-    open_file(path, &name, options).map_err(|error| error.on(name).during("open"))
+    open_as(path, &path.display().to_string(), options, None)
 }
 
-fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
+/// The same, called `name`, and under a plan.
+pub(crate) fn open_as(
+    path: &Path,
+    name: &str,
+    options: &OpenOptions,
+    faults: Option<&Arc<Faults>>,
+) -> Result<Device> {
+    open_file(path, name, options, faults).map_err(|error| error.on(name).during("open"))
+}
+
+fn open_file(
+    path: &Path,
+    name: &str,
+    options: &OpenOptions,
+    faults: Option<&Arc<Faults>>,
+) -> Result<Device> {
     let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
     let file = FileDisk::open(path, access).map_err(|error| open_error(error, path))?;
     let identity = file.identity().map_err(|error| metadata_error("the file", error))?;
@@ -64,7 +80,7 @@ fn open_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     if locked {
         take_lock(&file, &path, || live::owner(&live_path))?;
     }
-    let disk = Disk::File(options.driven(file.clone())?);
+    let disk = under(Disk::File(options.driven(file.clone())?), faults);
     open_at(disk, Place::File { file, live: live_path }, name, options)
 }
 
@@ -79,7 +95,7 @@ pub(crate) fn open_at(
     let earlier =
         if parts.session.clean { None } else { place.earlier(parts.zones(), &parts.session)? };
     if options.read_only {
-        return parts.into_reader(name, earlier);
+        return begun(parts.into_reader(name, earlier)?, None);
     }
     let notes = parts.mend(earlier, &place, options)?;
     parts.begin_session(&place)?;
@@ -94,7 +110,14 @@ pub(crate) fn open_at(
     })?;
     parts.declare_open()?;
     let keeping = if options.discard { Keeping::Discarding } else { Keeping::Zones };
-    Ok(parts.into_device(name, cells, keeping, notes, Some(place)))
+    let outage = parts.outage(&place);
+    begun(parts.into_device(name, cells, keeping, notes, Some(place)), outage)
+}
+
+/// The opened drive, whose fault plan begins here, if it has one.
+fn begun(device: Device, outage: Option<Box<dyn Outage>>) -> Result<Device> {
+    device.drive().begin_plan(outage)?;
+    Ok(device)
 }
 
 /// Opens an image on a disk of the simulator that is nowhere: with neither lock nor live file.
@@ -607,6 +630,14 @@ impl Parts {
             .map_err(|error| metadata_error("the session record", error))
     }
 
+    /// What a cut or a kill by its fault plan does beside the data.
+    fn outage(&self, place: &Place) -> Option<Box<dyn Outage>> {
+        self.disk.faults()?;
+        let geometry = self.header.geometry.clone();
+        let live = place.live_path()?.to_owned();
+        Some(Box::new(ImageOutage { extension: self.extension?, geometry, live }))
+    }
+
     /// A device that only reads: what a session that was cut off, or goes on, has acknowledged
     /// is taken from its live file, and what would be zeroed is masked.
     fn into_reader(mut self, name: &str, earlier: Option<Result<Cells, Doubt>>) -> Result<Device> {
@@ -801,7 +832,8 @@ mod tests {
         let preallocate = Preallocate::Off;
         create(&path, CreateOptions { geometry, preallocate, force: false, progress: None })
             .unwrap();
-        let drive = open(&path, &OpenOptions::default()).unwrap();
+        let open = |path: &Path| open(path, &OpenOptions::default());
+        let drive = open(&path).unwrap();
         let mut queue = drive.queue(&QueueOptions::default()).unwrap();
         queue.push(Request::append(1, Buffer::from_slice(&[7; 4096]))).unwrap();
         queue.submit_and_wait(1).unwrap();
@@ -812,7 +844,7 @@ mod tests {
         // Longer than the live file forgives between a submission and the image's last change.
         std::thread::sleep(Duration::from_millis(1200));
         mend_and_die(&path);
-        let drive = open(&path, &OpenOptions::default()).unwrap();
+        let drive = open(&path).unwrap();
         assert_eq!(drive.report(1..2).unwrap()[0].write_pointer, Some((1 << 20) + 4096));
         drive.close().unwrap();
     }

@@ -5,6 +5,7 @@
 
 use super::metadata_error;
 use super::open::random_id;
+use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::live::{self, Doubt, Expected};
 use crate::sim::host::Session;
@@ -14,7 +15,7 @@ use crate::sys::words::SharedWords;
 use crate::zones::Cells;
 use crate::zones::cells::words_needed;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zonal_core::error::Result;
 use zonal_core::format::zonal;
 
@@ -147,10 +148,18 @@ impl Place {
         }
     }
 
-    /// Gives the lock back, all I/O having ended.
-    pub(super) fn unlock(&self) -> io::Result<()> {
+    /// Where the live file of a real file is.
+    pub(super) fn live_path(&self) -> Option<&Path> {
         match self {
-            Self::File { file, .. } => file.unlock(),
+            Self::File { live, .. } => Some(live),
+            Self::Sim(_) | Self::Nowhere => None,
+        }
+    }
+
+    /// Gives the lock on `disk` back, all I/O having ended.
+    pub(super) fn unlock(&self, disk: &Disk) -> io::Result<()> {
+        match self {
+            Self::File { .. } => disk.release(),
             Self::Sim(session) => {
                 session.unlock();
                 Ok(())

@@ -15,6 +15,7 @@ use super::task::Desk;
 use crate::buffer::Buffer;
 use crate::device::Drive;
 use crate::engine::IoKind;
+use crate::faults::{errno, is_injected};
 use crate::image::{Clusters, Grant, Image, Span};
 use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Zones, drained};
 use std::cell::Cell;
@@ -88,6 +89,16 @@ pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result
         return Err(refusal.into());
     }
     if op == ZoneOp::Reset { scene.drive.end_life(zone) } else { Ok(()) }
+}
+
+/// Makes a zone read-only or offline once nothing is in flight in it.
+pub(super) async fn condemn(scene: Scene, zone: ZoneIndex, condition: ZoneState) {
+    let zones = scene.zones();
+    let gate = GateLock::new(zones, zone).await;
+    drained(&gate).await;
+    if let Err(error) = zones.set_condition(zone, condition) {
+        tracing::warn!("zone {zone}: not {condition} as its fault plan wants: {error}");
+    }
 }
 
 /// Resets all sequential zones that can be reset.
@@ -322,7 +333,7 @@ async fn sync_data(scene: &Scene) -> Result<()> {
     Counts::add(&scene.zones().counts.data_syncs);
     let (result, _) = scene.desk.io(IoKind::SyncData, 0, 0, None).await;
     result.map(|_| ()).map_err(|error| {
-        scene.zones().latch("a data sync failed");
+        scene.zones().latch(&blamed("a data sync failed", &error));
         scene.zones().latched_error().with_source(error)
     })
 }
@@ -347,6 +358,11 @@ async fn persist(scene: &Scene) -> Result<()> {
     }
 }
 
+/// What failed, and that a fault plan did it, if so.
+fn blamed(what: &str, error: &io::Error) -> String {
+    if is_injected(error) { format!("{what}: {error}") } else { what.to_owned() }
+}
+
 async fn write_pages(scene: &Scene, image: &Image, pages: &Pages) -> Result<()> {
     let zones = scene.zones();
     Counts::add(&zones.counts.table_writes);
@@ -356,7 +372,7 @@ async fn write_pages(scene: &Scene, image: &Image, pages: &Pages) -> Result<()> 
     })?;
     for batch in batches {
         write_all_durably(scene, batch).await.map_err(|error| {
-            zones.latch("a write of the zone table failed");
+            zones.latch(&blamed("a write of the zone table failed", &error));
             zones.latched_error().with_source(error)
         })?;
     }
@@ -491,7 +507,7 @@ async fn write_zeros(scene: &Scene, host: u64, length: u64) -> io::Result<()> {
 
 /// Whether a range that was to be zeroed has to be written instead.
 pub(crate) fn is_unsupported(error: &io::Error) -> bool {
-    [libc::EOPNOTSUPP, libc::ENOSYS, libc::EINVAL].map(Some).contains(&error.raw_os_error())
+    [libc::EOPNOTSUPP, libc::ENOSYS, libc::EINVAL].map(Some).contains(&errno(error))
 }
 
 async fn role(zones: &Zones, join: Join) -> Role {

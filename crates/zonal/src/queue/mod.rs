@@ -23,6 +23,7 @@ mod task;
 use crate::buffer::{Arena, Buffer};
 use crate::device::Drive;
 use crate::engine::{Engine, EngineOptions, Io, IoKind, polled};
+use crate::faults::{errno, is_injected};
 use crate::image::Piece;
 use crate::mailbox::{Mailbox, Message};
 use crate::sync::atomic::Ordering;
@@ -42,6 +43,7 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+pub(crate) use task::is_task_io;
 use task::{Desk, Tasks};
 use tracing::Instrument;
 use zonal_core::broken::{Rule, is_broken};
@@ -179,13 +181,16 @@ impl Queue {
             private,
             hipri: options.hipri,
         };
-        let engine = drive
+        let mut engine = drive
             .engine(&engine_options, arena.as_ref())
             .map_err(|error| opening_failed(drive, error))?;
         if engine.is_none() && options.hipri {
             return Err(opening_failed(drive, polled::refused("the drive is in memory")));
         }
         let mailbox = Arc::new(Mailbox::new(engine.as_ref().map(Engine::notifier)));
+        if let Some(Engine::Faulty(engine)) = &mut engine {
+            engine.attach(drive, &mailbox);
+        }
         let id = drive.zones.enlist(mailbox.clone(), options.depth)?;
         let registered = engine.as_ref().map_or(0, Engine::registered_bytes) as u64;
         drive.zones.counts.registered_bytes.fetch_add(registered, Ordering::Relaxed);
@@ -433,6 +438,8 @@ impl Queue {
                 Message::Turn { slot } => self.turn(slot),
                 Message::Verdict { slot, verdict } => self.verdict(slot, verdict),
                 Message::Poll { task } => self.tasks.poll(task),
+                Message::Condemn { zone, condition } => self
+                    .spawn(0, |scene| Box::pin(cold::condemn(scene, ZoneIndex(zone), condition))),
                 Message::Nudge => self.nudged = true,
             }
         }
@@ -471,7 +478,7 @@ impl Queue {
         let mut reaped = std::mem::take(&mut self.reaped);
         engine.reap(|token, result| reaped.push((token, result)));
         for (token, result) in reaped.drain(..) {
-            if task::is_task_io(token) {
+            if is_task_io(token) {
                 self.desk.ended(token, result);
             } else {
                 self.ended(token, result);
@@ -1039,7 +1046,7 @@ impl Queue {
         match &slot.stage {
             Stage::Syncing { .. } => {
                 let length = slot.length();
-                if result.is_ok() {
+                if result.is_ok() && self.drive.outlives_its_handles() {
                     slot.flags.insert(Flags::DURABLE);
                 }
                 #[allow(clippy::cast_possible_truncation)] // as in `acknowledged`
@@ -1250,7 +1257,7 @@ fn ring_error(drive: &str, error: io::Error) -> Error {
 }
 
 pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
-    match error.raw_os_error() {
+    match errno(error) {
         Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
         Some(libc::EROFS) => ErrorKind::DeviceReadOnly,
         _ => ErrorKind::Io,
@@ -1259,6 +1266,9 @@ pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
 
 /// What the system says and, where that can be known, what to do next.
 pub(crate) fn io_text(error: &io::Error) -> String {
+    if is_injected(error) {
+        return error.to_string();
+    }
     let next = match error.raw_os_error() {
         Some(libc::ENOSPC) => "free some of it",
         Some(libc::EDQUOT) => "free some of what your quota counts",

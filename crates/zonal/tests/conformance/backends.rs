@@ -5,7 +5,9 @@ use crate::abilities::Cell::{self, Has, Lacks, Refuses};
 use crate::plain::plain;
 use std::fs::{self, File};
 use std::path::Path;
+use std::time::Duration;
 use zonal::ErrorKind::{NotAtWritePointer, OutOfRange, Unsupported};
+use zonal::faults::FaultPlan;
 use zonal::{
     AdoptOptions, CreateOptions, EngineChoice, Error, Geometry, OpenOptions, Preallocate, Target,
 };
@@ -48,6 +50,20 @@ pub(crate) const BACKENDS: &[Backend] = &[
         make: |_| Target::Memory(geometry()),
         make_nearly_full: None,
         cells: [Has, Has, Has, Has, Lacks, Lacks, Lacks, Lacks],
+    },
+    Backend {
+        name: "mem:, late and short",
+        engine: EngineChoice::Auto,
+        make: |_| Target::Memory(geometry()).with_faults(harmless()),
+        make_nearly_full: None,
+        cells: [Has, Has, Has, Has, Lacks, Lacks, Lacks, Has],
+    },
+    Backend {
+        name: "image, late and short",
+        engine: EngineChoice::Auto,
+        make: |folder| image(folder).with_faults(harmless()),
+        make_nearly_full: None,
+        cells: IMAGE,
     },
     Backend {
         name: "image, io_uring",
@@ -118,6 +134,11 @@ fn geometry() -> Geometry {
         max_append: 64 << 10,
         ..Geometry::with_size(6 << 20)
     }
+}
+
+/// What a plan can do without an error: nobody has to notice.
+fn harmless() -> FaultPlan {
+    FaultPlan::new().latency(Duration::ZERO..Duration::from_micros(200)).short(200).seed(1)
 }
 
 fn image(folder: &Path) -> Target {

@@ -49,6 +49,16 @@ fn memory_conforms() {
 }
 
 #[test]
+fn memory_under_a_harmless_plan_conforms() {
+    conform("mem:, late and short");
+}
+
+#[test]
+fn an_image_under_a_harmless_plan_conforms() {
+    conform("image, late and short");
+}
+
+#[test]
 fn an_image_over_io_uring_conforms() {
     conform("image, io_uring");
 }

@@ -5,34 +5,12 @@ use std::ops::Range;
 use super::super::IoKind;
 use super::Outcome;
 use super::medium::Medium;
-
-/// Numbers that look random and follow from a seed alone (SplitMix64: Steele, Lea, Flood 2014).
-#[derive(Clone, Debug)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ mixed >> 31
-    }
-
-    /// A number below `bound`, which is not 0. Bounds here are small, so the bias is too.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % (bound as u64)).unwrap_or(0)
-    }
-
-    pub(super) fn per_mille(&mut self, chance: u16) -> bool {
-        chance != 0 && self.below(1000) < usize::from(chance)
-    }
-}
+use crate::faults::Random;
 
 /// What goes wrong on a disk that completes requests by itself. By default nothing does.
+///
+/// It counts every request, those of making and opening an image included. A plan that begins with
+/// the opened drive, as those of real drives do, is [`crate::faults::FaultPlan`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FaultPlan {
     /// This write (counted from 0, zeroing included) fails with `EIO`, after a part of it.

@@ -1,0 +1,106 @@
+//! `TARGET,faults=…`: drives that fail as planned.
+
+mod common;
+
+use common::{Place, noise};
+
+#[test]
+fn a_plan_goes_with_any_target_and_info_says_so() {
+    let place = Place::with_disk("");
+    place.put("log", b"");
+    for target in ["disk", "mem:size=64M,zone-size=8M", "file:log"] {
+        let words = "fail-write=7,latency=1ms..5ms,seed=3";
+        let info = place.json(&format!("info {target},faults={words}"));
+        assert_eq!(info["faults"], words, "{target}");
+        let text = place.ok(&format!("info {target},faults={words}")).text();
+        assert!(text.contains(&format!("fails as planned    {words}\n")), "{text}");
+        assert!(place.json(&format!("info {target}")).get("faults").is_none());
+    }
+}
+
+#[test]
+fn a_planned_failure_owns_up_and_the_drive_goes_on_after_it() {
+    let place = Place::with_disk("");
+    place.put("a", &noise(1, 40_000));
+    let failed = place.run("append disk,faults=fail-write=2 a --record 16K --iodepth 1 --zones 0");
+    failed.exits(2).says(&[
+        "disk,faults=fail-write=2: append: I/O error",
+        "zone 0",
+        "by its fault plan (fail-write=2)",
+    ]);
+    assert_eq!(place.zone(0)["wp"], 16 << 10);
+    place.ok("append disk a --record 16K");
+}
+
+#[test]
+fn after_a_planned_cut_the_next_command_finds_a_machine_that_went_down() {
+    let place = Place::with_disk("");
+    place.put("a", &noise(1, 400_000));
+    place.ok("append disk a --record 16K --zones 0");
+    let flushed = place.zone(0);
+    let cut = place.run("append disk,faults=cut=12,seed=5 a --record 16K --zones 1");
+    cut.exits(2).says(&["by its fault plan (cut=12; open the drive again)"]);
+    place.ok("flush disk").says(&["the machine went down: every zone goes on from its last flush"]);
+    assert_eq!(place.zone(0), flushed);
+    place.ok("check disk");
+}
+
+#[test]
+fn after_a_planned_kill_the_next_command_recovers() {
+    let place = Place::with_disk("");
+    place.put("a", &noise(1, 400_000));
+    let killed =
+        place.run("append disk,faults=kill=12 a --record 16K --zones 1 --iodepth 2 --json");
+    assert_eq!(killed.code, Some(2), "{}", killed.talk);
+    place.ok("flush disk").says(&["after a kill"]);
+    let end = killed
+        .lines()
+        .into_iter()
+        .filter_map(|line| Some(line["offset"].as_u64()? + line["length"].as_u64()?));
+    let wp = place.zone(1)["wp"].as_u64();
+    let end = end.max();
+    assert!(end.is_some() && end <= wp, "{wp:?}");
+}
+
+#[test]
+fn what_is_no_plan_is_refused_by_name_with_all_there_is() {
+    let place = Place::with_disk("");
+    place.run("info disk,faults=fail-wirte=7").exits(2).says(&[
+        "disk,faults=fail-wirte=7",
+        "`fail-wirte` is no word of a fault plan; there are seed, fail-write, tear-write",
+        "cut and kill",
+        "for a file of that name, write disk,faults=fail-wirte=7,faults=",
+    ]);
+    place.run("info disk,faults=cut=x").exits(2).says(&["`x`", "cut"]);
+    place.run("info disk,faults=offline=99").exits(2).says(&["zone 99", "0 to 7"]);
+}
+
+#[test]
+fn commands_that_open_no_drive_say_that_a_plan_does_not_apply() {
+    let place = Place::with_disk("");
+    for (words, instead) in [
+        ("create new,faults=cut=1 --size 64M", "name it where the drive is used"),
+        ("adopt disk,faults=cut=1", "name it where the drive is used"),
+        ("check disk,faults=cut=1", "leave the plan out"),
+    ] {
+        let says = ["the fault plan `cut=1` does not apply here", instead];
+        place.run(words).exits(2).says(&says);
+    }
+    assert!(!place.path("new,faults=cut=1").exists() && !place.path("new").exists());
+}
+
+#[test]
+fn a_file_whose_name_looks_like_a_plan_can_be_reached() {
+    let place = Place::new();
+    place.ok("create odd,faults=x,faults= --size 64M --zone-size 8M");
+    assert!(place.path("odd,faults=x").exists());
+    place.run("info odd,faults=x").exits(2).says(&["write odd,faults=x,faults="]);
+    let info = place.json("info odd,faults=x,faults=");
+    assert_eq!(info["target"], "odd,faults=x,faults=");
+    let info = place.json("info odd,faults=x,faults=cut=9");
+    assert_eq!(
+        (&info["target"], &info["faults"]),
+        (&"odd,faults=x,faults=cut=9".into(), &"cut=9".into())
+    );
+    place.ok("check odd,faults=x,faults=");
+}
