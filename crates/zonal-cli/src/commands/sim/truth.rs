@@ -166,11 +166,14 @@ pub(super) struct Noted {
     when: u64,
 }
 
+/// A record and the index of one of its blocks.
+type Part = (u64, u32);
+
 /// What a read has to show.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
     /// For each block: zone, block in it, what was acknowledged there.
-    blocks: Vec<(usize, u32, Option<(u64, u32)>)>,
+    blocks: Vec<(usize, u32, Option<Part>)>,
     /// What each block of a conventional zone may have held, in their order.
     values: BTreeMap<(usize, u32), Vec<Held>>,
     /// The life of each zone it touches, and whether a reset was on its way.
