@@ -49,7 +49,7 @@ impl Shapes {
 impl Shape {
     fn new(number: usize) -> Result<Self> {
         let random = &mut Random::new(number as u64);
-        let adopted = number % 4 != 0;
+        let adopted = !number.is_multiple_of(4);
         let block: u32 = if random.one_in(4) { 4096 } else { 512 };
         let size = random.of(&[8, 16, 32]);
         let capacity = if random.one_in(2) { size } else { size - random.below(size / 2) };

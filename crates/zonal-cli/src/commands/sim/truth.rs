@@ -166,11 +166,14 @@ pub(super) struct Noted {
     when: u64,
 }
 
+/// A record and the index of one of its blocks.
+type Part = (u64, u32);
+
 /// What a read has to show.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
     /// For each block: zone, block in it, what was acknowledged there.
-    blocks: Vec<(usize, u32, Option<(u64, u32)>)>,
+    blocks: Vec<(usize, u32, Option<Part>)>,
     /// What each block of a conventional zone may have held, in their order.
     values: BTreeMap<(usize, u32), Vec<Held>>,
     /// The life of each zone it touches, and whether a reset was on its way.
@@ -392,18 +395,29 @@ impl Truth {
                 if fate == Fate::Gone && !refused {
                     self.zones[record.zone].failed = true;
                 }
-                self.record_mut(number).fate = fate;
+                let place = self.place_of(record.zone, completion.offset);
+                let record = self.record_mut(number);
+                record.fate = fate;
+                // Where it was, if it had a place: zones may end there, in zeros.
+                if !refused {
+                    record.place = place;
+                }
                 Ok(())
             }
         }
+    }
+
+    /// Which block of a zone is at that byte of the drive.
+    fn place_of(&self, zone: usize, offset: u64) -> Option<u32> {
+        let block = (offset / self.block_size).checked_sub(self.zones[zone].start)?;
+        u32::try_from(block).ok()
     }
 
     fn acknowledged(&mut self, number: u64, record: &Record, completion: &Completion) -> Kept {
         let promise = "an acknowledged write is inside its zone, and says where";
         let zone = &self.zones[record.zone];
         let offset = completion.offset;
-        let block = (offset / self.block_size).checked_sub(zone.start);
-        let place = block.and_then(|block| u32::try_from(block).ok());
+        let place = self.place_of(record.zone, offset);
         let (Some(place), true) = (place, offset.is_multiple_of(self.block_size)) else {
             return violation(
                 promise,
@@ -762,7 +776,8 @@ impl Truth {
                 Held::Block { record, index, .. } => {
                     self.record(record).is_some_and(|record| index + 1 == record.blocks)
                 }
-                Held::Zeros | Held::Torn => false,
+                Held::Zeros => self.may_have_failed_before(at, life, wp),
+                Held::Torn => false,
             };
             let promise = "a zone ends where a record ends that was submitted whole";
             ensure!(ends, promise, "{}, and before it {last:?}", place());
@@ -806,6 +821,14 @@ impl Truth {
             ensure!(there, promise, "{}, record {number} of {first}..{end} missing", place());
         }
         Ok(())
+    }
+
+    /// Whether a record may have ended there that failed, so that zeros are in its place.
+    fn may_have_failed_before(&self, at: usize, life: u32, wp: u32) -> bool {
+        self.of_zone(at).any(|(_, record)| {
+            let ended = record.fate == Fate::Gone && record.end() == Some(wp);
+            (ended || record.fate == Fate::Flying) && record.may_be_of(life)
+        })
     }
 
     fn is_whole(&self, record: u64, zone: u32, first: u32, blocks: u32, held: &[Held]) -> bool {
