@@ -21,6 +21,8 @@ pub mod layout;
 pub mod map;
 pub mod qcow2;
 pub mod repair;
+#[cfg(test)]
+mod sample;
 pub mod zonal;
 pub mod zoned;
 
