@@ -550,11 +550,49 @@ mod tests {
         }
         // Where all of it has clusters already, the L1 table of 32 MiB is the bound.
         let mapped = |size| Map { runs: vec![run(0, 1 << 20, size / 512)], ..Map::default() };
-        let hidden = 1 << 20;
-        assert!(plan(table - hidden, 9, &mapped(table - hidden)).is_ok());
-        assert!(plan(table, 9, &mapped(table)).is_err());
+        // 1056 clusters of ours take 17 of its entries, each for 32 KiB.
+        let most = table - (17 << 15);
+        let adoption = plan(most, 9, &mapped(most)).unwrap();
+        assert_eq!(u64::from(adoption.tables.l1_entries) * 8, MAX_L1);
+        assert!(plan(most + (1 << 15), 9, &mapped(most + (1 << 15))).is_err());
         // An offset has 56 bits, whatever the cluster.
         assert!(plan(1 << 55, 21, &none).is_ok());
         assert!(plan(1 << 56, 21, &none).is_err());
+    }
+    /// A drive of 9 MiB in 1100 zones, so that no part is a page and no table a cluster.
+    #[test]
+    fn parts_of_many_pages_and_tables_of_many_clusters_follow_each_other() {
+        let (size, zone_size) = (1100 * 8192, 8192);
+        let geometry = Geometry {
+            size,
+            zone_size,
+            zone_capacity: zone_size,
+            conventional_zones: 1000,
+            max_open_zones: 0,
+            max_active_zones: 0,
+            ..sample::geometry()
+        };
+        // Counts of 8 bits in the image as it was; now they have 16.
+        let tables = Tables { size, refcount_order: 3, ..sample::tables() };
+        let image = Image::adopted(&geometry, &tables, sample::runs());
+        let (tables, ours) = (&image.header.tables, image.header.zonal.unwrap());
+        assert_eq!(tables.refcount_order, 4);
+        // 8800 bytes of zone table are three pages; the session; two copies of two generation pages.
+        assert_eq!(image.header.zone_table_offset, 0x3000);
+        assert_eq!((ours.sessions_offset, ours.generations_offset), (0x6000, 0x8000));
+        // 275 tables for 17600 clusters, two for the 72 clusters of ours.
+        assert_eq!((tables.l1_offset, tables.l1_entries), (0xc000, 277));
+        // 18278 clusters in 72 blocks, which the table names in two clusters.
+        assert_eq!((tables.refcount_table_offset, tables.refcount_table_clusters), (0xd000, 2));
+        assert_eq!(image.number(0xd000), 0xe000);
+        assert_eq!(image.number(0xc000), COPIED | 0x17000);
+        let end = 0x3a000;
+        let mapped = 10;
+        assert_eq!(tables.file_len, end + (17600 - mapped) * 512);
+        assert_eq!(tables.file_clusters().div_ceil(256), 71);
+        assert_eq!(image.check(), []);
+        let map = image.map().unwrap();
+        assert_eq!(map.host(tables, 15999), Some(end + (16000 - 6 - 4 - 1) * 512));
+        assert_eq!(map.host(tables, 16000), None);
     }
 }

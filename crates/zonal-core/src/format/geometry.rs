@@ -424,6 +424,8 @@ mod tests {
         refusal(&huge, |g| g.size += 4096, "at most 4611686018427387904");
         refusal(&huge, |g| g.zone_size = MAX_SIZE + 4096, "at most 4611686018427387904");
 
+        refusal(&huge, |g| g.zone_size = MAX_SIZE, "at most 4294967295 blocks of 4096");
+
         let whole = u64::from(u32::MAX) * 4096;
         let one = Geometry { zone_size: whole, zone_capacity: 4096, ..drive() };
         let one = Geometry { max_append: 4096, ..one };
@@ -465,7 +467,9 @@ mod tests {
             ..drive()
         };
         assert_eq!(geometry.clamp(), []);
-        (geometry.max_open_zones, geometry.max_active_zones) = (0, 0);
+        geometry.max_active_zones = 0;
+        assert_eq!(geometry.clamp(), []);
+        geometry.max_open_zones = 0;
         assert_eq!(geometry.clamp(), []);
         // An append is bounded also where zones are not.
         let mut large =

@@ -168,7 +168,8 @@ pub fn decode(geometry: &Geometry, zone: ZoneIndex, entry: u64) -> Result<Blocks
         return fail(format!("write pointer {wp} is outside the zone, {start} to {end}"));
     }
     let block = u64::from(geometry.block_size);
-    if !(wp - start).is_multiple_of(block) {
+    // The zone starts on a block.
+    if !wp.is_multiple_of(block) {
         return fail(format!("write pointer {wp} is inside a block of {block} bytes"));
     }
     let blocks = (wp - start).min(geometry.capacity_of(zone)) / block;

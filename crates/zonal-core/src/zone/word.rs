@@ -734,4 +734,21 @@ mod tests {
         let word = open_zone().enter(at, CAPACITY, Pass::None).unwrap().word;
         assert!(alloc::format!("{word:?}").contains("plain: true"));
     }
+    #[test]
+    fn a_zone_that_nothing_was_written_to_is_empty_when_it_is_closed() {
+        let closed = |wp| {
+            let zone = ZoneWord::new(ZoneState::ExplicitlyOpen, Blocks(wp));
+            zone.after(ZoneOp::Close, CAPACITY).map(ZoneWord::state)
+        };
+        assert_eq!(closed(0), Ok(ZoneState::Empty));
+        assert_eq!(closed(1), Ok(ZoneState::Closed));
+    }
+
+    #[test]
+    fn with_nothing_in_flight_nothing_plain_is() {
+        let at = Write { placement: Placement::At(Blocks(0)), length: Blocks(1) };
+        let entered = open_zone().enter(at, CAPACITY, Pass::None).unwrap();
+        assert!(entered.word.in_flight_is_plain());
+        assert!(!entered.word.hold(entered.epoch).in_flight_is_plain());
+    }
 }
