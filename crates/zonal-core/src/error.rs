@@ -308,6 +308,55 @@ impl From<Error> for std::io::Error {
 mod tests {
     use super::*;
     use alloc::string::ToString;
+    use core::error::Error as _;
+
+    #[test]
+    fn an_error_says_only_what_is_known() {
+        let error = Error::new(ErrorKind::Io, "");
+        assert_eq!(error.to_string(), "I/O error");
+        assert!(error.source().is_none());
+        // No length, no range: an offset alone is a place.
+        assert_eq!(error.at(512, 0).to_string(), "I/O error, offset 512");
+        let error = Error::new(ErrorKind::Damaged, "cut short").at(8, 1);
+        assert_eq!(error.to_string(), "damaged, offset 8, length 1: cut short");
+    }
+
+    #[test]
+    fn what_an_error_was_made_of_can_be_asked_for() {
+        let error = Error::new(ErrorKind::Io, "look at the disk")
+            .with_source("cable")
+            .on("disk.qcow2")
+            .during("append")
+            .in_zone(3)
+            .at(4096, 512);
+        let context = Context {
+            device: Some("disk.qcow2".into()),
+            operation: Some("append"),
+            zone: Some(3),
+            offset: Some(4096),
+            length: Some(512),
+        };
+        assert_eq!(error.context(), &context);
+        assert_eq!((error.kind(), error.detail()), (ErrorKind::Io, "look at the disk"));
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("cable"));
+        let debug = alloc::format!("{error:?}");
+        for part in ["Io", "look at the disk", "disk.qcow2", "cable"] {
+            assert!(debug.contains(part), "{part} in {debug}");
+        }
+    }
+
+    #[test]
+    fn what_may_succeed_later_by_itself_is_retryable() {
+        for (kind, retryable) in [
+            (ErrorKind::InUse, true),
+            (ErrorKind::TooManyOpenZones, true),
+            (ErrorKind::ZoneFull, false),
+            (ErrorKind::Damaged, false),
+        ] {
+            assert_eq!(kind.is_retryable(), retryable, "{kind}");
+            assert_eq!(Error::new(kind, "").is_retryable(), retryable, "{kind}");
+        }
+    }
 
     #[test]
     fn an_error_names_the_thing_the_place_and_the_next_step() {

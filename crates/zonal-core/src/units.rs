@@ -81,3 +81,38 @@ impl Extent {
         Self { start: self.start, end: self.end.min(end) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    fn extent(start: u32, end: u32) -> Extent {
+        Extent { start: Blocks(start), end: Blocks(end) }
+    }
+
+    #[test]
+    fn an_extent_holds_the_blocks_from_its_start_up_to_its_end() {
+        assert_eq!(Extent::new(Blocks(3), Blocks(4)), extent(3, 7));
+        for (extent, length) in
+            [(extent(3, 7), 4), (extent(3, 4), 1), (extent(3, 3), 0), (extent(3, 1), 0)]
+        {
+            assert_eq!(extent.length(), Blocks(length), "{extent:?}");
+            assert_eq!(extent.is_empty(), length == 0, "{extent:?}");
+        }
+    }
+
+    #[test]
+    fn what_of_an_extent_lies_below_a_block_may_be_all_or_nothing() {
+        assert_eq!(extent(3, 7).below(Blocks(9)), extent(3, 7));
+        assert_eq!(extent(3, 7).below(Blocks(5)), extent(3, 5));
+        assert!(extent(3, 7).below(Blocks(3)).is_empty());
+    }
+
+    #[test]
+    fn a_quantity_prints_as_its_number() {
+        assert_eq!(ZoneIndex::from(7).to_string(), "7");
+        assert_eq!(Blocks::from(8).to_string(), "8");
+        assert_eq!(ZoneIndex(7).index(), 7);
+    }
+}

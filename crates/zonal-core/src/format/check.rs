@@ -459,6 +459,7 @@ mod tests {
     use crate::format::Geometry;
     use crate::format::layout::{CLUSTER, Layout};
     use crate::format::qcow2::{COMPRESSED, COPIED, Header, ZERO};
+    use crate::format::sample;
     use alloc::collections::BTreeMap;
     use proptest::prelude::*;
 
@@ -680,6 +681,239 @@ mod tests {
         assert_eq!(refcount(&block, 6, 1), 3);
         assert_eq!(refcount(&block, 6, 2), 0);
         assert_eq!(refcount(&block, 6, u64::MAX), 0);
+    }
+
+    #[test]
+    fn only_a_leak_is_no_danger() {
+        let [leak, lost] = [FindingKind::Leak, FindingKind::Unreferenced];
+        assert_eq!([leak, lost].map(FindingKind::is_dangerous), [false, true]);
+        let finding = Finding { kind: leak, offset: 512, length: 1024 };
+        assert_eq!(format!("{finding}"), "offset 512, length 1024: counted but not used");
+    }
+
+    #[test]
+    fn a_list_of_findings_joins_neighbours_of_one_kind_and_ends() {
+        let mut findings = Findings::default();
+        let finding = |kind, offset, length| Finding { kind, offset, length };
+        let (leak, lost) = (FindingKind::Leak, FindingKind::Unreferenced);
+        for (kind, offset) in [(leak, 8), (leak, 16), (lost, 24), (lost, 40)] {
+            findings.add(kind, offset, 8);
+        }
+        let first = [finding(leak, 8, 16), finding(lost, 24, 8), finding(lost, 40, 8)];
+        assert_eq!(findings.0, first);
+        for n in 0..2000 {
+            findings.add(leak, 100 + 20 * n, 8);
+        }
+        assert_eq!(findings.0.len(), MAX_FINDINGS + 1);
+        assert_eq!(findings.0[MAX_FINDINGS - 1].kind, leak);
+        assert_eq!(findings.0[MAX_FINDINGS], finding(FindingKind::More, 100 + 20 * 997, 8));
+    }
+
+    #[test]
+    fn ranges_are_joined_and_what_they_share_is_found() {
+        let mut ranges = Ranges::default();
+        for (start, clusters) in
+            [(7, 2), (9, 1), (20, 4), (3, 4), (22, 5), (30, 10), (31, 2), (0, 1)]
+        {
+            ranges.add(start, clusters).unwrap();
+        }
+        // Neighbours that come one after the other are one range at once.
+        assert_eq!(ranges.0[..2], [(7, 10), (20, 24)]);
+        let mut findings = Findings::default();
+        ranges.settle(512, &mut findings);
+        assert_eq!(ranges.0, [(0, 1), (3, 10), (20, 27), (30, 40)]);
+        let overlap = |offset: u64, length: u64| Finding {
+            kind: FindingKind::Overlap,
+            offset: 512 * offset,
+            length: 512 * length,
+        };
+        assert_eq!(findings.0, [overlap(22, 2), overlap(31, 2)]);
+        assert_eq!(ranges.gaps(50), [(1, 2), (10, 10), (27, 3), (40, 10)]);
+        assert_eq!(ranges.gaps(25), [(1, 2), (10, 10)]);
+        assert_eq!(ranges.gaps(29), [(1, 2), (10, 10), (27, 2)]);
+        for cluster in 0..60 {
+            let within = [0..1, 3..10, 20..27, 30..40].iter().any(|range| range.contains(&cluster));
+            assert_eq!(ranges.contain(cluster), within, "{cluster}");
+            assert_eq!(ranges.touch(cluster, cluster + 1), within, "{cluster}");
+        }
+        assert!(ranges.touch(15, 21) && !ranges.touch(15, 20) && ranges.touch(26, 29));
+    }
+
+    #[test]
+    fn a_count_that_is_set_leaves_its_neighbours() {
+        // Beside others in the same bytes, which stay.
+        let mut bits = [0b1111_1111, 0b1010_1010];
+        set_count(&mut bits, 0, 2, false);
+        set_count(&mut bits, 0, 8, true);
+        set_count(&mut bits, 0, 9, true);
+        assert_eq!(bits, [0b1111_1011, 0b1010_1011]);
+        let mut pairs = [0b1110_0100, 0b1110_0100];
+        set_count(&mut pairs, 1, 3, true);
+        set_count(&mut pairs, 1, 5, false);
+        assert_eq!(pairs, [0b0110_0100, 0b1110_0000]);
+        let mut nibbles = [0xba, 0xdc];
+        set_count(&mut nibbles, 2, 1, true);
+        set_count(&mut nibbles, 2, 2, true);
+        assert_eq!(nibbles, [0x1a, 0xd1]);
+        for (order, width) in [(3, 1), (4, 2), (5, 4), (6, 8)] {
+            let mut bytes = [0xff; 32];
+            set_count(&mut bytes, order, 2, true);
+            let mut expected = [0xff; 32];
+            expected[2 * width..3 * width].fill(0);
+            expected[3 * width - 1] = 1;
+            assert_eq!(bytes, expected, "order {order}");
+            assert_eq!(refcount(&expected, order, 2), 1);
+            set_count(&mut bytes, order, 2, false);
+            expected[3 * width - 1] = 0;
+            assert_eq!(bytes, expected, "order {order}");
+        }
+        assert_eq!(refcount(&[0x12, 0x34, 0x56, 0x78], 4, 1), 0x5678);
+        // Each byte has its place: none is lost, none is taken for another.
+        assert_eq!(refcount(&[0xff; 8], 6, 0), u64::MAX);
+    }
+
+    const BLOCKS: u64 = 0xa000;
+    const TABLE: u64 = 0x9000;
+
+    fn finding(kind: FindingKind, cluster: u64, clusters: u64) -> Finding {
+        Finding { kind, offset: 512 * cluster, length: 512 * clusters }
+    }
+
+    #[test]
+    fn in_small_clusters_each_part_is_counted_where_it_is() {
+        // Data, and each part of ours with its page; (cluster, its count).
+        for (cluster, kind) in [
+            (0, FindingKind::Unreferenced),
+            (5, FindingKind::Unreferenced),
+            (13, FindingKind::Unreferenced),
+            (24, FindingKind::Unreferenced),
+            (63, FindingKind::Unreferenced),
+            (64, FindingKind::Unreferenced),
+            (72, FindingKind::Unreferenced),
+            (81, FindingKind::Unreferenced),
+            (92, FindingKind::Unreferenced),
+            (1, FindingKind::Leak),
+            (93, FindingKind::Leak),
+            (255, FindingKind::Leak),
+            (256, FindingKind::Leak),
+            (341, FindingKind::Leak),
+        ] {
+            let mut image = sample::Image::new();
+            let count = u8::from(kind == FindingKind::Leak);
+            image.at(BLOCKS + 2 * cluster)[..2].copy_from_slice(&[0, count]);
+            assert_eq!(image.check(), [finding(kind, cluster, 1)], "{cluster}");
+        }
+    }
+
+    #[test]
+    fn without_its_block_all_that_is_in_use_is_found_uncounted() {
+        let mut image = sample::Image::new();
+        image.set(TABLE, 0);
+        let findings = image.check();
+        // The block's own cluster, 80, is in use by nothing now.
+        let used: Vec<_> = findings.iter().map(|f| (f.offset / 512, f.length / 512)).collect();
+        let expected =
+            [(0, 1), (5, 4), (10, 2), (13, 4), (24, 41), (72, 1), (81, 1), (88, 5), (96, 26)];
+        assert_eq!(used, expected);
+        assert!(findings.iter().all(|finding| finding.kind == FindingKind::Unreferenced));
+    }
+
+    #[test]
+    fn a_refcount_block_is_read_once_and_each_bad_entry_is_named() {
+        let mut image = sample::Image::new();
+        let end = image.file.len() as u64;
+        let bad = |entry: u64, entries: u64| Finding {
+            kind: FindingKind::BadRefcountBlock,
+            offset: TABLE + 8 * entry,
+            length: 8 * entries,
+        };
+        image.set(TABLE + 16, BLOCKS);
+        image.set(TABLE + 32, 0x123);
+        image.set(TABLE + 40, end);
+        image.set(TABLE + 56, BLOCKS + 512);
+        assert_eq!(image.check(), [bad(4, 2), bad(2, 1), bad(7, 1)]);
+        // The last cluster of the file may hold one; its counts are those of clusters far behind.
+        let mut image = sample::Image::new();
+        image.set(TABLE + 16, end - 512);
+        let cluster = end / 512 - 1;
+        assert_eq!(image.check(), [finding(FindingKind::Unreferenced, cluster, 1)]);
+    }
+
+    #[test]
+    fn a_table_of_several_clusters_names_blocks_in_each() {
+        let mut image = sample::Image::new();
+        let end = image.file.len() as u64;
+        // Two clusters of table and a block behind the file: entry 64 counts from cluster 16384 on.
+        image.file.resize(image.file.len() + 3 * 512, 0);
+        let tables = &mut image.header.tables;
+        (tables.refcount_table_offset, tables.refcount_table_clusters) = (end, 2);
+        tables.file_len = end + 3 * 512;
+        for (entry, block) in [(0, BLOCKS), (1, BLOCKS + 512), (64, end + 1024), (65, 0x77)] {
+            image.set(end + 8 * entry, block);
+        }
+        image.at(end + 1024)[..4].copy_from_slice(&[0, 0, 0, 1]);
+        let cluster = end / 512;
+        let expected = [
+            Finding { kind: FindingKind::BadRefcountBlock, offset: end + 8 * 65, length: 8 },
+            finding(FindingKind::Leak, 72, 1),
+            finding(FindingKind::Unreferenced, cluster, 3),
+            finding(FindingKind::Leak, 64 * 256 + 1, 1),
+        ];
+        assert_eq!(image.check(), expected);
+    }
+
+    #[test]
+    fn what_is_marked_zero_and_has_a_place_is_in_use() {
+        let mut image = sample::Image::new();
+        image.set(0xb000, image.number(0xb000) | ZERO);
+        assert_eq!(image.check(), []);
+        // Also past the drive's end; without its place it is a leak, unless the header names it.
+        let last = 0xb800 + 8 * 40;
+        image.set(last, COPIED | 0x400 | ZERO);
+        assert_eq!(image.check(), [finding(FindingKind::Unreferenced, 2, 1)]);
+        image.set(last, 0);
+        image.set(0xb800, 0);
+        assert_eq!(image.check(), []);
+    }
+
+    #[test]
+    fn an_entry_past_the_end_that_cannot_be_is_named_by_its_place() {
+        let mut image = sample::Image::new();
+        image.set(0xb800 + 8 * 40, 3);
+        let (tables, map) = (&image.header.tables, image.map().unwrap());
+        let error =
+            check_refcounts(tables, &image.l1(), &map, |at, b| image.read(at, b)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged);
+        assert_eq!(error.context().offset, Some(0xb800 + 8 * 40));
+    }
+
+    #[test]
+    fn the_space_of_an_image_is_what_its_tables_leave_out() {
+        let image = sample::Image::new();
+        let space = |image: &sample::Image| {
+            let (tables, map) = (&image.header.tables, image.map().unwrap());
+            Space::read(tables, &image.l1(), &map, |at, buffer| image.read(at, buffer))
+        };
+        let found = space(&image).unwrap();
+        assert_eq!(found.blocks, [BLOCKS, BLOCKS + 512]);
+        let free =
+            [(1, 4), (9, 1), (12, 1), (17, 7), (65, 7), (73, 7), (82, 6), (93, 3), (122, 220)];
+        assert_eq!(found.free, free);
+        // Blocks of what the file does not reach are none of its, but for those that follow.
+        let mut more = image.clone();
+        more.set(TABLE + 16, 0x200);
+        more.set(TABLE + 32, 0x400);
+        assert_eq!(space(&more).unwrap().blocks, [BLOCKS, BLOCKS + 512, 0x200]);
+        let mut fewer = image.clone();
+        fewer.set(TABLE + 8, 0);
+        let error = space(&fewer).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.detail().contains("2 refcount blocks are needed, and 1 there"), "{error}");
+        assert_eq!(error.context().offset, Some(TABLE));
+        let mut shared = image;
+        shared.set(0xb800 + 8 * 40, COPIED | 0xa00);
+        let error = space(&shared).unwrap_err();
+        assert_eq!((error.kind(), error.context().offset), (ErrorKind::Damaged, Some(0xa00)));
     }
 
     proptest! {

@@ -539,4 +539,65 @@ mod tests {
             let _ = check(&bytes);
         }
     }
+    #[test]
+    fn what_a_zone_has_written_agrees_with_its_state() {
+        let capacity = 48 << 10;
+        for (state, written, sound) in [
+            (ZoneState::ReadOnly, 0, true),
+            (ZoneState::ReadOnly, 4096, true),
+            (ZoneState::ReadOnly, capacity, true),
+            (ZoneState::ReadOnly, capacity + 4096, false),
+            (ZoneState::Closed, 0, false),
+            (ZoneState::Closed, 4096, true),
+            (ZoneState::Closed, capacity, true),
+            (ZoneState::ExplicitlyOpen, capacity + 4096, false),
+            (ZoneState::Offline, 4096, false),
+            (ZoneState::Full, capacity - 4096, false),
+        ] {
+            let taken = Checker::new(&header()).take(&Frame::Zone { zone: 1, state, written }, 0);
+            assert_eq!(taken.is_ok(), sound, "{state}, {written}");
+        }
+    }
+
+    #[test]
+    fn a_piece_is_not_empty_and_not_too_long() {
+        let data = |length| Frame::Data { zone: 1, offset: 0, length, crc32c: 0 };
+        let mut long = header();
+        (long.geometry.size, long.geometry.zone_size) = (16 << 20, 4 << 20);
+        (long.geometry.zone_capacity, long.geometry.conventional_zones) = (4 << 20, 0);
+        let take = |length| {
+            let mut checker = Checker::new(&long);
+            let zone = Frame::Zone { zone: 1, state: ZoneState::Full, written: 4 << 20 };
+            checker.take(&zone, 0).unwrap();
+            checker.take(&data(length), 96)
+        };
+        take(PIECE_BYTES_MAX).unwrap();
+        for length in [0, PIECE_BYTES_MAX + 4096] {
+            let error = take(length).unwrap_err();
+            assert_eq!((error.context().offset, error.context().length), (Some(96), Some(32)));
+        }
+    }
+
+    #[test]
+    fn an_error_says_where_in_the_stream_it_is() {
+        let stream = stream();
+        let at = |change: usize| {
+            let mut wrong = stream.clone();
+            wrong[change] ^= 1;
+            let error = check(&wrong).unwrap_err();
+            (error.context().offset, error.context().length)
+        };
+        assert_eq!(at(10), (Some(8), Some(4)));
+        assert_eq!(at(40), (Some(0), Some(96)));
+        assert_eq!(at(97), (Some(96), Some(32)));
+        assert_eq!(at(130), (Some(128), Some(32)));
+        assert_eq!(at(170), (Some(160), Some(8192)));
+        assert_eq!(at(160 + 8192), (Some(160 + 8192), Some(32)));
+        let mut longer = stream.clone();
+        longer.push(0);
+        let error = check(&longer).unwrap_err();
+        assert_eq!(error.context().offset, Some(stream.len() as u64));
+        let error = check(&stream[..50]).unwrap_err();
+        assert_eq!(error.context().offset, Some(50));
+    }
 }

@@ -388,4 +388,128 @@ mod tests {
         assert_eq!(geometry.clamp(), [Clamp::OpenOverActive { from: 12, to: 5 }]);
         geometry.validate().unwrap();
     }
+    /// That a drive is sound before `change`, and then refused with these words.
+    fn refusal(sound: &Geometry, change: impl FnOnce(&mut Geometry), words: &str) {
+        sound.validate().unwrap();
+        let mut geometry = sound.clone();
+        change(&mut geometry);
+        let error = geometry.validate().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.detail().contains(words), "{words} in {error}");
+    }
+
+    #[test]
+    fn a_block_is_a_sector_or_a_power_of_two_from_4096_to_65536() {
+        for block_size in (0..=1 << 18).step_by(256) {
+            let bytes = 64 * u64::from(block_size);
+            let geometry = Geometry {
+                zone_size: bytes,
+                zone_capacity: bytes,
+                block_size,
+                max_append: block_size,
+                ..Geometry::with_size(bytes)
+            };
+            let sound = [512, 4096, 8192, 16384, 32768, 65536].contains(&block_size);
+            assert_eq!(geometry.validate().is_ok(), sound, "{block_size}");
+        }
+    }
+
+    #[test]
+    fn the_largest_drive_of_each_kind_is_sound_and_one_step_more_is_refused() {
+        let huge = Geometry {
+            zone_size: 1 << 40,
+            zone_capacity: 1 << 40,
+            ..Geometry::with_size(MAX_SIZE)
+        };
+        refusal(&huge, |g| g.size += 4096, "at most 4611686018427387904");
+        refusal(&huge, |g| g.zone_size = MAX_SIZE + 4096, "at most 4611686018427387904");
+
+        refusal(&huge, |g| g.zone_size = MAX_SIZE, "at most 4294967295 blocks of 4096");
+
+        let whole = u64::from(u32::MAX) * 4096;
+        let one = Geometry { zone_size: whole, zone_capacity: 4096, ..drive() };
+        let one = Geometry { max_append: 4096, ..one };
+        refusal(&one, |g| g.zone_size += 4096, "at most 4294967295 blocks of 4096");
+
+        let many = Geometry { size: whole, zone_size: 4096, ..one };
+        assert_eq!(many.zones(), u32::MAX);
+        refusal(&many, |g| g.size += 4096, "makes 4294967296 zones, at most 4294967295");
+
+        let whole = Geometry { zone_capacity: drive().zone_size, ..drive() };
+        refusal(&whole, |g| g.zone_capacity += 4096, "zone-capacity 4198400 is more");
+
+        let conventional = Geometry { conventional_zones: 15, ..drive() };
+        refusal(&conventional, |g| g.conventional_zones += 1, "conventional-zones 16 of 16 zones");
+
+        let append = Geometry { max_append: 3 << 20, ..drive() };
+        refusal(&append, |g| g.max_append += 4096, "max-append 3149824 is more");
+    }
+
+    #[test]
+    fn an_image_has_so_many_zones_and_no_more() {
+        let size = u64::from(MAX_IMAGE_ZONES) << 20;
+        let zone = 1 << 20;
+        let mut geometry =
+            Geometry { zone_size: zone, zone_capacity: zone, ..Geometry::with_size(size) };
+        geometry.validate_for_image().unwrap();
+        geometry.size += 4096;
+        let error = geometry.validate_for_image().unwrap_err();
+        assert!(error.detail().contains("makes 16777217 zones"), "{error}");
+    }
+
+    #[test]
+    fn a_limit_within_reach_and_no_limit_are_left_alone() {
+        let mut geometry = Geometry {
+            conventional_zones: 1,
+            max_open_zones: 15,
+            max_active_zones: 16,
+            max_append: 3 << 20,
+            ..drive()
+        };
+        assert_eq!(geometry.clamp(), []);
+        geometry.max_active_zones = 0;
+        assert_eq!(geometry.clamp(), []);
+        geometry.max_open_zones = 0;
+        assert_eq!(geometry.clamp(), []);
+        // An append is bounded also where zones are not.
+        let mut large =
+            Geometry { zone_size: 1 << 40, zone_capacity: 1 << 40, ..Geometry::with_size(1 << 42) };
+        large.max_append = MAX_APPEND;
+        assert_eq!(large.clamp(), []);
+        large.max_append += 4096;
+        let (from, to) = ((1 << 30) + 4096, 1 << 30);
+        assert_eq!(large.clamp(), [Clamp::AppendOverCapacity { from, to }]);
+    }
+
+    #[test]
+    fn a_clamp_says_which_limit_it_lowered_and_to_what() {
+        let (from, to) = (9, 4);
+        for (clamp, limit) in [
+            (Clamp::ActiveOverZones { from, to }, "max-active-zones 9 is more than the zones"),
+            (
+                Clamp::OpenOverSequential { from, to },
+                "max-open-zones 9 is more than the sequential",
+            ),
+            (Clamp::OpenOverActive { from, to }, "max-open-zones 9 is more than max-active-zones"),
+            (Clamp::AppendOverCapacity { from, to }, "max-append 9 is more"),
+        ] {
+            let text = format!("{clamp}");
+            assert!(text.starts_with(limit) && text.ends_with("using 4"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_byte_of_the_drive_lies_in_one_zone() {
+        let geometry = Geometry { conventional_zones: 2, ..drive() };
+        let zone: u64 = 4 << 20;
+        for (offset, index) in [(0, 0), (zone - 1, 0), (zone, 1), ((64 << 20) - 1, 15)] {
+            assert_eq!(geometry.zone_of(offset), ZoneIndex(index), "{offset}");
+        }
+        assert_eq!(geometry.start_of(ZoneIndex(3)), 3 * zone);
+        assert_eq!(geometry.sequential_zones(), 14);
+        let conventional = [0, 1, 2].map(|zone| geometry.is_conventional(ZoneIndex(zone)));
+        assert_eq!(conventional, [true, true, false]);
+        assert_eq!(geometry.size_of(ZoneIndex(15)), zone);
+        assert_eq!(geometry.size_of(ZoneIndex(16)), 0);
+    }
 }

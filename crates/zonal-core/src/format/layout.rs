@@ -409,4 +409,149 @@ mod tests {
         geometry.size = 1 << 62;
         assert_eq!(Layout::plan(&geometry).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
+    #[test]
+    fn the_parts_of_a_drive_stand_at_these_clusters() {
+        // 1 TiB: 2^19 clusters of data in two L2 tables, 4096 zones, five generation pages a copy.
+        let layout = Layout::plan(&Geometry::with_size(1 << 40)).unwrap();
+        let part = |first, clusters| Part { offset: first * CLUSTER, clusters };
+        assert_eq!(layout.refcount_table, part(1, 1));
+        assert_eq!(layout.refcount_blocks, part(2, 1));
+        assert_eq!(layout.l1, part(3, 1));
+        assert_eq!(layout.l2, part(4, 3));
+        assert_eq!(layout.zone_table, part(7, 1));
+        assert_eq!(layout.sessions, part(8, 1));
+        assert_eq!(layout.generations, part(9, 1));
+        assert_eq!(layout.data, part(10, 1 << 19));
+        // 2^21 zones of 1 MiB: eight clusters of table, 2 * 2057 pages of generations.
+        let zone: u64 = 1 << 20;
+        let many =
+            Geometry { zone_size: zone, zone_capacity: zone, ..Geometry::with_size(zone << 21) };
+        let layout = Layout::plan(&many).unwrap();
+        assert_eq!(layout.refcount_blocks, part(2, 2));
+        assert_eq!(layout.l2, part(5, 5));
+        assert_eq!((layout.zone_table, layout.sessions), (part(10, 8), part(18, 1)));
+        assert_eq!((layout.generations, layout.data), (part(19, 9), part(28, 1 << 20)));
+    }
+
+    /// The metadata as it will be in the file, zeros at the end of chunks left out.
+    fn written(layout: &Layout) -> Vec<u8> {
+        let end = usize::try_from(layout.data.offset).unwrap();
+        let mut file = vec![0; end];
+        for (offset, bytes) in layout.metadata([1; 16]).unwrap() {
+            let offset = usize::try_from(offset).unwrap();
+            file[offset..offset + bytes.len()].copy_from_slice(&bytes);
+        }
+        file
+    }
+
+    fn number(file: &[u8], offset: u64) -> u64 {
+        super::super::be64(file, usize::try_from(offset / 8).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_tables_of_a_new_image_have_these_entries() {
+        let geometry = Geometry {
+            zone_size: 1 << 20,
+            zone_capacity: 1 << 20,
+            conventional_zones: 1,
+            ..Geometry::with_size(600 << 30)
+        };
+        let layout = Layout::plan(&geometry).unwrap();
+        let file = written(&layout);
+        let copied = 1 << 63;
+        // Two tables for 307200 clusters of data, one for what lies past the drive's end.
+        let entries = [0, 1, 2, 3].map(|entry| number(&file, layout.l1.offset + 8 * entry));
+        let table = |index: u64| (layout.l2.offset + index * CLUSTER) | copied;
+        assert_eq!(entries, [table(0), table(1), table(2), 0]);
+        let data = |index: u64| (layout.data.offset + index * CLUSTER) | copied;
+        let entry = |index: u64| number(&file, layout.l2.offset + 8 * index);
+        assert_eq!([0, 1, 262_143, 262_144].map(entry), [0, 1, 262_143, 262_144].map(data));
+        assert_eq!([307_199, 307_200].map(entry), [data(307_199), 0]);
+        // Three clusters of zone table, the session, three of generations.
+        let hidden = |index: u64| (layout.zone_table.offset + index * CLUSTER) | copied;
+        let past = [0, 1, 6, 7].map(|index| entry(2 * 262_144 + index));
+        assert_eq!(past, [hidden(0), hidden(1), hidden(6), 0]);
+        let zone = |zone: u64| number(&file, layout.zone_table.offset + 8 * zone);
+        let at = |zone: u64| zone << 20;
+        assert_eq!([0, 1, 262_144].map(zone), [1 << 63, at(1), at(262_144)]);
+        assert_eq!([614_399, 614_400].map(zone), [at(614_399), 0]);
+        assert_eq!(number(&file, CLUSTER), layout.refcount_blocks.offset);
+        assert_eq!(number(&file, CLUSTER + 8), 0);
+    }
+
+    #[test]
+    fn every_cluster_of_a_large_image_is_counted_once() {
+        // More than 2^20 clusters: two blocks.
+        let layout = Layout::plan(&Geometry::with_size(2 << 40)).unwrap();
+        let file = written(&layout);
+        let count = |cluster: u64| {
+            let at = usize::try_from(layout.refcount_blocks.offset + 2 * cluster).unwrap();
+            [file[at], file[at + 1]]
+        };
+        let last = layout.file_len / CLUSTER - 1;
+        assert_eq!([0, REFCOUNTS - 1, REFCOUNTS, last].map(count), [[0, 1]; 4]);
+        assert_eq!(count(last + 1), [0, 0]);
+        let blocks = [0, 8, 16].map(|at| number(&file, layout.refcount_table.offset + at));
+        let first = layout.refcount_blocks.offset;
+        assert_eq!(blocks, [first, first + CLUSTER, 0]);
+    }
+
+    #[test]
+    fn an_entry_can_be_asked_for_by_its_place() {
+        let layout = Layout::plan(&Geometry::with_size(600 << 30)).unwrap();
+        let file = written(&layout);
+        let (l1, l2) = (layout.l1.offset, layout.l2.offset);
+        // What is no entry of a table, or no part of it, nobody made.
+        for place in [l1, l1 + 8, l1 + 16] {
+            assert_eq!(layout.l1_entry_at(place), Some(number(&file, place)));
+        }
+        assert_eq!([l1 - 8, l1 + 24, l2].map(|place| layout.l1_entry_at(place)), [None; 3]);
+        let second = l2 + CLUSTER;
+        let hidden = second + CLUSTER;
+        for place in [l2, l2 + 8, second - 8, second, second + 16, hidden, hidden + 16] {
+            assert_eq!(layout.l2_entry_at(place), Some(number(&file, place)), "{place}");
+        }
+        let of_data = l2 + 8 * 307_200;
+        let none = [l2 - 8, of_data, hidden + 24, layout.zone_table.offset];
+        assert_eq!(none.map(|place| layout.l2_entry_at(place)), [None; 4]);
+        assert_eq!(layout.l2_entry_at(of_data - 8), Some(number(&file, of_data - 8)));
+    }
+
+    #[test]
+    fn the_layout_of_an_image_is_known_by_its_header() {
+        let layout = Layout::plan(&Geometry::with_size(64 << 20)).unwrap();
+        let header = layout.header([1; 16]);
+        assert_eq!(Layout::of(&header), Some(layout.clone()));
+        // A file that has grown behind its data is still one.
+        let mut grown = header.clone();
+        grown.tables.file_len += CLUSTER;
+        assert_eq!(Layout::of(&grown), Some(layout));
+        let changes: [fn(&mut Header); 4] = [
+            |header| header.tables.l1_offset += CLUSTER,
+            |header| header.zone_table_offset += CLUSTER,
+            |header| header.zonal.iter_mut().for_each(|ours| ours.sessions_offset += CLUSTER),
+            |header| header.zonal = None,
+        ];
+        for change in changes {
+            let mut other = header.clone();
+            change(&mut other);
+            assert_eq!(Layout::of(&other), None);
+        }
+    }
+
+    #[test]
+    fn a_drive_whose_file_ends_past_what_an_offset_reaches_is_refused() {
+        let plan = |size| {
+            let mut geometry = Geometry::with_size(size);
+            (geometry.zone_size, geometry.zone_capacity) = (1 << 40, 1 << 40);
+            Layout::plan(&geometry)
+        };
+        let most = plan((1 << 56) - (1 << 46)).unwrap();
+        assert!(most.file_len <= OFFSET);
+        let error = plan(1 << 56).unwrap_err();
+        assert!(error.detail().contains("qcow2 reaches 72057594037927424"), "{error}");
+        // Long before that a larger drive needs more tables than there may be.
+        let error = plan(1 << 61).unwrap_err();
+        assert!(error.detail().contains("too large for an image"), "{error}");
+    }
 }

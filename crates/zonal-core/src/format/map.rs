@@ -317,3 +317,153 @@ fn check_cluster(tables: &Tables, cluster: u64, place: u64) -> Result<()> {
     );
     Err(damaged(place, 8, detail))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{self, Image};
+    use super::*;
+
+    const L1: u64 = 0x8000;
+    const L2: u64 = 0xb000;
+
+    /// What an image with this entry at this place is refused with.
+    fn refused(place: u64, number: u64) -> Error {
+        let mut image = Image::new();
+        image.set(place, number);
+        image.map().unwrap_err()
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_is_named_by_its_place() {
+        let tables = sample::tables();
+        let place = L2 + 8 * 13;
+        for (number, words) in [
+            (COPIED | 0xa00 | 2, "cannot be"),
+            (0xa00, "cannot be"),
+            (COPIED, "cannot be"),
+            (COPIED | 1 << 56 | 0xa00, "cannot be"),
+            (COPIED | 0x2800, "a cluster at 10240, in clusters of 512 and a file of 10240 bytes"),
+        ] {
+            let error = entry(&tables, number, place).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Damaged);
+            assert!(error.detail().contains(words), "{error}");
+            assert_eq!((error.context().offset, error.context().length), (Some(place), Some(8)));
+        }
+        let bigger = Tables { cluster_bits: 10, ..tables.clone() };
+        assert!(entry(&bigger, COPIED | 0xa00, place).is_err(), "inside a cluster");
+        assert!(matches!(entry(&tables, COPIED | 0x2600, place), Ok(Entry::Data(0x2600))));
+        assert!(matches!(entry(&tables, COPIED | 0xa00 | ZERO, place), Ok(Entry::Zeroed(0xa00))));
+        assert!(matches!(entry(&tables, 0, place), Ok(Entry::Hole)));
+        assert!(matches!(entry(&tables, ZERO, place), Ok(Entry::Hole)));
+        // In each table of the drive, the right place.
+        for (index, l2) in [(0, 0xb000), (3, 0xb600)] {
+            let error = refused(l2 + 8 * (60 + index), 2);
+            assert_eq!(error.context().offset, Some(l2 + 8 * (60 + index)));
+        }
+        assert_eq!(refused(L1 + 8 * 4, 2).context().offset, Some(L1 + 8 * 4));
+    }
+
+    #[test]
+    fn a_cluster_of_two_parts_is_named_with_both() {
+        // In the image's first table: the zone table, data, another table.
+        for (host, words) in [
+            (0x3200, "the data lies in the zone table"),
+            (0x1a00, "the data uses a cluster twice"),
+            (0xb200, "an L2 table"),
+        ] {
+            let error = refused(L2 + 8 * 40, COPIED | host);
+            assert_eq!((error.kind(), error.context().offset), (ErrorKind::Damaged, Some(host)));
+            assert!(error.detail().contains(words), "{error}");
+        }
+        let error = refused(L2 + 8 * 40, COPIED | 0xa00 | ZERO);
+        assert!(error.detail().contains("a cluster marked zero"), "{error}");
+        assert!(refused(L1 + 8, COPIED | L2).detail().contains("name one L2 table"));
+        let error = refused(L1 + 8, COPIED | 0x9000);
+        assert!(error.detail().contains("lies in the refcount table"), "{error}");
+        assert_eq!(error.context().offset, Some(L1 + 8));
+    }
+
+    #[test]
+    fn a_map_says_where_each_cluster_is() {
+        let image = Image::new();
+        let (map, tables) = (image.map().unwrap(), &image.header.tables);
+        let hosts = [0, 3, 4, 9, 10, 11, 12, 31, 32, 35, 36, 255].map(|n| map.host(tables, n));
+        let room = 0xc000;
+        let expected = [
+            Some(0xa00),
+            Some(0x1000),
+            Some(room),
+            Some(room + 5 * 512),
+            Some(0x1400),
+            Some(0x1600),
+            Some(room + 6 * 512),
+            Some(room + 25 * 512),
+            Some(0x1a00),
+            Some(0x2000),
+            None,
+            None,
+        ];
+        assert_eq!(hosts, expected);
+        assert_eq!(Map::default().host(tables, 0), None);
+        let run = |guest, host, clusters| Run { guest, host, clusters };
+        let within = |from, to| map.within(tables, from, to).collect::<Vec<_>>();
+        assert_eq!(within(2, 5), [run(2, 0xe00, 2), run(4, room, 1)]);
+        assert_eq!(within(4, 10), [run(4, room, 6)]);
+        assert_eq!(within(36, 256), []);
+        assert_eq!(within(33, 256), [run(33, 0x1c00, 3)]);
+    }
+
+    #[test]
+    fn only_data_of_one_piece_that_is_all_there_is_contiguous() {
+        let tables = sample::tables();
+        let map = |guest, clusters| Map {
+            runs: alloc::vec![Run { guest, host: 0x600, clusters }],
+            ..Map::default()
+        };
+        assert_eq!(map(0, 256).contiguous(&tables), Some(0x600));
+        assert_eq!(map(0, 255).contiguous(&tables), None);
+        assert_eq!(map(1, 256).contiguous(&tables), None);
+    }
+
+    #[test]
+    fn a_file_may_end_where_the_drive_does_and_not_before() {
+        let map = |guest, host, clusters| Map {
+            runs: alloc::vec![Run { guest, host, clusters }],
+            ..Map::default()
+        };
+        let mut tables = sample::tables();
+        tables.size -= 100;
+        // The last cluster of the drive is not a whole one: 412 bytes.
+        for (guest, host, clusters, length) in
+            [(250, 4096, 6, 6 * 512 - 100), (250, 4096, 5, 5 * 512), (0, 512, 2, 1024)]
+        {
+            let map = map(guest, host, clusters);
+            tables.file_len = host + length;
+            map.refuse_cut(&tables).unwrap();
+            tables.file_len -= 1;
+            let error = map.refuse_cut(&tables).unwrap_err();
+            let context = error.context();
+            assert_eq!((context.offset, context.length), (Some(host), Some(length)));
+        }
+    }
+
+    #[test]
+    fn the_last_table_is_read_as_far_as_the_drive_goes() {
+        let mut image = Image::new();
+        // A drive of 200 clusters: what its last table has past its end is no data.
+        image.header.tables.size = 200 * 512;
+        image.set(0xb600 + 8 * 8, 2);
+        assert_eq!(image.map().unwrap().l2.len(), 4);
+        image.set(0xb600 + 8 * 7, 2);
+        assert_eq!(image.map().unwrap_err().context().offset, Some(0xb600 + 8 * 7));
+    }
+
+    #[test]
+    fn a_table_shorter_than_its_header_says_is_damage() {
+        let image = Image::new();
+        let l1 = image.l1();
+        let read = |offset, buffer: &mut [u8]| image.read(offset, buffer);
+        let error = Map::read(&image.header.tables, &l1[..39], read).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged);
+    }
+}

@@ -21,6 +21,8 @@ pub mod layout;
 pub mod map;
 pub mod qcow2;
 pub mod repair;
+#[cfg(test)]
+mod sample;
 pub mod zonal;
 pub mod zoned;
 
@@ -44,4 +46,16 @@ fn unsupported(offset: u64, length: u64, detail: impl Into<Cow<'static, str>>) -
 fn be64(table: &[u8], index: usize) -> Option<u64> {
     let (words, _) = table.as_chunks::<8>();
     words.get(index).copied().map(u64::from_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_ends_with_its_last_whole_number() {
+        let table = [0, 0, 0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 0, 0, 4, 5, 6];
+        let numbers = [0, 1, 2].map(|index| be64(&table, index));
+        assert_eq!(numbers, [Some(0x0102), Some(0x0300_0000_0000_0004), None]);
+    }
 }

@@ -715,6 +715,7 @@ fn geometry(
 mod tests {
     use super::*;
     use crate::format::layout::Layout;
+    use crate::format::sample;
     use proptest::prelude::*;
 
     const ID: [u8; 16] = [0xab; 16];
@@ -898,5 +899,198 @@ mod tests {
                 let _ = Header::parse(&bytes[..length], file_len);
             }
         }
+    }
+    /// The header of an image without zones: that of ours without its feature bit and extensions.
+    fn plain() -> (Vec<u8>, u64) {
+        let (mut bytes, file_len) = image();
+        bytes[79] = 0;
+        bytes[HEADER_LENGTH..].fill(0);
+        (bytes, file_len)
+    }
+
+    /// What such a header with `change` made to its bytes is refused with.
+    fn plain_refused(change: impl FnOnce(&mut Vec<u8>)) -> Error {
+        let (mut bytes, file_len) = plain();
+        change(&mut bytes);
+        Tables::parse_plain(&bytes, file_len).unwrap_err()
+    }
+
+    #[test]
+    fn the_tables_of_an_image_without_zones_are_read() {
+        let (bytes, file_len) = plain();
+        let ours = Header::parse(&image().0, file_len).unwrap().tables;
+        let expected = Tables { extra: Vec::new(), ..ours };
+        assert_eq!(Tables::parse_plain(&bytes, file_len).unwrap(), expected);
+        // The name of a backing file's format says nothing by itself.
+        let (mut bytes, file_len) = plain();
+        set(&mut bytes, 112, &[0xe2, 0x79, 0x2a, 0xca, 0, 0, 0, 3, b'r', b'a', b'w']);
+        assert_eq!(Tables::parse_plain(&bytes, file_len).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_image_that_cannot_get_zones_is_refused_by_name() {
+        for error in [
+            plain_refused(|b| b[79] = 0x20),
+            plain_refused(|b| set(b, 112, &image().0[168..168 + 56])),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.detail().contains("has zones already"), "{error}");
+        }
+        for (magic, words) in [
+            ([0x23, 0x85, 0x28, 0x75], "persistent bitmaps"),
+            ([0x05, 0x37, 0xbe, 0x77], "encrypted"),
+            (*b"DATA", "external data file"),
+            ([1, 2, 3, 4], "a header extension 0x01020304"),
+        ] {
+            // Behind another extension.
+            let error = plain_refused(|b| {
+                set(b, 112, &[0x68, 3, 0xf8, 0x57, 0, 0, 0, 5]);
+                set(b, 128, &magic);
+            });
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.detail().contains(words), "{error}");
+            assert_eq!((error.context().offset, error.context().length), (Some(128), Some(8)));
+        }
+        let old = plain_refused(|b| b[7] = 2);
+        assert!(old.detail().contains("qemu-img amend"), "{old}");
+        assert_eq!(old.kind(), ErrorKind::Unsupported);
+        let newer = plain_refused(|b| b[7] = 4);
+        assert!(newer.detail().contains("version 4"), "{newer}");
+        assert_eq!(plain_refused(|b| b[79] = 2).kind(), ErrorKind::Damaged);
+        assert_eq!(plain_refused(|b| b[63] = 1).kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn tables_have_the_most_entries_qcow2_allows_and_no_more() {
+        let file_len = 1 << 42;
+        let (mut bytes, _) = plain();
+        set(&mut bytes, 40, &(1_u64 << 40).to_be_bytes());
+        set(&mut bytes, 36, &(4_u32 << 20).to_be_bytes());
+        Tables::parse_plain(&bytes, file_len).unwrap();
+        set(&mut bytes, 36, &((4_u32 << 20) + 1).to_be_bytes());
+        assert!(Tables::parse_plain(&bytes, file_len).unwrap_err().detail().contains("L1 entries"));
+        // One table for 512 GiB; a drive of one sector more needs two.
+        set(&mut bytes, 36, &[0, 0, 0, 1]);
+        set(&mut bytes, 24, &(512_u64 << 30).to_be_bytes());
+        Tables::parse_plain(&bytes, file_len).unwrap();
+        set(&mut bytes, 24, &((512_u64 << 30) + 512).to_be_bytes());
+        assert!(Tables::parse_plain(&bytes, file_len).unwrap_err().detail().contains("needs 2"));
+        let (mut bytes, _) = plain();
+        set(&mut bytes, 48, &(1_u64 << 40).to_be_bytes());
+        set(&mut bytes, 56, &[0, 0, 0, 4]);
+        Tables::parse_plain(&bytes, file_len).unwrap();
+        for clusters in [0, 5, 6] {
+            bytes[59] = clusters;
+            let error = Tables::parse_plain(&bytes, file_len).unwrap_err();
+            assert!(error.detail().contains("at most 8 MiB"), "{error}");
+            assert_eq!((error.context().offset, error.context().length), (Some(56), Some(4)));
+        }
+    }
+
+    #[test]
+    fn refcounts_have_up_to_64_bits_and_clusters_512_bytes_to_2_mib() {
+        let (mut bytes, file_len) = plain();
+        bytes[99] = 6;
+        assert_eq!(Tables::parse_plain(&bytes, file_len).unwrap().refcounts(), 1 << 18);
+        bytes[23] = 9;
+        set(&mut bytes, 36, &[0, 0, 8, 0]);
+        let small = Tables::parse_plain(&bytes, file_len).unwrap();
+        assert_eq!((small.cluster_size(), small.l2_entries(), small.refcounts()), (512, 64, 64));
+        assert_eq!((small.data_clusters(), small.l1_entries_needed()), (1 << 17, 1 << 11));
+        bytes[23] = 8;
+        assert!(Tables::parse_plain(&bytes, file_len).is_err());
+    }
+
+    #[test]
+    fn a_header_may_be_104_bytes_long_or_fill_its_cluster() {
+        let (mut bytes, file_len) = plain();
+        // What stands at 104 is an extension then, and no compression type.
+        bytes[103] = 104;
+        set(&mut bytes, 104, &[0x68, 3, 0xf8, 0x57, 0, 0, 0, 0]);
+        Tables::parse_plain(&bytes, file_len).unwrap();
+        bytes[103] = 112;
+        assert!(Tables::parse_plain(&bytes, file_len).is_err());
+        let (mut bytes, file_len) = plain();
+        bytes[23] = 9;
+        set(&mut bytes, 36, &[0, 0, 8, 0]);
+        set(&mut bytes, 100, &[0, 0, 2, 0]);
+        Tables::parse_plain(&bytes, file_len).unwrap();
+        set(&mut bytes, 100, &[0, 0, 2, 8]);
+        assert!(Tables::parse_plain(&bytes, file_len).is_err());
+    }
+
+    #[test]
+    fn an_error_in_an_extension_is_named_by_its_place() {
+        for (at, value, offset) in [(176, 0, 176), (240, 1, 232 + 48), (172, 1, 168), (189, 0, 176)]
+        {
+            let error = refused(|b| b[at] = value);
+            assert_eq!(error.context().offset, Some(offset), "byte {at}: {error}");
+        }
+    }
+
+    #[test]
+    fn our_parts_start_on_a_page_also_where_clusters_are_smaller() {
+        let sample = sample::Image::new();
+        let file_len = sample.file.len() as u64;
+        // Somewhere in the room for data, where nothing of the header is.
+        for (at, name) in
+            [(200, "the zone table"), (264, "the session record"), (272, "the generations")]
+        {
+            for (place, sound) in [(0xd000_u64, true), (0xd200, false)] {
+                let mut bytes = sample.file.clone();
+                set(&mut bytes, at, &place.to_be_bytes());
+                let sum = crc32c::crc32c(&bytes[232..280]).to_be_bytes();
+                set(&mut bytes, 280, &sum);
+                let header = Header::parse(&bytes, file_len);
+                assert_eq!(header.is_ok(), sound, "{name}");
+                if let Err(error) = header {
+                    assert!(error.detail().contains(name), "{error}");
+                    assert_eq!(error.context().length, Some(4096));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_file_is_known_with_its_length() {
+        let regions = |header: &Header| -> Vec<_> {
+            header.tables.regions().iter().map(|part| (part.offset, part.length)).collect()
+        };
+        let mut header = sample::Image::new().header;
+        let tables = [(0, 512), (0x8000, 512), (0x9000, 512)];
+        assert_eq!(regions(&header)[..3], tables);
+        assert_eq!(regions(&header)[3..], [(0x3000, 4096), (0x4000, 8192), (0x6000, 8192)]);
+        // 2048 zones: four pages of table, three pages of generations in each copy.
+        let (zones, zone_size) = (2048, 64);
+        (header.geometry.size, header.geometry.zone_size) = (zones * zone_size, zone_size);
+        header.tables.extra = extra(512, &header.geometry, 0x1_0000, header.zonal.as_ref());
+        let ours = [(0x1_0000, 4 * 4096), (0x4000, 2 * 4096), (0x6000, 6 * 4096)];
+        assert_eq!(regions(&header)[3..], ours);
+        // Without our extension the table takes whole clusters, not pages.
+        header.geometry.size = 65 * zone_size;
+        header.tables.extra = extra(512, &header.geometry, 0x1_0000, None);
+        assert_eq!(regions(&header)[3..], [(0x1_0000, 1024)]);
+    }
+
+    #[test]
+    fn regions_overlap_where_they_share_a_byte() {
+        let region = Region { name: "it", offset: 1024, length: 512 };
+        let overlap = |offset, length| region.overlaps(offset, length);
+        assert!(overlap(1024, 512) && overlap(1535, 1) && overlap(1000, 25) && overlap(0, 4096));
+        assert!(!overlap(1536, 512) && !overlap(512, 512) && !overlap(0, 10));
+    }
+
+    #[test]
+    fn a_zones_entry_is_named_by_its_place() {
+        let header = sample::Image::new().header;
+        let places = [0, 1, 7].map(|zone| header.zone_entry_offset(ZoneIndex(zone)));
+        assert_eq!(places, [0x3000, 0x3008, 0x3038]);
+        assert_eq!(header.decode_entry(ZoneIndex(1), 0x4400).unwrap(), Blocks(2));
+        let error = header.decode_entry(ZoneIndex(2), 0x4400).unwrap_err();
+        let context = error.context();
+        assert_eq!(
+            (context.zone, context.offset, context.length),
+            (Some(2), Some(0x3010), Some(8))
+        );
     }
 }

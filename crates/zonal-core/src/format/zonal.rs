@@ -735,4 +735,82 @@ mod tests {
             prop_assert_eq!(Session::newest(&a, &b, &ID, &drive()).unwrap().sequence, 6);
         }
     }
+    #[test]
+    fn an_error_in_the_extension_is_named_by_its_place_in_the_file() {
+        let extension = Extension {
+            block_size: 512,
+            max_append: 512,
+            image_id: ID,
+            sessions_offset: 0,
+            generations_offset: 0,
+        };
+        let refused = |change: &dyn Fn(&mut [u8; LENGTH])| {
+            let mut bytes = extension.encode();
+            change(&mut bytes);
+            let error = Extension::parse(&bytes, 232).unwrap_err();
+            (error.kind(), error.context().offset, error.context().length)
+        };
+        let damaged = ErrorKind::Damaged;
+        assert_eq!(refused(&|bytes| bytes[5] = 1), (damaged, Some(232 + 48), Some(4)));
+        let reserved = refused(&|bytes| {
+            bytes[13] = 1;
+            reseal(bytes);
+        });
+        assert_eq!(reserved, (damaged, Some(232 + 12), Some(4)));
+    }
+
+    #[test]
+    fn an_error_in_a_record_is_named_by_its_place_in_the_copy() {
+        let refused = |changes: &[(usize, u8)]| {
+            let mut bytes = session(7).encode(&ID).unwrap();
+            for (at, value) in changes {
+                bytes[*at] = *value;
+            }
+            reseal(&mut bytes);
+            let error = Session::parse_copy(1, &bytes, &ID, &drive()).unwrap_err();
+            (error.context().offset, error.context().length)
+        };
+        let (sequence, flushes) = ([(32, 0x80)], [(40, 0x80)]);
+        assert_eq!(refused(&sequence), (Some(32), Some(16)));
+        assert_eq!(refused(&flushes), (Some(32), Some(16)));
+        assert_eq!(refused(&[(100, 1)]), (Some(96), Some(8)));
+        assert_eq!(refused(&[(108, 1)]), (Some(104), Some(8)));
+        assert_eq!(refused(&[(107, 4)]), (Some(104), Some(8)));
+        assert_eq!(refused(&[(107, 0)]), (Some(104), Some(8)));
+        assert_eq!(refused(&[(2027, 0)]), (Some(2016), Some(12)));
+        // A second dead range, which is empty.
+        assert_eq!(refused(&[(87, 2)]), (Some(2028), Some(12)));
+        assert_eq!(refused(&[(82, 1)]), (Some(80), Some(4)));
+        assert_eq!(refused(&[(86, 1)]), (Some(84), Some(4)));
+        let torn = Session::newest(&[0; PAGE], &[0; PAGE], &ID, &drive()).unwrap_err();
+        assert_eq!((torn.context().offset, torn.context().length), (Some(0), Some(8192)));
+    }
+
+    #[test]
+    fn a_sequence_no_lifetime_reaches_is_no_sequence() {
+        let last =
+            Session { sequence: SEQUENCE_END - 1, flush_sequence: SEQUENCE_END - 1, ..session(1) };
+        let read = |session: &Session| {
+            Session::parse_copy(1, &session.encode(&ID).unwrap(), &ID, &drive())
+        };
+        assert_eq!(read(&last).unwrap(), Some(last.clone()));
+        assert!(read(&Session { sequence: SEQUENCE_END + 1, ..last.clone() }).is_err());
+        assert!(read(&Session { flush_sequence: SEQUENCE_END, ..last }).is_err());
+        let page = |sequence| parse_page(0, sequence & 1, &encode_page(0, sequence, &[1]));
+        assert!(page(SEQUENCE_END - 1).is_ok());
+        let error = page(SEQUENCE_END).unwrap_err();
+        assert_eq!((error.context().offset, error.context().length), (Some(4080), Some(12)));
+        assert!(page(0).is_err());
+    }
+
+    #[test]
+    fn a_dead_range_may_reach_its_zones_capacity_and_a_condition_the_last_zone() {
+        let edge = Session {
+            conditions: vec![(ZoneIndex(3), Condition::ReadOnly)],
+            dead: vec![(ZoneIndex(3), Extent::new(Blocks(766), Blocks(2)))],
+            ..Session::closed(1)
+        };
+        let bytes = edge.encode(&ID).unwrap();
+        assert_eq!(Session::parse_copy(1, &bytes, &ID, &drive()).unwrap(), Some(edge));
+    }
 }

@@ -168,7 +168,8 @@ pub fn decode(geometry: &Geometry, zone: ZoneIndex, entry: u64) -> Result<Blocks
         return fail(format!("write pointer {wp} is outside the zone, {start} to {end}"));
     }
     let block = u64::from(geometry.block_size);
-    if !(wp - start).is_multiple_of(block) {
+    // The zone starts on a block.
+    if !wp.is_multiple_of(block) {
         return fail(format!("write pointer {wp} is inside a block of {block} bytes"));
     }
     let blocks = (wp - start).min(geometry.capacity_of(zone)) / block;
@@ -271,5 +272,17 @@ mod tests {
             let entry = encode(&geometry, ZoneIndex(zone), wp);
             prop_assert_eq!(decode(&geometry, ZoneIndex(zone), entry).unwrap(), wp);
         }
+    }
+    #[test]
+    fn an_entry_has_these_bits() {
+        let geometry = drive();
+        assert_eq!(encode(&geometry, ZoneIndex(0), Blocks(0)), 0x8000_0000_0000_0000);
+        // A conventional zone has no write pointer.
+        assert_eq!(encode(&geometry, ZoneIndex(0), Blocks(3)), 0x8000_0000_0000_0000);
+        assert_eq!(encode(&geometry, ZoneIndex(1), Blocks(0)), 0x40_0000);
+        assert_eq!(encode(&geometry, ZoneIndex(2), Blocks(3)), 0x80_3000);
+        let two = Geometry { conventional_zones: 2, ..drive() };
+        assert_eq!(encode(&two, ZoneIndex(1), Blocks(0)), 0x8000_0000_0040_0000);
+        assert_eq!(decode(&two, ZoneIndex(1), 0x8000_0000_0040_0000).unwrap(), Blocks(0));
     }
 }

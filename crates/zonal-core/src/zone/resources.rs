@@ -132,4 +132,61 @@ mod tests {
         assert_eq!(resources.find(Place::OpenAndActive), Err(Refusal::TooManyActive));
         assert_eq!(resources.find(Place::Open), Ok(None));
     }
+    #[test]
+    fn open_and_active_zones_are_counted_as_they_move() {
+        let mut resources = limited(8, 8);
+        for (zone, from, to, open, active) in [
+            (0, Empty, ImplicitlyOpen, 1, 1),
+            (1, Empty, ExplicitlyOpen, 2, 2),
+            (2, Empty, ImplicitlyOpen, 3, 3),
+            (0, ImplicitlyOpen, Closed, 2, 3),
+            (2, ImplicitlyOpen, ExplicitlyOpen, 2, 3),
+            (1, ExplicitlyOpen, Full, 1, 2),
+            (0, Closed, ImplicitlyOpen, 2, 2),
+            (0, ImplicitlyOpen, Empty, 1, 1),
+            (2, ExplicitlyOpen, Empty, 0, 0),
+        ] {
+            resources.moved(ZoneIndex(zone), from, to);
+            let counts = (resources.open(), resources.active());
+            assert_eq!(counts, (open, active), "zone {zone}, {from} to {to}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_opening_is_kept_only_of_zones_that_can_be_closed_for_others() {
+        let order = |resources: &Resources| {
+            resources.open_order().map(|zone| zone.0).collect::<alloc::vec::Vec<_>>()
+        };
+        let mut resources = limited(8, 8);
+        for zone in [4, 2, 9] {
+            resources.moved(ZoneIndex(zone), Empty, ImplicitlyOpen);
+        }
+        // A zone that stays open keeps its place.
+        resources.moved(ZoneIndex(4), ImplicitlyOpen, ImplicitlyOpen);
+        assert_eq!(order(&resources), [4, 2, 9]);
+        resources.moved(ZoneIndex(2), ImplicitlyOpen, ExplicitlyOpen);
+        assert_eq!(order(&resources), [4, 9]);
+        let mut unlimited = Resources::new(Limits::default());
+        unlimited.moved(ZoneIndex(4), Empty, ImplicitlyOpen);
+        assert_eq!((order(&unlimited), unlimited.open()), (alloc::vec![], 1));
+    }
+
+    #[test]
+    fn without_limits_there_is_always_a_place() {
+        let mut resources = Resources::new(Limits::default());
+        for zone in 0..100 {
+            resources.moved(ZoneIndex(zone), Empty, ImplicitlyOpen);
+        }
+        assert_eq!(resources.find(Place::OpenAndActive), Ok(None));
+        assert_eq!(resources.find(Place::Open), Ok(None));
+    }
+
+    #[test]
+    fn of_a_drive_with_too_many_zones_open_none_is_closed_for_another() {
+        let mut resources = limited(1, 9);
+        resources.moved(ZoneIndex(0), Empty, ImplicitlyOpen);
+        assert_eq!(resources.find(Place::Open), Ok(Some(ZoneIndex(0))));
+        resources.moved(ZoneIndex(1), Empty, ImplicitlyOpen);
+        assert_eq!(resources.find(Place::Open), Err(Refusal::TooManyOpen));
+    }
 }

@@ -81,4 +81,16 @@ mod tests {
         assert_eq!(settled.verdict(extent(6, 8), false), Verdict::Acknowledged);
         assert_eq!(settled.verdict(extent(8, 9), false), Verdict::Behind);
     }
+    #[test]
+    fn only_what_of_a_failed_range_lies_below_the_pointer_is_dead() {
+        let settled = settle(Blocks(4), [extent(2, 6)]);
+        assert_eq!(settled.wp, Blocks(4));
+        assert_eq!(settled.dead(extent(2, 6)), Some(extent(2, 4)));
+    }
+
+    #[test]
+    #[should_panic(expected = "no write failed")]
+    fn a_zone_settles_only_after_a_failure() {
+        let _ = settle(Blocks(4), []);
+    }
 }

@@ -327,4 +327,47 @@ mod tests {
         }
         assert_eq!(ZoneState::ALL.map(|s| ZoneState::from_code(s as u8)), ZoneState::ALL.map(Some));
     }
+    #[test]
+    fn a_refusal_is_an_error_that_says_what_to_do() {
+        let op = ZoneOp::Close;
+        for (refusal, kind, words) in [
+            (Refusal::Full, ErrorKind::ZoneFull, "reset it"),
+            (Refusal::BeyondCapacity { left: Blocks(3) }, ErrorKind::BeyondCapacity, "3 blocks"),
+            (Refusal::NotAtWritePointer { wp: Blocks(5) }, ErrorKind::NotAtWritePointer, "block 5"),
+            (Refusal::ReadOnly, ErrorKind::ZoneReadOnly, "read"),
+            (Refusal::Offline, ErrorKind::ZoneOffline, "another zone"),
+            (Refusal::Conventional, ErrorKind::InvalidInput, "conventional"),
+            (
+                Refusal::Transition { from: ZoneState::Full, op },
+                ErrorKind::InvalidTransition,
+                "full cannot close",
+            ),
+            (Refusal::TooManyOpen, ErrorKind::TooManyOpenZones, "close"),
+            (Refusal::TooManyActive, ErrorKind::TooManyActiveZones, "finish"),
+        ] {
+            let error = Error::from(refusal);
+            assert_eq!(error.kind(), kind);
+            assert!(error.detail().contains(words), "{refusal:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_state_pads_in_a_table() {
+        assert_eq!(format!("{:<9}|", ZoneState::Full), "full     |");
+    }
+
+    #[test]
+    fn an_open_zone_is_active_and_a_closed_one_is_active_without_being_open() {
+        for state in ZoneState::ALL {
+            let open = matches!(state, ZoneState::ImplicitlyOpen | ZoneState::ExplicitlyOpen);
+            assert_eq!(state.is_open(), open, "{state}");
+            assert_eq!(state.is_active(), open || state == ZoneState::Closed, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_zone_that_is_closed_has_its_active_place_already() {
+        assert_eq!(admits_write(ZoneState::Empty), Ok(Some(Place::OpenAndActive)));
+        assert_eq!(admits_write(ZoneState::Closed), Ok(Some(Place::Open)));
+    }
 }

@@ -387,6 +387,7 @@ impl fmt::Debug for ZoneWord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const CAPACITY: Blocks = Blocks(8);
 
@@ -475,5 +476,282 @@ mod tests {
             word.enter(append(1), Blocks(u32::MAX), Pass::None),
             Err(Barrier::Wait(Obstacle::Crowded))
         );
+    }
+    /// A word's fields, each by itself.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Fields {
+        wp: u32,
+        in_flight: [u32; 2],
+        state: ZoneState,
+        failing: bool,
+        shut: bool,
+        epoch: Epoch,
+        plain: bool,
+    }
+
+    impl Fields {
+        /// As the table at the head of this module has them.
+        fn packed(self) -> ZoneWord {
+            ZoneWord::from_bits(
+                u64::from(self.wp)
+                    + (u64::from(self.in_flight[0]) << 32)
+                    + (u64::from(self.in_flight[1]) << 44)
+                    + (u64::from(self.state as u8) << 56)
+                    + (u64::from(self.failing) << 60)
+                    + (u64::from(self.shut) << 61)
+                    + (u64::from(self.epoch == Epoch::Odd) << 62)
+                    + (u64::from(self.plain) << 63),
+            )
+        }
+
+        fn of(word: ZoneWord) -> Self {
+            Self {
+                wp: word.wp().0,
+                in_flight: [word.in_flight_of(Epoch::Even), word.in_flight_of(Epoch::Odd)],
+                state: word.state(),
+                failing: word.is_failing(),
+                shut: word.is_shut(),
+                epoch: word.epoch(),
+                plain: word.bits() >> 63 == 1,
+            }
+        }
+
+        fn without_one_of(mut self, epoch: Epoch) -> Self {
+            self.in_flight[epoch as usize] -= 1;
+            self
+        }
+    }
+
+    prop_compose! {
+        fn any_fields()(
+            wp: u32,
+            in_flight in [0..IN_FLIGHT_MAX, 0..IN_FLIGHT_MAX],
+            state in prop::sample::select(&ZoneState::ALL[..]),
+            [failing, shut, odd, plain]: [bool; 4],
+        ) -> Fields {
+            let epoch = if odd { Epoch::Odd } else { Epoch::Even };
+            Fields { wp, in_flight, state, failing, shut, epoch, plain }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_word_is_its_fields(fields in any_fields()) {
+            let word = fields.packed();
+            prop_assert_eq!(Fields::of(word), fields);
+            let in_flight = fields.in_flight[0] + fields.in_flight[1];
+            prop_assert_eq!(word.in_flight(), in_flight);
+            prop_assert_eq!(word.in_flight_is_plain(), fields.plain && in_flight != 0);
+            let rest = Fields { in_flight: [0; 2], failing: false, shut: false, plain: false, ..fields };
+            let rest = Fields { epoch: Epoch::Even, ..rest };
+            prop_assert_eq!(ZoneWord::new(fields.state, Blocks(fields.wp)), rest.packed());
+        }
+
+        #[test]
+        fn a_change_leaves_the_other_fields_alone(
+            fields in any_fields(),
+            state in prop::sample::select(&ZoneState::ALL[..]),
+            capacity: u32,
+        ) {
+            let word = fields.packed();
+            prop_assert_eq!(Fields::of(word.shut()), Fields { shut: true, ..fields });
+            prop_assert_eq!(Fields::of(word.unshut()), Fields { shut: false, ..fields });
+            prop_assert_eq!(Fields::of(word.with_state(state)), Fields { state, ..fields });
+            for op in ZoneOp::ALL {
+                let state = transition(fields.state, fields.wp != 0, op);
+                let wp = match op {
+                    ZoneOp::Open | ZoneOp::Close => fields.wp,
+                    ZoneOp::Finish => capacity,
+                    ZoneOp::Reset => 0,
+                };
+                let after = word.after(op, Blocks(capacity)).map(Fields::of);
+                prop_assert_eq!(after, state.map(|state| Fields { state, wp, ..fields }));
+            }
+        }
+
+        #[test]
+        fn an_epoch_ends_when_none_of_the_one_before_is_in_flight(fields in any_fields(), idle: bool) {
+            let (epoch, before) = match fields.epoch {
+                Epoch::Even => (Epoch::Odd, 1),
+                Epoch::Odd => (Epoch::Even, 0),
+            };
+            let mut fields = fields;
+            if idle {
+                fields.in_flight[before] = 0;
+            }
+            let next = fields.packed().next_epoch().map(Fields::of);
+            let ended = fields.in_flight[before] == 0;
+            prop_assert_eq!(next, ended.then_some(Fields { epoch, ..fields }));
+        }
+
+        #[test]
+        fn a_write_that_ends_leaves_its_own_epoch(mut fields in any_fields(), odd: bool, alone: bool) {
+            let epoch = if odd { Epoch::Odd } else { Epoch::Even };
+            if alone {
+                fields.in_flight = [0; 2];
+            }
+            fields.in_flight[epoch as usize] += 1;
+            let (word, left) = (fields.packed(), fields.without_one_of(epoch));
+            prop_assert_eq!(Fields::of(word.hold(epoch)), left);
+            prop_assert_eq!(Fields::of(word.fail(epoch)), Fields { failing: true, ..left });
+            let full = Fields { state: ZoneState::Full, ..left };
+            let last = left.in_flight == [0; 2];
+            for (capacity, then) in [
+                (fields.wp, if last { full } else { left }),
+                (fields.wp.wrapping_add(1), left),
+            ] {
+                let ended = word.acknowledge(epoch, Blocks(capacity));
+                let expected = match fields.failing {
+                    true => Acknowledgement::Held,
+                    false => Acknowledgement::Acknowledged(then.packed()),
+                };
+                prop_assert_eq!(ended, expected);
+            }
+        }
+
+        #[test]
+        fn a_settled_zone_is_full_if_all_of_it_was_acknowledged(fields in any_fields(), wp: u32) {
+            let failing = Fields { failing: true, in_flight: [0; 2], ..fields };
+            let settled = Fields { failing: false, wp, ..failing };
+            let word = failing.packed();
+            let more = wp.wrapping_add(1);
+            prop_assert_eq!(Fields::of(word.settled(Blocks(wp), Blocks(more))), settled);
+            let full = Fields { state: ZoneState::Full, ..settled };
+            prop_assert_eq!(Fields::of(word.settled(Blocks(wp), Blocks(wp))), full);
+        }
+
+        #[test]
+        fn a_write_that_enters_takes_its_place_and_is_counted(
+            fields in any_fields(),
+            placement in prop::sample::select(&[0, 1, 2][..]),
+            wp in 0u32..1000,
+            length in 1u32..1000,
+        ) {
+            let open = Fields {
+                wp, in_flight: [0; 2], failing: false, shut: false, state: ZoneState::ExplicitlyOpen,
+                ..fields
+            };
+            let placement =
+                [Placement::Append, Placement::At(Blocks(wp)), Placement::Alone][placement];
+            let write = Write { placement, length: Blocks(length) };
+            // The smallest zone that has room for it.
+            let entered = open.packed().enter(write, Blocks(wp + length), Pass::Gate).unwrap();
+            let mut expected = Fields {
+                wp: wp + length, plain: placement != Placement::Append, ..open
+            };
+            expected.in_flight[open.epoch as usize] = 1;
+            prop_assert_eq!(Fields::of(entered.word), expected);
+            prop_assert_eq!((entered.start, entered.epoch), (Blocks(wp), open.epoch));
+            // One block less, and it is refused; of a full zone nothing is left.
+            let less = open.packed().enter(write, Blocks(wp + length - 1), Pass::Gate);
+            let refusal = match length {
+                1 => Refusal::Full,
+                _ => Refusal::BeyondCapacity { left: Blocks(length - 1) },
+            };
+            prop_assert_eq!(less, Err(Barrier::Refused(refusal)));
+        }
+    }
+
+    #[test]
+    fn a_shut_gate_lets_in_only_who_holds_it() {
+        let at = Write { placement: Placement::At(Blocks(0)), length: Blocks(1) };
+        let alone = Write { placement: Placement::Alone, length: Blocks(1) };
+        for write in [append(1), at, alone] {
+            let none = open_zone().shut().enter(write, CAPACITY, Pass::None);
+            assert_eq!(none, Err(Barrier::Wait(Obstacle::Gate)), "{write:?}");
+            assert!(open_zone().shut().enter(write, CAPACITY, Pass::Gate).is_ok(), "{write:?}");
+        }
+        // Who wants to be alone has to hold the gate, also where it is open.
+        let none = open_zone().enter(alone, CAPACITY, Pass::None);
+        assert_eq!(none, Err(Barrier::Wait(Obstacle::Gate)));
+        assert!(open_zone().enter(alone, CAPACITY, Pass::Gate).is_ok());
+    }
+
+    #[test]
+    fn writes_of_one_kind_are_in_flight_together_but_for_one_that_is_alone() {
+        let at = |at| Write { placement: Placement::At(Blocks(at)), length: Blocks(1) };
+        let alone = Write { placement: Placement::Alone, length: Blocks(1) };
+        let appended = open_zone().enter(append(1), CAPACITY, Pass::Gate).unwrap().word;
+        assert!(appended.enter(append(1), CAPACITY, Pass::Gate).is_ok());
+        let written = open_zone().enter(at(0), CAPACITY, Pass::Gate).unwrap().word;
+        assert!(written.enter(at(1), CAPACITY, Pass::Gate).is_ok());
+        for word in [appended, written] {
+            let mixed = word.enter(alone, CAPACITY, Pass::Gate);
+            assert_eq!(mixed, Err(Barrier::Wait(Obstacle::Mixed)));
+        }
+    }
+
+    #[test]
+    fn a_zone_that_is_not_open_is_opened_only_for_a_write_that_fits() {
+        for (state, place) in
+            [(ZoneState::Empty, Place::OpenAndActive), (ZoneState::Closed, Place::Open)]
+        {
+            let zone = ZoneWord::new(state, Blocks(0));
+            let enter = |length| zone.enter(append(length), CAPACITY, Pass::None);
+            assert_eq!(enter(8), Err(Barrier::Needs(place)));
+            let refusal = Refusal::BeyondCapacity { left: CAPACITY };
+            assert_eq!(enter(9), Err(Barrier::Refused(refusal)));
+        }
+        let full = ZoneWord::new(ZoneState::Full, CAPACITY);
+        let refused = full.enter(append(1), CAPACITY, Pass::None);
+        assert_eq!(refused, Err(Barrier::Refused(Refusal::Full)));
+        let conventional = ZoneWord::new(ZoneState::NotWp, Blocks(0));
+        let refused = conventional.enter(append(1), CAPACITY, Pass::None);
+        assert_eq!(refused, Err(Barrier::Refused(Refusal::Conventional)));
+    }
+
+    #[test]
+    fn a_word_of_no_state_takes_no_writes() {
+        assert_eq!(ZoneWord::from_bits(0x7 << 56).state(), ZoneState::Offline);
+    }
+
+    #[test]
+    #[should_panic(expected = "nothing in flight")]
+    fn what_has_not_entered_cannot_leave() {
+        let _ = open_zone().hold(Epoch::Even);
+    }
+
+    #[test]
+    #[should_panic(expected = "not settling")]
+    fn a_zone_that_has_not_failed_does_not_settle() {
+        let _ = open_zone().settled(Blocks(0), CAPACITY);
+    }
+
+    #[test]
+    #[should_panic(expected = "not settling")]
+    fn a_zone_with_writes_in_flight_does_not_settle() {
+        let a = open_zone().enter(append(1), CAPACITY, Pass::None).unwrap();
+        let b = a.word.enter(append(1), CAPACITY, Pass::None).unwrap();
+        let _ = b.word.fail(a.epoch).settled(Blocks(0), CAPACITY);
+    }
+
+    #[test]
+    fn a_word_prints_its_fields() {
+        let word = open_zone().enter(append(3), CAPACITY, Pass::None).unwrap().word;
+        assert_eq!(
+            alloc::format!("{word:?}"),
+            "ZoneWord { state: \"imp-open\", wp: 3, in_flight: [1, 0], failing: false, \
+             gate: false, epoch: Even, plain: false }"
+        );
+        let at = Write { placement: Placement::At(Blocks(0)), length: Blocks(1) };
+        let word = open_zone().enter(at, CAPACITY, Pass::None).unwrap().word;
+        assert!(alloc::format!("{word:?}").contains("plain: true"));
+    }
+    #[test]
+    fn a_zone_that_nothing_was_written_to_is_empty_when_it_is_closed() {
+        let closed = |wp| {
+            let zone = ZoneWord::new(ZoneState::ExplicitlyOpen, Blocks(wp));
+            zone.after(ZoneOp::Close, CAPACITY).map(ZoneWord::state)
+        };
+        assert_eq!(closed(0), Ok(ZoneState::Empty));
+        assert_eq!(closed(1), Ok(ZoneState::Closed));
+    }
+
+    #[test]
+    fn with_nothing_in_flight_nothing_plain_is() {
+        let at = Write { placement: Placement::At(Blocks(0)), length: Blocks(1) };
+        let entered = open_zone().enter(at, CAPACITY, Pass::None).unwrap();
+        assert!(entered.word.in_flight_is_plain());
+        assert!(!entered.word.hold(entered.epoch).in_flight_is_plain());
     }
 }

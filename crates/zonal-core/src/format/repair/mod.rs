@@ -16,6 +16,8 @@
 
 mod ours;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use ours::{Sessions, mend_generations, mend_header, mend_zones};
 pub use tables::{mend_entries, mend_refcounts};
