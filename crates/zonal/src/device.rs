@@ -1,5 +1,6 @@
 //! An opened drive, as its users and its queues hold it.
 
+use crate::block::Block;
 use crate::buffer::Arena;
 use crate::engine::{Disk, Engine, EngineOptions, IoKind};
 use crate::file_zone::FileZone;
@@ -9,7 +10,7 @@ use crate::memory::Memory;
 use crate::queue::request::{Completion, Request};
 use crate::queue::{Queue, QueueOptions};
 use crate::sync::atomic::Ordering;
-use crate::view::View;
+use crate::view::{Sight, View};
 use crate::zones::Zones;
 use std::fmt;
 use std::io;
@@ -49,6 +50,7 @@ pub(crate) enum Medium {
     Memory(Memory),
     Image(Image),
     File(FileZone),
+    Block(Block),
 }
 
 /// What there was to say when the drive was opened.
@@ -121,7 +123,7 @@ pub struct Limits {
 pub struct Info {
     /// As its user named it.
     pub target: String,
-    /// `memory`, `image` or `file`.
+    /// `memory`, `image`, `file` or `block device`.
     pub kind: &'static str,
     /// How an image's data lies in its file, `contiguous` or `scattered`.
     pub layout: Option<&'static str>,
@@ -147,6 +149,9 @@ pub struct Metrics {
     pub failed: u64,
     /// Writes that ended well in a failing zone.
     pub held: u64,
+    /// Writes that failed on a real device without a trace, and were sent again: they had reached it
+    /// out of order.
+    pub repeated: u64,
     /// Reads and writes that the medium did in pieces.
     pub short: u64,
     /// Flush rounds; one may serve many flushes.
@@ -203,6 +208,7 @@ impl Device {
             Medium::Memory(_) => ("memory", false),
             Medium::Image(image) => image.disk().engine_name(),
             Medium::File(file) => file.disk().engine_name(),
+            Medium::Block(block) => block.disk().engine_name(),
         };
         Limits {
             append_bytes_max: u64::from(geometry.max_append),
@@ -244,6 +250,7 @@ impl Device {
             Medium::Memory(_) => ("memory", None),
             Medium::Image(image) => ("image", Some(image)),
             Medium::File(_) => ("file", None),
+            Medium::Block(_) => ("block device", None),
         };
         Info {
             target: self.drive.name.clone(),
@@ -266,6 +273,7 @@ impl Device {
             parked: get(&counts.parked),
             failed: get(&counts.failed),
             held: get(&counts.held),
+            repeated: get(&counts.repeated),
             short: get(&counts.short),
             flush_rounds: get(&counts.flush_rounds),
             data_syncs: get(&counts.data_syncs),
@@ -302,7 +310,8 @@ impl Device {
     ///
     /// # Errors
     /// A zone that is not there or has writes in flight, any other state than these two, or more
-    /// such zones than an image can note (240).
+    /// such zones than an image can note (240). A real device is not asked to pretend
+    /// (`Unsupported`).
     pub fn set_condition(&self, zone: u32, condition: ZoneState) -> Result<()> {
         let index = self.drive.zone(zone)?;
         self.drive.writable()?;
@@ -310,6 +319,10 @@ impl Device {
         if conventional || !matches!(condition, ZoneState::ReadOnly | ZoneState::Offline) {
             let text = format!("a zone cannot be made {condition}; read-only or offline can be");
             return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
+        }
+        if self.drive.block().is_some() {
+            let text = "the device itself says which of its zones are read-only or offline";
+            return Err(Error::new(ErrorKind::Unsupported, text).in_zone(zone));
         }
         self.drive.zones.set_condition(index, condition)
     }
@@ -347,7 +360,7 @@ impl Device {
             return Err(error);
         }
         match &self.drive.medium {
-            Medium::Memory(_) | Medium::File(_) => Ok(()),
+            Medium::Memory(_) | Medium::File(_) | Medium::Block(_) => Ok(()),
             Medium::Image(image) => image.close(&self.drive.zones).map_err(|e| e.on(self.name())),
         }
     }
@@ -389,7 +402,15 @@ impl Drive {
     pub(crate) fn image(&self) -> Option<&Image> {
         match &self.medium {
             Medium::Image(image) => Some(image),
-            Medium::Memory(_) | Medium::File(_) => None,
+            Medium::Memory(_) | Medium::File(_) | Medium::Block(_) => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn block(&self) -> Option<&Block> {
+        match &self.medium {
+            Medium::Block(block) => Some(block),
+            Medium::Memory(_) | Medium::Image(_) | Medium::File(_) => None,
         }
     }
 
@@ -400,6 +421,7 @@ impl Drive {
             Medium::Memory(_) => None,
             Medium::Image(image) => Some(image.disk()),
             Medium::File(file) => Some(file.disk()),
+            Medium::Block(block) => Some(block.disk()),
         }
     }
 
@@ -409,7 +431,7 @@ impl Drive {
         match &self.medium {
             Medium::Memory(_) => None,
             Medium::Image(image) => Some(image.mapping()),
-            Medium::File(_) => Some(&Mapping::IDENTITY),
+            Medium::File(_) | Medium::Block(_) => Some(&Mapping::IDENTITY),
         }
     }
 
@@ -448,7 +470,7 @@ impl Drive {
     pub(crate) fn refused(&self, zone: ZoneIndex, refusal: Refusal) -> Error {
         let limit = match &self.medium {
             Medium::File(file) => file.limit(),
-            Medium::Memory(_) | Medium::Image(_) => None,
+            Medium::Memory(_) | Medium::Image(_) | Medium::Block(_) => None,
         };
         let text = match (refusal, limit) {
             (Refusal::NotAtWritePointer { wp }, _) => {
@@ -520,8 +542,8 @@ impl Drive {
         Ok(Extent::new(Blocks(start), blocks))
     }
 
-    /// Takes the view of a read.
-    pub(crate) fn look(&self, offset: u64, length: u64, view: &mut View) -> Result<()> {
+    /// Takes the view of a read, and says what of it has to come from the medium.
+    pub(crate) fn look(&self, offset: u64, length: u64, view: &mut View) -> Result<Sight> {
         let (block, size) = (self.zones.block_size(), self.zones.geometry.size);
         self.whole_blocks(length)?;
         if !offset.is_multiple_of(block) {
@@ -533,10 +555,16 @@ impl Drive {
             return Err(Error::new(ErrorKind::OutOfRange, text));
         }
         view.take(&self.zones, offset, length)?;
-        if let Medium::File(file) = &self.medium {
-            view.hide(offset, length, &file.gap());
-        }
-        Ok(())
+        let whole = match &self.medium {
+            Medium::Memory(_) | Medium::Image(_) => Sight::Whole,
+            Medium::File(file) => {
+                view.hide(offset, length, &file.gap());
+                Sight::Whole
+            }
+            // Some devices refuse to read above a write pointer, or across zones.
+            Medium::Block(_) => Sight::Parts,
+        };
+        Ok(if view.is_blank(length) { Sight::Nothing } else { whole })
     }
 
     /// Does a slot's write or read, on a drive in memory. Returns its length.
@@ -572,7 +600,8 @@ impl Drive {
     pub(crate) fn end_life(&self, zone: ZoneIndex) -> Result<()> {
         match &self.medium {
             Medium::Memory(memory) => memory.await_readers(zone),
-            Medium::Image(_) => {}
+            // A device's zone was emptied before this.
+            Medium::Image(_) | Medium::Block(_) => {}
             Medium::File(file) => {
                 if let Err(error) = file.empty() {
                     self.zones.set_condition(zone, ZoneState::ReadOnly)?;
@@ -590,7 +619,7 @@ impl Drive {
     pub(crate) fn cut(&self, zone: ZoneIndex, wp: Blocks) -> Result<()> {
         match &self.medium {
             Medium::File(file) => file.cut(self.zones.offset_of(zone, wp)),
-            Medium::Memory(_) | Medium::Image(_) => Ok(()),
+            Medium::Memory(_) | Medium::Image(_) | Medium::Block(_) => Ok(()),
         }
     }
 

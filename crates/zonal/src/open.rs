@@ -1,5 +1,6 @@
 //! The one way in: a target is named, probed once, and opened.
 
+use crate::block;
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::EngineChoice;
 use crate::engine::file::FileDisk;
@@ -10,6 +11,7 @@ use crate::target::Target;
 use crate::zones::cells::words_needed;
 use crate::zones::{Cells, Found, Keeping, Zones};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
@@ -76,11 +78,20 @@ impl OpenOptions {
 pub fn open(target: &Target, options: &OpenOptions) -> Result<Device> {
     options.handles.check()?;
     let device = match target {
-        Target::Path(path) => crate::image::open(path, options)?,
+        Target::Path(path) => open_path(path, options)?,
         Target::Memory(geometry) => open_memory(geometry, options)?,
         Target::File(path) => crate::file_zone::open(path, &target.to_string(), options)?,
     };
     Ok(device.with_handles(options.handles))
+}
+
+/// Opens what is at a path, by what it is.
+fn open_path(path: &Path, options: &OpenOptions) -> Result<Device> {
+    if block::device_number(path).is_some() {
+        block::open(path, options)
+    } else {
+        crate::image::open(path, options)
+    }
 }
 
 fn open_memory(geometry: &Geometry, options: &OpenOptions) -> Result<Device> {

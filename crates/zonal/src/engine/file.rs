@@ -53,6 +53,12 @@ impl FileDisk {
         Ok(Self { inner, engine: EngineKind::IoUring })
     }
 
+    /// A file that is open already, for direct I/O.
+    pub(crate) fn over(file: File) -> Self {
+        let inner = Arc::new(Inner { file, direct: true, zero_mode: OnceLock::new() });
+        Self { inner, engine: EngineKind::IoUring }
+    }
+
     /// This handle, whose queues will have engines of that kind.
     pub(crate) fn with_engine(self, engine: EngineKind) -> Self {
         Self { engine, ..self }
@@ -63,7 +69,7 @@ impl FileDisk {
         self.engine
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.inner.file
     }
 
