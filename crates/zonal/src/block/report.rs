@@ -33,7 +33,7 @@ pub(crate) fn zones(bytes: &[u8], has_capacity: bool) -> Result<Vec<Reported>> {
 
 fn zone(bytes: &[u8; ZONE_BYTES], has_capacity: bool) -> Result<Reported> {
     let (start, length, wp) = (sectors(bytes, 0)?, sectors(bytes, 8)?, word(bytes, 16));
-    let capacity = if has_capacity { sectors(bytes, 40)? } else { length };
+    let capacity = if has_capacity { sectors(bytes, 32)? } else { length };
     let (kind, code) = (bytes[24], bytes[25]);
     let Some(state) = ZoneState::from_code(code) else {
         return Err(wrong(start, &format!("a condition of code {code:#x}")));
@@ -93,7 +93,7 @@ mod tests {
         bytes[8..16].copy_from_slice(&32768_u64.to_ne_bytes());
         bytes[16..24].copy_from_slice(&wp.to_ne_bytes());
         (bytes[24], bytes[25]) = (kind, condition);
-        bytes[40..48].copy_from_slice(&24576_u64.to_ne_bytes());
+        bytes[32..40].copy_from_slice(&24576_u64.to_ne_bytes());
         bytes
     }
 
