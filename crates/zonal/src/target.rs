@@ -1,4 +1,4 @@
-//! What a drive is called: a path, `file:` and a path, or `mem:` with the drive's shape.
+//! What a drive is called: a path (of an image, or of a zoned block device), `file:` and a path, or `mem:` with the drive's shape.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use zonal_core::format::Geometry;
 /// A drive's name, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A file, which is looked into when it is opened.
+    /// An image or a zoned block device: what it is, is looked at when it is opened.
     Path(PathBuf),
     /// A drive in memory, of this shape.
     Memory(Geometry),

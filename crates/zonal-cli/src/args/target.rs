@@ -9,7 +9,7 @@ use crate::output::Ui;
 /// The drive a command works on; always the first word.
 #[derive(Args, Debug)]
 pub(crate) struct TargetArg {
-    /// An image, `mem:size=8G,zone-size=64M` or `file:PATH`
+    /// An image, a zoned block device, `mem:size=8G,zone-size=64M` or `file:PATH`
     #[arg(value_name = "TARGET")]
     pub(crate) target: String,
 }

@@ -307,7 +307,7 @@ async fn flush_round(scene: &Scene) -> Result<u64> {
 }
 
 /// Lets everything else that this queue has to start go first.
-async fn others_first() {
+pub(super) async fn others_first() {
     let mut yielded = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {

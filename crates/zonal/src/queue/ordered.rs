@@ -81,6 +81,8 @@ impl Queue {
         let Some(lowest) = self.lanes.lowest_failed(zone, starts(&self.slots)) else { return };
         self.spawn(lowest, |scene| {
             Box::pin(async move {
+                // The queue looks for what was heard when it has mail: there is some now.
+                cold::others_first().await;
                 let standing = cold::ask(&scene, zone).await;
                 scene.desk.hear(zone, standing);
             })
