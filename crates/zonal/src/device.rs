@@ -1,5 +1,6 @@
 //! An opened drive, as its users and its queues hold it.
 
+use crate::block::Block;
 use crate::buffer::Arena;
 use crate::engine::{Disk, Engine, EngineOptions, IoKind};
 use crate::faults::{FaultPlan, Faults, Outage};
@@ -10,7 +11,7 @@ use crate::memory::Memory;
 use crate::queue::request::{Completion, Request};
 use crate::queue::{Queue, QueueOptions};
 use crate::sync::atomic::Ordering;
-use crate::view::View;
+use crate::view::{Sight, View};
 use crate::zones::Zones;
 use std::fmt;
 use std::io;
@@ -53,6 +54,7 @@ pub(crate) enum Medium {
     /// A drive in memory under a fault plan: memory behind an engine, so that there is something
     /// that can be late, short or gone.
     Planned(Disk),
+    Block(Block),
 }
 
 /// What there was to say when the drive was opened.
@@ -125,7 +127,7 @@ pub struct Limits {
 pub struct Info {
     /// As its user named it.
     pub target: String,
-    /// `memory`, `image` or `file`.
+    /// `memory`, `image`, `file` or `block device`.
     pub kind: &'static str,
     /// How an image's data lies in its file, `contiguous` or `scattered`.
     pub layout: Option<&'static str>,
@@ -151,6 +153,9 @@ pub struct Metrics {
     pub failed: u64,
     /// Writes that ended well in a failing zone.
     pub held: u64,
+    /// Writes that failed on a real device without a trace, and were sent again: they had reached it
+    /// out of order.
+    pub repeated: u64,
     /// Reads and writes that the medium did in pieces.
     pub short: u64,
     /// Flush rounds; one may serve many flushes.
@@ -212,6 +217,7 @@ impl Device {
             Medium::Image(image) => image.disk().engine_name(),
             Medium::File(file) => file.disk().engine_name(),
             Medium::Planned(disk) => disk.engine_name(),
+            Medium::Block(block) => block.disk().engine_name(),
         };
         Limits {
             append_bytes_max: u64::from(geometry.max_append),
@@ -255,6 +261,7 @@ impl Device {
             Medium::Memory(_) | Medium::Planned(_) => ("memory", None),
             Medium::Image(image) => ("image", Some(image)),
             Medium::File(_) => ("file", None),
+            Medium::Block(_) => ("block device", None),
         };
         Info {
             target: self.drive.name.clone(),
@@ -283,6 +290,7 @@ impl Device {
             parked: get(&counts.parked),
             failed: get(&counts.failed),
             held: get(&counts.held),
+            repeated: get(&counts.repeated),
             short: get(&counts.short),
             flush_rounds: get(&counts.flush_rounds),
             data_syncs: get(&counts.data_syncs),
@@ -320,7 +328,8 @@ impl Device {
     ///
     /// # Errors
     /// A zone that is not there or has writes in flight, any other state than these two, or more
-    /// such zones than an image can note (240).
+    /// such zones than an image can note (240). A real device is not asked to pretend
+    /// (`Unsupported`).
     pub fn set_condition(&self, zone: u32, condition: ZoneState) -> Result<()> {
         let index = self.drive.zone(zone)?;
         self.drive.writable()?;
@@ -328,6 +337,10 @@ impl Device {
         if conventional || !matches!(condition, ZoneState::ReadOnly | ZoneState::Offline) {
             let text = format!("a zone cannot be made {condition}; read-only or offline can be");
             return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
+        }
+        if self.drive.block().is_some() {
+            let text = "the device itself says which of its zones are read-only or offline";
+            return Err(Error::new(ErrorKind::Unsupported, text).in_zone(zone));
         }
         self.drive.zones.set_condition(index, condition)
     }
@@ -370,7 +383,7 @@ impl Device {
             return Err(error);
         }
         match &self.drive.medium {
-            Medium::Memory(_) | Medium::File(_) | Medium::Planned(_) => Ok(()),
+            Medium::Memory(_) | Medium::File(_) | Medium::Planned(_) | Medium::Block(_) => Ok(()),
             Medium::Image(image) => image.close(&self.drive.zones).map_err(|e| e.on(self.name())),
         }
     }
@@ -412,7 +425,15 @@ impl Drive {
     pub(crate) fn image(&self) -> Option<&Image> {
         match &self.medium {
             Medium::Image(image) => Some(image),
-            Medium::Memory(_) | Medium::File(_) | Medium::Planned(_) => None,
+            Medium::Memory(_) | Medium::File(_) | Medium::Planned(_) | Medium::Block(_) => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn block(&self) -> Option<&Block> {
+        match &self.medium {
+            Medium::Block(block) => Some(block),
+            Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => None,
         }
     }
 
@@ -424,6 +445,7 @@ impl Drive {
             Medium::Image(image) => Some(image.disk()),
             Medium::File(file) => Some(file.disk()),
             Medium::Planned(disk) => Some(disk),
+            Medium::Block(block) => Some(block.disk()),
         }
     }
 
@@ -431,7 +453,7 @@ impl Drive {
     pub(crate) fn outlives_its_handles(&self) -> bool {
         match &self.medium {
             Medium::Memory(_) | Medium::Planned(_) => false,
-            Medium::Image(_) | Medium::File(_) => true,
+            Medium::Image(_) | Medium::File(_) | Medium::Block(_) => true,
         }
     }
 
@@ -441,7 +463,7 @@ impl Drive {
         match &self.medium {
             Medium::Memory(_) => None,
             Medium::Image(image) => Some(image.mapping()),
-            Medium::File(_) | Medium::Planned(_) => Some(&Mapping::IDENTITY),
+            Medium::File(_) | Medium::Planned(_) | Medium::Block(_) => Some(&Mapping::IDENTITY),
         }
     }
 
@@ -479,7 +501,7 @@ impl Drive {
             Medium::File(_) => Some(disk.len().map_err(|error| {
                 Error::new(ErrorKind::Io, "the length of the file").with_source(error)
             })?),
-            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) => None,
+            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) | Medium::Block(_) => None,
         };
         faults.arm(outage, length);
         Ok(())
@@ -511,7 +533,7 @@ impl Drive {
     pub(crate) fn refused(&self, zone: ZoneIndex, refusal: Refusal) -> Error {
         let limit = match &self.medium {
             Medium::File(file) => file.limit(),
-            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) => None,
+            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) | Medium::Block(_) => None,
         };
         let text = match (refusal, limit) {
             (Refusal::NotAtWritePointer { wp }, _) => {
@@ -584,8 +606,8 @@ impl Drive {
         Ok(Extent::new(Blocks(start), blocks))
     }
 
-    /// Takes the view of a read.
-    pub(crate) fn look(&self, offset: u64, length: u64, view: &mut View) -> Result<()> {
+    /// Takes the view of a read, and says what of it has to come from the medium.
+    pub(crate) fn look(&self, offset: u64, length: u64, view: &mut View) -> Result<Sight> {
         let (block, size) = (self.zones.block_size(), self.zones.geometry.size);
         self.whole_blocks(length)?;
         if !offset.is_multiple_of(block) {
@@ -597,10 +619,16 @@ impl Drive {
             return Err(Error::new(ErrorKind::OutOfRange, text));
         }
         view.take(&self.zones, offset, length)?;
-        if let Medium::File(file) = &self.medium {
-            view.hide(offset, length, &file.gap());
-        }
-        Ok(())
+        let whole = match &self.medium {
+            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) => Sight::Whole,
+            Medium::File(file) => {
+                view.hide(offset, length, &file.gap());
+                Sight::Whole
+            }
+            // Some devices refuse to read above a write pointer, or across zones.
+            Medium::Block(_) => Sight::Parts,
+        };
+        Ok(if view.is_blank(length) { Sight::Nothing } else { whole })
     }
 
     /// Does a slot's write or read, on a drive in memory. Returns its length.
@@ -636,7 +664,8 @@ impl Drive {
     pub(crate) fn end_life(&self, zone: ZoneIndex) -> Result<()> {
         match &self.medium {
             Medium::Memory(memory) => memory.await_readers(zone),
-            Medium::Image(_) | Medium::Planned(_) => {}
+            // A device's zone was emptied before this.
+            Medium::Image(_) | Medium::Planned(_) | Medium::Block(_) => {}
             Medium::File(file) => {
                 if let Err(error) = file.empty() {
                     self.zones.set_condition(zone, ZoneState::ReadOnly)?;
@@ -654,7 +683,7 @@ impl Drive {
     pub(crate) fn cut(&self, zone: ZoneIndex, wp: Blocks) -> Result<()> {
         match &self.medium {
             Medium::File(file) => file.cut(self.zones.offset_of(zone, wp)),
-            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) => Ok(()),
+            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) | Medium::Block(_) => Ok(()),
         }
     }
 

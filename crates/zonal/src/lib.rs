@@ -56,6 +56,7 @@
 //! What callers may rely on, whatever is underneath, is in `docs/semantics.md`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod block;
 mod buffer;
 mod device;
 mod engine;

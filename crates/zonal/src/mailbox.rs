@@ -3,6 +3,7 @@
 use crate::engine::Notifier;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, lock, wait, wait_timeout};
+use crate::zones::Finding;
 use std::sync::Arc;
 use std::task::Wake;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use zonal_core::zone::{Verdict, ZoneState};
 pub(crate) enum Message {
     /// The request parked in that slot is first at its gate, and may look again.
     Turn { slot: u32 },
-    /// The held write in that slot has its verdict.
-    Verdict { slot: u32, verdict: Verdict },
+    /// The held write in that slot has its verdict, and what a device's report said.
+    Verdict { slot: u32, verdict: Verdict, finding: Option<Finding> },
     /// That task can go on.
     Poll { task: u32 },
     /// That zone becomes read-only or offline, by a fault plan.

@@ -1,5 +1,6 @@
 //! The one way in: a target is named, probed once, and opened.
 
+use crate::block;
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::faulty::FaultyDisk;
 use crate::engine::file::FileDisk;
@@ -12,6 +13,7 @@ use crate::target::Target;
 use crate::zones::cells::words_needed;
 use crate::zones::{Cells, Found, Keeping, Zones};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
@@ -88,7 +90,7 @@ pub fn open(target: &Target, options: &OpenOptions) -> Result<Device> {
     };
     let faults = faults.as_ref();
     let device = match target {
-        Target::Path(path) => crate::image::open_as(path, &name, options, faults)?,
+        Target::Path(path) => open_path(path, &name, options, faults)?,
         Target::Memory(geometry) => open_memory(geometry, &name, options, faults)?,
         Target::File(path) => crate::file_zone::open(path, &name, options, faults)?,
         Target::Faulty(..) => {
@@ -105,6 +107,26 @@ pub(crate) fn under(disk: Disk, faults: Option<&Arc<Faults>>) -> Disk {
         Some(faults) => Disk::Faulty(FaultyDisk::new(disk, faults, None)),
         None => disk,
     }
+}
+
+/// Opens what is at a path, by what it is.
+fn open_path(
+    path: &Path,
+    name: &str,
+    options: &OpenOptions,
+    faults: Option<&Arc<Faults>>,
+) -> Result<Device> {
+    if block::device_number(path).is_none() {
+        return crate::image::open_as(path, name, options, faults);
+    }
+    if faults.is_some() {
+        // What a plan fails before it reaches a device leaves no trace there, and is sent again as
+        // having come out of order; and what a cut would take back, no device unwrites.
+        let text = "a zoned block device takes no fault plan; give one to an image of its shape \
+                    (zonal create), or leave it out";
+        return Err(Error::new(ErrorKind::Unsupported, text).on(name).during("open"));
+    }
+    block::open(path, name, options)
 }
 
 fn open_memory(

@@ -19,6 +19,17 @@ pub(crate) struct Life {
     pub(crate) bytes: Range<usize>,
 }
 
+/// What of a read has to come from the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Nothing: it shows zeros alone.
+    Nothing,
+    /// It is read as a whole, and blanked where it must not be shown.
+    Whole,
+    /// Only what is shown may be asked for, a zone at a time.
+    Parts,
+}
+
 /// A read's snapshot. Reused from read to read, so that it allocates nothing.
 #[derive(Debug, Default, Hash)]
 pub(crate) struct View {
@@ -144,6 +155,22 @@ impl View {
         if at < within.end {
             show(at..within.end);
         }
+    }
+
+    /// The first part from byte `at` of the read on that is shown and lies in one zone.
+    pub(crate) fn part_from(&self, at: usize) -> Option<Range<usize>> {
+        let mut first: Option<Range<usize>> = None;
+        let mut take = |part: Range<usize>| {
+            let part = part.start.max(at)..part.end;
+            if !part.is_empty() && first.as_ref().is_none_or(|first| part.start < first.start) {
+                first = Some(part);
+            }
+        };
+        for life in &self.lives {
+            self.each_shown(&life.bytes, &mut take);
+        }
+        self.conventional.iter().cloned().for_each(take);
+        first
     }
 
     /// Zeroes in `bytes` what the read must not show.

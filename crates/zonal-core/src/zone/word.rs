@@ -322,6 +322,13 @@ impl ZoneWord {
         if wp == capacity { word.with_state(ZoneState::Full) } else { word }
     }
 
+    /// The zone at rest as a device's own report finds it.
+    #[must_use]
+    pub fn stands(self, state: ZoneState, wp: Blocks) -> Self {
+        debug_assert!(self.in_flight() == 0, "not at rest: {self:?}");
+        self.with_state(state).with_wp(wp)
+    }
+
     /// Starts the next flush epoch. `None` while writes of the epoch before are in flight.
     #[must_use]
     pub fn next_epoch(self) -> Option<Self> {

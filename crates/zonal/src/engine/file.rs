@@ -72,6 +72,11 @@ impl FileDisk {
         Self { inner, engine: EngineKind::IoUring, may_use_threads: false }
     }
 
+    /// A file that is open already, for direct I/O.
+    pub(crate) fn over(file: File) -> Self {
+        Self::new(file, true)
+    }
+
     /// This handle, whose queues will have engines of that kind.
     pub(crate) fn with_engine(self, engine: EngineKind) -> Self {
         Self { engine, ..self }
@@ -106,7 +111,7 @@ impl FileDisk {
         self.engine
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.inner.file
     }
 

@@ -361,6 +361,14 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
+    /// Whether what is pushed reaches the kernel in that order.
+    pub(crate) fn keeps_order(&self) -> bool {
+        match self {
+            Self::Uring(_) | Self::Polled(_) => true,
+            Self::Threads(_) | Self::Sim(_) | Self::Faulty(_) => false,
+        }
+    }
+
     /// Queues a request for the next [`submit`](Self::submit), or gives it back: the submission
     /// ring is full.
     ///

@@ -789,10 +789,15 @@ pub(crate) fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
         libc::S_IFDIR => {
             ("a folder; name an image in it, or make one with: zonal create", ErrorKind::NotZoned)
         }
-        libc::S_IFBLK => ("a block device; only images are supported yet", ErrorKind::Unsupported),
-        libc::S_IFCHR => {
-            ("a character device; only images are supported yet", ErrorKind::Unsupported)
-        }
+        libc::S_IFBLK => (
+            "a block device, and this is for files; a zoned one is opened by its path alone, and \
+              needs no check",
+            ErrorKind::Unsupported,
+        ),
+        libc::S_IFCHR => (
+            "a character device; name the zoned block device beside it (lsblk -z)",
+            ErrorKind::Unsupported,
+        ),
         _ => ("no regular file; name an image", ErrorKind::NotZoned),
     };
     Error::new(kind, format!("it is {what}"))

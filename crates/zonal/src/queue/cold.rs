@@ -9,15 +9,17 @@
 //!   refcounts, then L2 entries, then the write;
 //! * finish: zeros to the capacity, then the state; the table hears of it from the next flush,
 //!   after its data sync;
-//! * settling: zeros over dead ranges, data sync, the cut of a file, then the verdicts.
+//! * settling: zeros over dead ranges, data sync, the cut of a file, then the verdicts; of a device its
+//!   zone report, then the verdicts.
 
 use super::task::Desk;
+use crate::block::Block;
 use crate::buffer::Buffer;
 use crate::device::Drive;
 use crate::engine::IoKind;
 use crate::faults::{errno, is_injected};
 use crate::image::{Clusters, Grant, Image, Span};
-use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Zones, drained};
+use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Standing, Zones, drained};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -57,6 +59,9 @@ impl Scene {
 
 /// Opens, closes, finishes or resets a zone.
 pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
+    if let Some(block) = scene.drive.block() {
+        return operate_device(&scene, block, zone, op).await;
+    }
     let zones = scene.zones();
     let gate = GateLock::new(zones, zone).await;
     match op {
@@ -98,6 +103,35 @@ pub(super) async fn condemn(scene: Scene, zone: ZoneIndex, condition: ZoneState)
     drained(&gate).await;
     if let Err(error) = zones.set_condition(zone, condition) {
         tracing::warn!("zone {zone}: not {condition} as its fault plan wants: {error}");
+    }
+}
+
+/// The same on a device: by the rules first, then by the device, whose word on what came of it
+/// holds.
+async fn operate_device(scene: &Scene, block: &Block, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
+    let zones = scene.zones();
+    let gate = GateLock::new(zones, zone).await;
+    drained(&gate).await;
+    latched(zones)?;
+    zones.would(zone, op).map_err(Error::from)?;
+    // A full zone is finished, and an empty one is not left to be what somebody else made of it.
+    zones.operate(zone, op).map_err(Error::from)?;
+    scene.begun.set(true);
+    let (done, standing) = scene.desk.answer(block.manage(zone, op)?).await;
+    match (done, standing) {
+        (done, Ok(standing)) => {
+            zones.take_over(zone, standing);
+            done
+        }
+        (Err(error), Err(_)) | (Ok(()), Err(error)) => Err(error),
+    }
+}
+
+/// Asks a device how a zone stands.
+pub(super) async fn ask(scene: &Scene, zone: ZoneIndex) -> Result<Standing> {
+    match scene.drive.block() {
+        Some(block) => scene.desk.answer(block.ask(zone)?).await,
+        None => Err(Error::new(ErrorKind::Unsupported, "no device is below")),
     }
 }
 
@@ -313,7 +347,7 @@ async fn flush_round(scene: &Scene) -> Result<u64> {
 }
 
 /// Lets everything else that this queue has to start go first.
-async fn others_first() {
+pub(super) async fn others_first() {
     let mut yielded = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {
@@ -407,6 +441,9 @@ pub(super) async fn settle(scene: Scene, settling: Settling) {
     let zone = settling.zone;
     let (dead, wp) = (settling.dead.clone(), settling.wp());
     let mut settler = Settler { zones: scene.zones(), settling: Some(settling), zeroed: false };
+    if scene.drive.block().is_some() {
+        return settle_as_reported(&scene, zone, settler).await;
+    }
     let mut zeroed = Ok(());
     for &extent in dead.iter().filter(|_| !is_broken(Rule::DeadRangesZeroed)) {
         zeroed = match zeroed {
@@ -427,6 +464,21 @@ pub(super) async fn settle(scene: Scene, settling: Settling) {
         }
     }
     settler.zeroed = zeroed.is_ok();
+}
+
+/// Settles a device's zone by what the device says of it. A zone of which it says nothing takes no
+/// more writes.
+async fn settle_as_reported(scene: &Scene, zone: ZoneIndex, mut settler: Settler<'_>) {
+    match ask(scene, zone).await {
+        Ok(standing) => {
+            if let Some(settling) = settler.settling.take() {
+                settler.zones.settled_as_reported(settling, standing);
+            }
+        }
+        Err(error) => {
+            tracing::warn!("zone {zone}: its report failed, it takes no more writes: {error}");
+        }
+    }
 }
 
 /// Settles a zone when dropped, so that it is settled even if the task is given up: its queue's

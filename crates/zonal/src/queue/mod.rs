@@ -15,6 +15,8 @@
 
 mod chain;
 mod cold;
+mod lanes;
+mod ordered;
 mod park;
 pub(crate) mod request;
 mod slot;
@@ -27,11 +29,13 @@ use crate::faults::{errno, is_injected};
 use crate::image::Piece;
 use crate::mailbox::{Mailbox, Message};
 use crate::sync::atomic::Ordering;
+use crate::view::Sight;
 use crate::zones::cells::DEPTH_MAX;
-use crate::zones::{Conclusion, Counts, SlotId};
+use crate::zones::{Conclusion, Counts, Finding, SlotId};
 use chain::Chains;
 use cold::Scene;
 pub(crate) use cold::{is_unsupported, stalled};
+use lanes::{Lanes, Pace};
 pub(crate) use park::{LINGER, MANY};
 use request::{Call, Completion, Flags, Full, Request};
 use slot::{Slot, Slots, Stage};
@@ -130,6 +134,8 @@ pub struct Queue {
     pending: VecDeque<Request>,
     chains: Chains,
     completed: VecDeque<Completion>,
+    /// Writes to a device's zones; empty on other drives.
+    lanes: Lanes,
     /// Slots whose write or read the engine has.
     issued: usize,
     /// Slots that wait for something other than the engine.
@@ -194,6 +200,7 @@ impl Queue {
         let id = drive.zones.enlist(mailbox.clone(), options.depth)?;
         let registered = engine.as_ref().map_or(0, Engine::registered_bytes) as u64;
         drive.zones.counts.registered_bytes.fetch_add(registered, Ordering::Relaxed);
+        let pace = Pace::of(drive, engine.as_ref());
         let depth = options.depth as usize;
         Ok(Self {
             engine,
@@ -212,6 +219,7 @@ impl Queue {
             pending: VecDeque::with_capacity(depth),
             chains: Chains::default(),
             completed: VecDeque::with_capacity(depth),
+            lanes: Lanes::new(pace),
             issued: 0,
             waiting: 0,
             mail: Vec::with_capacity(depth),
@@ -436,7 +444,9 @@ impl Queue {
         for message in mail.drain(..) {
             match message {
                 Message::Turn { slot } => self.turn(slot),
-                Message::Verdict { slot, verdict } => self.verdict(slot, verdict),
+                Message::Verdict { slot, verdict, finding } => {
+                    self.verdict(slot, verdict, finding);
+                }
                 Message::Poll { task } => self.tasks.poll(task),
                 Message::Condemn { zone, condition } => self
                     .spawn(0, |scene| Box::pin(cold::condemn(scene, ZoneIndex(zone), condition))),
@@ -453,6 +463,9 @@ impl Queue {
             self.finish_cold(slot, result);
         }
         self.finished = finished;
+        for (zone, standing) in self.desk.take_heard() {
+            self.heard(zone, standing);
+        }
     }
 
     /// Waits for at least one thing to happen, or for `limit` to pass.
@@ -488,6 +501,12 @@ impl Queue {
     }
 
     fn push_io(&mut self, mut io: Io) {
+        // Behind all others also where the ring has room again: devices take writes in order.
+        if !self.backlog.is_empty() {
+            self.backlog.push_back(io);
+            self.unsent += 1;
+            return;
+        }
         while let Some(engine) = &mut self.engine {
             // SAFETY: the buffer belongs to a slot or to the desk, which keep it until the engine
             // has given the token back; `Queue::drop` waits for that too.
@@ -498,7 +517,7 @@ impl Queue {
             // The submission ring is full: what it holds goes to the kernel first. An error of
             // the ring shows again at the next submit, with this one behind all others.
             self.unsent = self.unsent.max(1);
-            if !self.backlog.is_empty() || self.hand_over(0, None).is_err() {
+            if self.hand_over(0, None).is_err() {
                 self.backlog.push_back(io);
                 break;
             }
@@ -626,9 +645,8 @@ impl Queue {
     #[inline]
     fn enter(&mut self, number: u32, pass: Pass) {
         let zones = &self.drive.zones;
-        if zones.is_latched() {
-            let error = zones.latched_error();
-            return self.refuse(number, error);
+        if zones.has_hurdles() {
+            return self.enter_otherwise(number, pass);
         }
         let slot = self.slots.get(number);
         let Some(write) = slot.write else { return };
@@ -746,12 +764,12 @@ impl Queue {
         let slot = self.slots.get(number);
         slot.give(into, zone, offset);
         match self.drive.look(offset, length, &mut slot.view) {
-            Ok(()) => {
+            Ok(sight) => {
                 slot.stage = Stage::Reading;
-                if slot.view.is_blank(length) {
-                    self.read_done(number, length);
-                } else {
-                    self.issue(number, IoKind::Read);
+                match sight {
+                    Sight::Nothing => self.read_done(number, length),
+                    Sight::Whole => self.issue(number, IoKind::Read),
+                    Sight::Parts => self.read_parts(number),
                 }
             }
             Err(error) => self.refuse(number, error.at(offset, length)),
@@ -839,6 +857,22 @@ impl Queue {
             Scene { drive: self.drive.clone(), desk: self.desk.clone(), begun: Rc::default() };
         let number = self.tasks.add(&self.mailbox, slot, task(scene));
         self.tasks.poll(number);
+    }
+
+    /// Hands a part of a slot's read to the medium: so many bytes from where it has come to.
+    fn issue_part(&mut self, number: u32, length: usize) {
+        let slot = self.slots.get(number);
+        let done = slot.transferred as usize;
+        let offset = slot.offset + u64::from(slot.transferred);
+        let Some(buffer) = &mut slot.buffer else { return };
+        let fixed = self.arena.as_ref().is_some_and(|arena| buffer.is_of(arena));
+        let ptr = buffer[done..].as_mut_ptr();
+        #[allow(clippy::cast_possible_truncation)] // at most TRANSFER_MAX
+        let asked = length as u32;
+        slot.asked = asked;
+        let token = u64::from(number);
+        self.issued += 1;
+        self.push_io(Io { kind: IoKind::Read, offset, ptr, len: length, fixed, token });
     }
 
     /// Hands a slot's write or read, or the rest of it, to the medium.
@@ -931,13 +965,17 @@ impl Queue {
                     if bytes < slot.asked {
                         Counts::add(&self.drive.zones.counts.short);
                     }
-                    let kind =
-                        if slot.stage == Stage::Reading { IoKind::Read } else { IoKind::Write };
+                    let kind = match slot.stage {
+                        Stage::Reading => IoKind::Read,
+                        Stage::ReadingParts => return self.read_parts(number),
+                        _ => IoKind::Write,
+                    };
                     return self.issue(number, kind);
                 }
                 match slot.stage {
                     _ if !whole => self.failed(number, io::ErrorKind::UnexpectedEof.into()),
-                    Stage::Reading => self.read_done(number, length),
+                    Stage::Reading | Stage::ReadingParts => self.read_done(number, length),
+                    Stage::InLane => self.ended_in_lane(number),
                     Stage::Conventional => self.acknowledged(number),
                     Stage::InFlight => {
                         let leaving = slot.leaving(self.id, number);
@@ -964,6 +1002,9 @@ impl Queue {
             let conclusion = self.drive.zones.fail(&leaving);
             return self.conclude(number, conclusion);
         }
+        if slot.stage == Stage::InLane {
+            return self.failed_in_lane(number);
+        }
         let error = slot.io_error();
         self.complete(number, Err(error));
     }
@@ -985,7 +1026,7 @@ impl Queue {
         let slot = self.slots.get(number);
         slot.stage = Stage::Held;
         // A write that failed itself waits for the zone too, to be told.
-        if slot.error.is_none() {
+        if slot.error.is_none() && !slot.behind {
             slot.flags.insert(Flags::HELD);
         }
         slot.since = self.deadline.map(|_| Instant::now());
@@ -993,16 +1034,21 @@ impl Queue {
     }
 
     /// A held write learns what became of it.
-    fn verdict(&mut self, number: u32, verdict: Verdict) {
+    fn verdict(&mut self, number: u32, verdict: Verdict, finding: Option<Finding>) {
         let slot = self.slots.get(number);
         if slot.stage != Stage::Held {
             return;
         }
         self.waiting -= 1;
+        let behind = std::mem::take(&mut slot.behind);
+        let verdict = if behind { Verdict::Behind } else { verdict };
         match verdict {
             Verdict::Acknowledged => self.acknowledged(number),
             Verdict::Failed => {
-                let error = slot.io_error();
+                let error = match finding {
+                    Some(finding) => self.device_error(number, finding),
+                    None => slot.io_error(),
+                };
                 self.complete(number, Err(error));
             }
             Verdict::Behind => {
@@ -1061,7 +1107,9 @@ impl Queue {
             Stage::Free
             | Stage::Parked
             | Stage::InFlight
+            | Stage::InLane
             | Stage::Reading
+            | Stage::ReadingParts
             | Stage::Conventional
             | Stage::Held => self.waiting += 1,
         }
@@ -1159,7 +1207,9 @@ impl Queue {
                 }
                 Stage::Free
                 | Stage::InFlight
+                | Stage::InLane
                 | Stage::Reading
+                | Stage::ReadingParts
                 | Stage::Conventional
                 | Stage::Held
                 | Stage::Syncing { .. }
@@ -1229,7 +1279,8 @@ impl Drop for Queue {
             self.advance_rare();
             self.completed.clear();
             let idle = self.engine.as_ref().is_none_or(|engine| engine.in_flight() == 0);
-            if idle && self.backlog.is_empty() {
+            let still = self.backlog.is_empty() && self.lanes.is_empty();
+            if idle && still && !self.desk.is_calling() {
                 break;
             }
             if let Err(error) = self.hand_over(1, None) {

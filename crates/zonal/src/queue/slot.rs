@@ -23,8 +23,12 @@ pub(super) enum Stage {
     Parked,
     /// A write with a place in its zone, which the medium has.
     InFlight,
+    /// A write with a place in a device's zone, in its lane.
+    InLane,
     /// A read, which the medium has.
     Reading,
+    /// A read of a device, which gets the parts that can be shown.
+    ReadingParts,
     /// A write to a conventional zone, which the medium has.
     Conventional,
     /// A write that ended in a failing zone.
@@ -73,6 +77,8 @@ pub(super) struct Slot {
     pub(super) unready: Option<Rc<RefCell<Option<Error>>>>,
     pub(super) buffer: Option<Buffer>,
     pub(super) error: Option<io::Error>,
+    /// It did not fail itself: one below it in its device's zone did.
+    pub(super) behind: bool,
     pub(super) view: View,
     pub(super) since: Option<Instant>,
     pub(super) extra: Option<Box<Extra>>,
@@ -97,6 +103,7 @@ impl Slot {
             unready: None,
             buffer: None,
             error: None,
+            behind: false,
             view: View::default(),
             since: None,
             extra: None,
@@ -182,6 +189,16 @@ impl Slots {
         self.free.push(number);
     }
 
+    /// Where the write in a slot has its place.
+    pub(super) fn extent(&self, number: u32) -> Extent {
+        self.slots[number as usize].extent
+    }
+
+    /// How many bytes the request in a slot has.
+    pub(super) fn length(&self, number: u32) -> u64 {
+        self.slots[number as usize].length()
+    }
+
     /// The tag of the request in a slot.
     pub(super) fn tag(&self, number: u32) -> u64 {
         self.slots[number as usize].tag
@@ -201,10 +218,10 @@ impl Slots {
                 .hash(hasher);
             (slot.zone, slot.offset, slot.transferred, slot.error.is_some()).hash(hasher);
             match &slot.stage {
-                Stage::InFlight | Stage::Held => {
+                Stage::InFlight | Stage::InLane | Stage::Held => {
                     (slot.extent, slot.epoch == present(slot.zone)).hash(hasher);
                 }
-                Stage::Reading => slot.view.hash(hasher),
+                Stage::Reading | Stage::ReadingParts => slot.view.hash(hasher),
                 Stage::Cold { begun, .. } => begun.get().hash(hasher),
                 Stage::Free | Stage::Parked | Stage::Conventional | Stage::Syncing { .. } => {}
             }
@@ -218,7 +235,8 @@ impl Slots {
 
     /// The slots whose writes have a place in their zone, and have not ended.
     pub(super) fn in_flight(&self) -> Vec<u32> {
-        (0..).zip(&self.slots).filter(|(_, s)| s.stage == Stage::InFlight).map(|(n, _)| n).collect()
+        let placed = |slot: &Slot| matches!(slot.stage, Stage::InFlight | Stage::InLane);
+        (0..).zip(&self.slots).filter(|(_, slot)| placed(slot)).map(|(n, _)| n).collect()
     }
 
     /// The slots that have waited since before `now - deadline`.

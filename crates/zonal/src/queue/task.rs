@@ -5,9 +5,11 @@
 //! through the [`Desk`], which keeps each buffer until the kernel is done with it, whatever
 //! becomes of the task.
 
+use crate::block::Answer;
 use crate::buffer::Buffer;
 use crate::engine::{Io, IoKind};
 use crate::mailbox::{Mailbox, TaskWaker};
+use crate::zones::Standing;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -17,6 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use zonal_core::error::Result;
+use zonal_core::units::ZoneIndex;
 
 /// Marks an engine token as a task's; the others are slots.
 const TASK_IO: u64 = 1 << 63;
@@ -33,6 +36,10 @@ struct DeskInner {
     outbox: VecDeque<Io>,
     jobs: HashMap<u64, Job>,
     finished: Vec<(u32, Result<()>)>,
+    /// What devices say of zones whose lanes asked.
+    heard: Vec<(ZoneIndex, Result<Standing>)>,
+    /// How many tasks wait for a call that blocks elsewhere.
+    calling: usize,
 }
 
 struct Job {
@@ -98,9 +105,40 @@ impl Desk {
         self.inner.borrow_mut().finished.push((slot, result));
     }
 
+    /// A device has said how a zone stands.
+    pub(crate) fn hear(&self, zone: ZoneIndex, standing: Result<Standing>) {
+        self.inner.borrow_mut().heard.push((zone, standing));
+    }
+
+    /// What was heard since.
+    pub(crate) fn take_heard(&self) -> Vec<(ZoneIndex, Result<Standing>)> {
+        std::mem::take(&mut self.inner.borrow_mut().heard)
+    }
+
+    /// Waits for a call that is made on another thread.
+    pub(crate) async fn answer<T>(&self, answer: Answer<T>) -> T {
+        self.inner.borrow_mut().calling += 1;
+        let _calling = Calling(self);
+        answer.await
+    }
+
+    /// Whether a task waits for such a call.
+    pub(crate) fn is_calling(&self) -> bool {
+        self.inner.borrow().calling > 0
+    }
+
     /// The operations that have ended since.
     pub(crate) fn take_finished(&self, finished: &mut Vec<(u32, Result<()>)>) {
         finished.append(&mut self.inner.borrow_mut().finished);
+    }
+}
+
+/// A task that waits for a call.
+struct Calling<'a>(&'a Desk);
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.0.inner.borrow_mut().calling -= 1;
     }
 }
 

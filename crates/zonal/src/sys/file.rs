@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, StatxTimestamp};
 use rustix::fs::{fallocate, fcntl_getfl, fcntl_setfl, statx};
+use rustix::io::retry_on_intr;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +118,8 @@ pub(crate) fn polled_queues(device: u64) -> Option<(PathBuf, bool)> {
 /// # Errors
 /// `ENOSPC`; `EOPNOTSUPP` where the file system cannot.
 pub(crate) fn allocate(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    Ok(fallocate(file, FallocateFlags::empty(), offset, length)?)
+    // Older kernels let a completion of a ring interrupt it in memory file systems.
+    Ok(retry_on_intr(|| fallocate(file, FallocateFlags::empty(), offset, length))?)
 }
 
 /// Makes a range read as zeros without writing them: punched out, or marked as never written.

@@ -5,6 +5,7 @@
 //! `engine/threads.rs`), and who copies in memory that others use (`memory.rs`). Every block says
 //! which invariant makes it sound and who keeps it. Nothing in here knows about zones.
 
+pub(crate) mod blkzoned;
 pub(crate) mod clock;
 pub(crate) mod event;
 pub(crate) mod file;

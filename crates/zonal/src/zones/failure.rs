@@ -5,17 +5,20 @@
 //! at once, or, when failed ranges lie below acknowledged data, after they have been made to read
 //! as zeros, durably. Then every write kept gets its verdict through its queue's mailbox.
 //!
+//! On a real device the write pointer is what its zone report says by then, and nothing is zeroed:
+//! below that pointer is what was written in this life of the zone, and nothing else.
+//!
 //! A write is *lost* when its queue's ring failed: the kernel may still carry it out, at any time. By then
 //! the drive takes no more writes. A lost write has failed, and its zone settles without waiting for
-//! zeros that it could destroy: the zone becomes read-only, what of it lies below the write pointer is kept
-//! from being read, and its range stays published, so that whoever recovers the drive makes it zero: nothing
-//! is written any more that could be published in its place.
+//! zeros that it could destroy, or for a report that it could overtake: the zone becomes read-only, what of
+//! it lies below the write pointer is kept from being read, and its range stays published, so that whoever
+//! recovers an image makes it zero: nothing is written any more that could be published in its place.
 
-use super::{Control, Counts, Mark, SlotId, Zones};
+use super::{Control, Counts, Mark, SlotId, Standing, Zones};
 use crate::mailbox::Message;
 use zonal_core::broken::{Rule, is_broken};
-use zonal_core::units::{Blocks, Extent, ZoneIndex};
-use zonal_core::zone::{Epoch, Settlement, ZoneState, settle};
+use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
+use zonal_core::zone::{Epoch, Settlement, ZoneState, ZoneWord, settle};
 
 /// A write on its way out of its zone.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +74,22 @@ pub(crate) struct Settling {
     settlement: Settlement,
 }
 
+/// What a device's report says of a zone that failed, for the error of the write that did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) wp: Blocks,
+    pub(crate) surprise: Option<Surprise>,
+}
+
+/// What cannot come of this drive's own writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surprise {
+    /// The pointer is below what was acknowledged.
+    Reset,
+    /// The pointer is above all that was submitted.
+    Written,
+}
+
 impl Settling {
     /// Where the zone's write pointer will be.
     pub(crate) fn wp(&self) -> Blocks {
@@ -116,12 +135,24 @@ impl Zones {
         let settlement = settle(self.cells.mark(zone).end, failed());
         let dead: Vec<Extent> = failed().filter_map(|extent| settlement.dead(extent)).collect();
         let settling = Settling { zone, dead, settlement };
-        let nothing_to_do = settling.dead.is_empty() && !self.cuts;
+        let nothing_to_do = settling.dead.is_empty() && !self.settles_late;
         if nothing_to_do || site.ended.iter().any(|ended| ended.lost) {
             control.settled(self, settling, nothing_to_do);
             return Conclusion::Held;
         }
         Conclusion::Settle(settling)
+    }
+
+    /// Ends a write that has not gone out, or is not to be told as having failed itself, in a zone
+    /// that fails; with [`Zones::fail`] for the one that did.
+    #[cold]
+    pub(crate) fn abandon(&self, leaving: &Leaving) -> Conclusion {
+        self.end_in_failing(leaving, End::Failed)
+    }
+
+    /// Ends the failing of a device's zone: it is as its report says.
+    pub(crate) fn settled_as_reported(&self, settling: Settling, standing: Standing) {
+        self.control().settled_as_reported(self, settling, standing);
     }
 
     /// Keeps dead ranges of a failing zone from being read, and notes that the zone is to be
@@ -173,12 +204,59 @@ impl Control {
         if let (false, Some(&condition)) = (zeroed, self.conditions.get(&zone)) {
             self.condemn(zones, zone, condition);
         }
-        for Ended { id, extent, failed, .. } in ended {
-            let verdict = settlement.verdict(extent, failed);
-            self.post(id.queue, Message::Verdict { slot: id.slot, verdict });
-            self.released(zones, id.queue);
-        }
+        self.tell(zones, settlement, ended, None);
         self.durability.wake_leader();
         self.advance(zones, zone);
+    }
+
+    fn settled_as_reported(&mut self, zones: &Zones, settling: Settling, standing: Standing) {
+        let zone = settling.zone;
+        let capacity = zones.capacity(zone);
+        let (mark, tracked) = (zones.cells.mark(zone), zones.cells.load(zone).wp());
+        // A zone that has no pointer any more is read up to what was acknowledged.
+        let wp = standing.wp.unwrap_or(mark.end).min(capacity);
+        let surprise = match wp {
+            _ if wp < mark.end => Some(Surprise::Reset),
+            _ if wp > tracked => Some(Surprise::Written),
+            _ => None,
+        };
+        let lives = u32::from(surprise == Some(Surprise::Reset));
+        let generation = Generation(mark.generation.0.wrapping_add(lives));
+        zones.cells.set_mark(zone, Mark { generation, end: wp });
+        let ended = self
+            .sites
+            .get_mut(&zone)
+            .map(|site| std::mem::take(&mut site.ended))
+            .unwrap_or_default();
+        for ended in &ended {
+            zones.cells.clear(ended.id);
+        }
+        self.durability.clamp(zone, wp);
+        let settle = |word: ZoneWord| {
+            word.settled(wp, capacity).stands(standing.state_after(word.state()), wp)
+        };
+        let (old, new) = zones.change(zone, settle);
+        self.resources.moved(zone, old.state(), new.state());
+        if matches!(standing.state, ZoneState::ReadOnly | ZoneState::Offline) {
+            self.conditions.insert(zone, standing.state);
+        }
+        self.tell(zones, Settlement { wp }, ended, Some(Finding { wp, surprise }));
+        self.durability.wake_leader();
+        self.advance(zones, zone);
+    }
+
+    /// Gives every write that was kept its verdict.
+    fn tell(
+        &mut self,
+        zones: &Zones,
+        settlement: Settlement,
+        ended: Vec<Ended>,
+        finding: Option<Finding>,
+    ) {
+        for Ended { id, extent, failed, .. } in ended {
+            let verdict = settlement.verdict(extent, failed);
+            self.post(id.queue, Message::Verdict { slot: id.slot, verdict, finding });
+            self.released(zones, id.queue);
+        }
     }
 }

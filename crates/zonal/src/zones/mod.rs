@@ -17,12 +17,14 @@
 //! * a zone's gate is shut exactly while its site holds somebody.
 
 pub(crate) mod cells;
+mod claim;
 mod failure;
 mod flush;
 mod gate;
 
 pub(crate) use cells::{Cells, InFlight, Mark, SlotId};
-pub(crate) use failure::{Conclusion, Leaving, Settling};
+pub(crate) use claim::Claims;
+pub(crate) use failure::{Conclusion, Finding, Leaving, Settling, Surprise};
 pub(crate) use flush::{Join, Pages, Role};
 pub(crate) use gate::{GateLock, drained};
 
@@ -40,7 +42,7 @@ use zonal_core::format::zonal::{MAX_CONDITIONS, MAX_DEAD_RANGES};
 use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
 use zonal_core::zone::{
     Acknowledgement, Barrier, Entered, Limits, Pass, Place, Refusal, Resources, Write, ZoneOp,
-    ZoneState, ZoneWord,
+    ZoneState, ZoneWord, state::admits_write,
 };
 
 /// A zone as it is found at open.
@@ -48,8 +50,35 @@ use zonal_core::zone::{
 pub(crate) struct Found {
     pub(crate) wp: Blocks,
     pub(crate) generation: Generation,
-    /// Read-only or offline, if the drive says so.
+    /// Read-only or offline, if the drive says so; a real device says the state of each sequential
+    /// zone.
     pub(crate) condition: Option<ZoneState>,
+}
+
+/// How a zone of a real device stands, by its own report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) state: ZoneState,
+    /// Its write pointer, where it has one.
+    pub(crate) wp: Option<Blocks>,
+}
+
+impl Standing {
+    /// Whether it takes data at `at` now.
+    pub(crate) fn takes_data_at(&self, at: Blocks) -> bool {
+        self.wp == Some(at) && admits_write(self.state).is_ok()
+    }
+
+    /// The state to go on with, for a zone that was taken to be in another. Which of the implicitly
+    /// open zones it closes is the device's choice, and may change at any time: a zone that has given
+    /// its open place away here asks for another with its next write.
+    fn state_after(&self, taken_to_be: ZoneState) -> ZoneState {
+        if self.state == ZoneState::ImplicitlyOpen && !taken_to_be.is_open() {
+            ZoneState::Closed
+        } else {
+            self.state
+        }
+    }
 }
 
 /// What outlives the process.
@@ -59,6 +88,9 @@ pub(crate) enum Keeping {
     Nothing,
     /// The zone, by where its file ends, so that the file is cut when a failed zone has settled.
     Length,
+    /// The zones, by the device itself, whose reports are right where they differ from what the rules
+    /// say.
+    Device,
     /// The zones, in an image.
     Zones,
     /// The same, and the space of zones that were reset is given back to the file system.
@@ -80,8 +112,13 @@ pub(crate) struct Zones {
     cells: Cells,
     /// Whether zones outlive the process, so that resets have to be durable before writes.
     durable: bool,
-    /// Whether a failed zone has a file to be cut before it has settled.
-    cuts: bool,
+    /// Whether a failed zone takes more than its dead ranges to be zeroed before it has settled: a
+    /// file to be cut, or a device to be asked.
+    settles_late: bool,
+    /// Which queue writes to which zone of a device; empty for other drives.
+    claims: Claims,
+    /// Whether writes need more than the rules: a claim, or to be told that a sync failed.
+    hurdles: AtomicBool,
     /// How deep each open queue is; zero when it is closed.
     depths: [AtomicU32; QUEUES_MAX as usize],
     /// Set once when a sync failed: nothing is written from then on.
@@ -98,6 +135,7 @@ pub(crate) struct Counts {
     pub(crate) parked: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) held: AtomicU64,
+    pub(crate) repeated: AtomicU64,
     pub(crate) short: AtomicU64,
     pub(crate) flush_rounds: AtomicU64,
     pub(crate) data_syncs: AtomicU64,
@@ -162,6 +200,7 @@ impl Zones {
         let block_size = u64::from(geometry.block_size);
         let durable = keeping != Keeping::Nothing;
         let discards = keeping == Keeping::Discarding;
+        let is_device = keeping == Keeping::Device;
         let mut durability = Durability::new(if durable { zones } else { 0 }, discards);
         for index in (0..zones).map(ZoneIndex) {
             let found = found(index);
@@ -170,7 +209,7 @@ impl Zones {
             cells.word(index).store(ZoneWord::new(state, found.wp).bits(), Ordering::Release);
             cells.set_mark(index, Mark { generation: found.generation, end: found.wp });
             resources.moved(index, ZoneState::Empty, state);
-            if let Some(condition) = found.condition {
+            if let Some(condition @ (ZoneState::ReadOnly | ZoneState::Offline)) = found.condition {
                 conditions.insert(index, condition);
             }
             if durable {
@@ -187,7 +226,9 @@ impl Zones {
             block_size,
             cells,
             durable,
-            cuts: keeping == Keeping::Length,
+            settles_late: matches!(keeping, Keeping::Length | Keeping::Device),
+            claims: Claims::new(if is_device { zones } else { 0 }),
+            hurdles: AtomicBool::new(is_device),
             depths: [const { AtomicU32::new(0) }; QUEUES_MAX as usize],
             latched: AtomicBool::new(false),
             masked: AtomicBool::new(false),
@@ -370,7 +411,15 @@ impl Zones {
             control.latch = Some(why.to_owned());
             crate::live::distrust(&self.cells);
             self.latched.store(true, Ordering::Release);
+            self.hurdles.store(true, Ordering::Release);
         }
+    }
+
+    /// Whether there is more to a write than the rules: see [`Zones::is_latched`] and
+    /// [`Zones::claim`].
+    #[inline]
+    pub(crate) fn has_hurdles(&self) -> bool {
+        self.hurdles.load(Ordering::Acquire)
     }
 
     /// The error of a latched drive.
@@ -585,6 +634,8 @@ impl Zones {
         control.resources.moved(zone, old.state(), new.state());
         match op {
             ZoneOp::Open | ZoneOp::Close => {}
+            // What a device pads a zone with is above what was acknowledged, and not looked at.
+            ZoneOp::Finish if self.claims.are_needed() => {}
             ZoneOp::Finish => {
                 let mark = self.cells.mark(zone);
                 self.cells.set_mark(zone, Mark { end: capacity, ..mark });
@@ -596,13 +647,35 @@ impl Zones {
                 if control.masks.remove(&zone).is_some() {
                     control.durability.blemished();
                 }
-                if self.durable {
+                // A device keeps its zones itself.
+                if self.durable && !self.claims.are_needed() {
                     control.durability.reset(zone);
                 }
             }
         }
         control.durability.touch(zone);
         Ok(())
+    }
+
+    /// Takes over how a device says that a zone stands after an operation, with nothing in flight
+    /// in it.
+    pub(crate) fn take_over(&self, zone: ZoneIndex, standing: Standing) {
+        let mut control = self.control();
+        let capacity = self.capacity(zone);
+        let mark = self.cells.mark(zone);
+        let (old, new) = self.change(zone, |word| {
+            let wp = standing.wp.unwrap_or(word.wp());
+            word.stands(standing.state_after(word.state()), wp.min(capacity))
+        });
+        // Finished, it is full above its data; in every other state its data ends where it says.
+        let end = if new.state() == ZoneState::Full { mark.end } else { new.wp() };
+        if let Some(wp) = standing.wp {
+            self.cells.set_mark(zone, Mark { end: end.min(wp), ..mark });
+        }
+        control.resources.moved(zone, old.state(), new.state());
+        if matches!(standing.state, ZoneState::ReadOnly | ZoneState::Offline) {
+            control.conditions.insert(zone, standing.state);
+        }
     }
 
     /// What an operation on a zone would be refused for now.

@@ -3,7 +3,7 @@
 use crate::backends::BLOCK;
 use crate::bench::{Bench, blocks_of};
 use std::fmt;
-use zonal::{ErrorKind, Flags, Request, ZoneKind};
+use zonal::{ErrorKind, Flags, Request, ZoneKind, ZoneState};
 
 /// What a drive answers where an ability is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(crate) struct Ability {
     pub(crate) probe: fn(&mut Bench) -> Cell,
 }
 
-pub(crate) const COUNT: usize = 8;
+pub(crate) const COUNT: usize = 11;
 
 pub(crate) const ABILITIES: [Ability; COUNT] = [
     Ability { name: "several zones", probe: has_several_zones },
@@ -44,6 +44,9 @@ pub(crate) const ABILITIES: [Ability; COUNT] = [
     Ability { name: "one writer", probe: has_one_writer },
     Ability { name: "durable writes", probe: writes_durably },
     Ability { name: "a descriptor to poll", probe: can_be_polled },
+    Ability { name: "set_condition", probe: can_set_conditions },
+    Ability { name: "closed unwritten: empty", probe: closes_to_empty },
+    Ability { name: "open outlives", probe: stays_open },
 ];
 
 fn answer(result: zonal::Result<u32>) -> Cell {
@@ -60,7 +63,7 @@ fn has_several_zones(bench: &mut Bench) -> Cell {
 
 fn has_limits(bench: &mut Bench) -> Cell {
     let limits = bench.drive().limits();
-    has(limits.max_open_zones.is_some() && limits.max_active_zones.is_some())
+    has(limits.max_open_zones.is_some() || limits.max_active_zones.is_some())
 }
 
 fn has_conventional_zones(bench: &mut Bench) -> Cell {
@@ -96,6 +99,27 @@ fn writes_durably(bench: &mut Bench) -> Cell {
     let zone = bench.zones()[0].zone;
     let completion = bench.queue().ok(Request::append(zone, blocks_of(1, 1)).fua());
     has(completion.flags.contains(Flags::DURABLE))
+}
+
+fn can_set_conditions(bench: &mut Bench) -> Cell {
+    let zone = bench.zones()[0].zone;
+    answer(bench.drive().set_condition(zone, ZoneState::ReadOnly).map(|()| 0))
+}
+
+fn closes_to_empty(bench: &mut Bench) -> Cell {
+    let zone = bench.zones()[0].zone;
+    let mut queue = bench.queue();
+    queue.ok(Request::open(zone));
+    queue.ok(Request::close(zone));
+    has(bench.zone(zone).state == ZoneState::Empty)
+}
+
+/// Whether an open zone is still open when the drive is closed and opened again.
+fn stays_open(bench: &mut Bench) -> Cell {
+    let zone = bench.zones()[0].zone;
+    bench.queue().ok(Request::open(zone));
+    bench.reopen(false);
+    has(bench.zone(zone).state == ZoneState::ExplicitlyOpen)
 }
 
 fn can_be_polled(bench: &mut Bench) -> Cell {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use zonal::ErrorKind::{NotAtWritePointer, OutOfRange, Unsupported};
 use zonal::faults::FaultPlan;
 use zonal::{
-    AdoptOptions, CreateOptions, EngineChoice, Error, Geometry, OpenOptions, Preallocate, Target,
+    AdoptOptions, CreateOptions, EngineChoice, Geometry, OpenOptions, Preallocate, QueueOptions,
+    Request, Target,
 };
 
 /// Bytes of a block, on every drive here.
@@ -22,6 +23,8 @@ pub(crate) const ROOM: u64 = 3 * BLOCK;
 pub(crate) struct Backend {
     pub(crate) name: &'static str,
     pub(crate) engine: EngineChoice,
+    /// Where its device is, by this variable of the environment; none: it is made of a file or memory.
+    pub(crate) device: Option<&'static str>,
     /// Makes an empty one in a folder.
     pub(crate) make: fn(&Path) -> Target,
     /// Makes one whose first sequential zone can only be filled by pretending; an error where
@@ -31,7 +34,7 @@ pub(crate) struct Backend {
     pub(crate) cells: [Cell; COUNT],
 }
 
-const IMAGE: [Cell; COUNT] = [Has, Has, Has, Has, Has, Has, Has, Has];
+const IMAGE: [Cell; COUNT] = [Has, Has, Has, Has, Has, Has, Has, Has, Has, Has, Lacks];
 const FILE: [Cell; COUNT] = [
     Refuses(OutOfRange),
     Lacks,
@@ -41,26 +44,49 @@ const FILE: [Cell; COUNT] = [
     Has,
     Has,
     Has,
+    Has,
+    Has,
+    Lacks,
+];
+/// With a conventional zone and limits, all zones of more than 16 MiB together.
+const NULL_BLK: [Cell; COUNT] =
+    [Has, Has, Has, Has, Has, Has, Has, Has, Refuses(Unsupported), Has, Has];
+/// As QEMU makes it: without conventional zones.
+const ZNS: [Cell; COUNT] = [
+    Has,
+    Has,
+    Refuses(NotAtWritePointer),
+    Has,
+    Has,
+    Has,
+    Has,
+    Has,
+    Refuses(Unsupported),
+    Lacks,
+    Has,
 ];
 
 pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "mem:",
         engine: EngineChoice::Auto,
+        device: None,
         make: |_| Target::Memory(geometry()),
         make_nearly_full: None,
-        cells: [Has, Has, Has, Has, Lacks, Lacks, Lacks, Lacks],
+        cells: [Has, Has, Has, Has, Lacks, Lacks, Lacks, Lacks, Has, Has, Lacks],
     },
     Backend {
         name: "mem:, late and short",
         engine: EngineChoice::Auto,
+        device: None,
         make: |_| Target::Memory(geometry()).with_faults(harmless()),
         make_nearly_full: None,
-        cells: [Has, Has, Has, Has, Lacks, Lacks, Lacks, Has],
+        cells: [Has, Has, Has, Has, Lacks, Lacks, Lacks, Has, Has, Has, Lacks],
     },
     Backend {
         name: "image, late and short",
         engine: EngineChoice::Auto,
+        device: None,
         make: |folder| image(folder).with_faults(harmless()),
         make_nearly_full: None,
         cells: IMAGE,
@@ -68,6 +94,7 @@ pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "image, io_uring",
         engine: EngineChoice::IoUring,
+        device: None,
         make: image,
         make_nearly_full: None,
         cells: IMAGE,
@@ -75,6 +102,7 @@ pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "image, threads",
         engine: EngineChoice::Threads,
+        device: None,
         make: image,
         make_nearly_full: None,
         cells: IMAGE,
@@ -82,6 +110,7 @@ pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "adopted, io_uring",
         engine: EngineChoice::IoUring,
+        device: None,
         make: adopted,
         make_nearly_full: None,
         cells: IMAGE,
@@ -89,6 +118,7 @@ pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "adopted, threads",
         engine: EngineChoice::Threads,
+        device: None,
         make: adopted,
         make_nearly_full: None,
         cells: IMAGE,
@@ -96,6 +126,7 @@ pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "file:, io_uring",
         engine: EngineChoice::IoUring,
+        device: None,
         make: file,
         make_nearly_full: Some(nearly_full_file),
         cells: FILE,
@@ -103,18 +134,71 @@ pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "file:, threads",
         engine: EngineChoice::Threads,
+        device: None,
         make: file,
         make_nearly_full: Some(nearly_full_file),
         cells: FILE,
+    },
+    Backend {
+        name: "null_blk, io_uring",
+        engine: EngineChoice::IoUring,
+        device: Some("ZONAL_NULL_BLK"),
+        make: |_| device("ZONAL_NULL_BLK"),
+        make_nearly_full: None,
+        cells: NULL_BLK,
+    },
+    Backend {
+        name: "null_blk, threads",
+        engine: EngineChoice::Threads,
+        device: Some("ZONAL_NULL_BLK"),
+        make: |_| device("ZONAL_NULL_BLK"),
+        make_nearly_full: None,
+        cells: NULL_BLK,
+    },
+    Backend {
+        name: "zns, io_uring",
+        engine: EngineChoice::IoUring,
+        device: Some("ZONAL_ZNS"),
+        make: |_| device("ZONAL_ZNS"),
+        make_nearly_full: None,
+        cells: ZNS,
+    },
+    Backend {
+        name: "zns, threads",
+        engine: EngineChoice::Threads,
+        device: Some("ZONAL_ZNS"),
+        make: |_| device("ZONAL_ZNS"),
+        make_nearly_full: None,
+        cells: ZNS,
+    },
+    Backend {
+        name: "scsi_debug, io_uring",
+        engine: EngineChoice::IoUring,
+        device: Some("ZONAL_SCSI_DEBUG"),
+        make: |_| device("ZONAL_SCSI_DEBUG"),
+        make_nearly_full: None,
+        cells: NULL_BLK,
+    },
+    Backend {
+        name: "scsi_debug, threads",
+        engine: EngineChoice::Threads,
+        device: Some("ZONAL_SCSI_DEBUG"),
+        make: |_| device("ZONAL_SCSI_DEBUG"),
+        make_nearly_full: None,
+        cells: NULL_BLK,
     },
 ];
 
 impl Backend {
     /// Why it cannot be had on this machine, if so.
-    pub(crate) fn unavailable(&self) -> Option<Error> {
+    pub(crate) fn unavailable(&self) -> Option<String> {
+        if let Some(variable) = self.device.filter(|variable| std::env::var_os(variable).is_none())
+        {
+            return Some(format!("{variable} names no device; guest/run has some"));
+        }
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let opened = zonal::open(&(self.make)(folder.path()), &self.options());
-        opened.err().filter(|error| error.kind() == Unsupported)
+        opened.err().filter(|error| error.kind() == Unsupported).map(|error| error.to_string())
     }
 
     pub(crate) fn options(&self) -> OpenOptions {
@@ -169,6 +253,17 @@ fn adopted(folder: &Path) -> Target {
     };
     zonal::adopt(&path, options).unwrap();
     Target::Path(path)
+}
+
+/// The device that a variable names, with all zones emptied.
+fn device(variable: &str) -> Target {
+    let target = Target::Path(std::env::var_os(variable).unwrap().into());
+    let drive = zonal::open(&target, &OpenOptions::default()).unwrap();
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    queue.push(Request::reset_all()).unwrap();
+    queue.submit_and_wait(1).unwrap();
+    queue.next_completion().unwrap().result.unwrap();
+    target
 }
 
 fn file(folder: &Path) -> Target {

@@ -20,9 +20,10 @@ use abilities::{ABILITIES, Ability};
 use backends::{BACKENDS, Backend};
 use bench::Bench;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How wide the table's cells are, in characters: as the longest kind of error in it.
-const CELL: usize = 20;
+/// How wide the table's cells are, in characters: as the longest name of an ability.
+const CELL: usize = 23;
 
 /// Runs all rules over the backend of that name, each on a fresh drive.
 fn conform(name: &str) {
@@ -89,24 +90,68 @@ fn a_file_over_threads_conforms() {
 }
 
 #[test]
+fn null_blk_over_io_uring_conforms() {
+    let _alone = alone();
+    conform("null_blk, io_uring");
+}
+
+#[test]
+fn null_blk_over_threads_conforms() {
+    let _alone = alone();
+    conform("null_blk, threads");
+}
+
+#[test]
+fn a_zns_drive_over_io_uring_conforms() {
+    let _alone = alone();
+    conform("zns, io_uring");
+}
+
+#[test]
+fn a_zns_drive_over_threads_conforms() {
+    let _alone = alone();
+    conform("zns, threads");
+}
+
+#[test]
+fn scsi_debug_over_io_uring_conforms() {
+    let _alone = alone();
+    conform("scsi_debug, io_uring");
+}
+
+#[test]
+fn scsi_debug_over_threads_conforms() {
+    let _alone = alone();
+    conform("scsi_debug, threads");
+}
+
+/// Of a device there is only one: tests that write to it take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
 fn every_drive_lacks_what_the_table_says_and_nothing_else() {
+    let _alone = alone();
     let width = BACKENDS.iter().map(|backend| backend.name.len()).max().unwrap_or(0);
     print!("{:width$}", "");
     ABILITIES.iter().for_each(|Ability { name, .. }| print!(" | {name:CELL$}"));
     println!();
     let mut wrong = Vec::new();
     for backend in BACKENDS {
+        let unavailable = backend.unavailable();
         print!("{:width$}", backend.name);
         for (ability, stated) in ABILITIES.iter().zip(backend.cells) {
             print!(" | {:CELL$}", stated.to_string());
-            if backend.unavailable().is_none() {
+            if unavailable.is_none() {
                 let found = (ability.probe)(&mut Bench::new(backend));
                 if found != stated {
                     wrong.push((backend.name, ability.name, stated, found));
                 }
             }
         }
-        println!("{}", backend.unavailable().map_or("", |_| " | SKIP: not on this machine"));
+        println!("{}", unavailable.map_or("", |_| " | SKIP: not on this machine"));
     }
     assert!(wrong.is_empty(), "backend, ability, stated, found: {wrong:#?}");
 }

@@ -1,0 +1,419 @@
+//! A zoned block device: its own zones, driven by plain writes at write pointers that are tracked
+//! here.
+//!
+//! ```text
+//! append ─► zone rules (a place) ─► queue::lanes (order) ─► engine, O_DIRECT ─► device
+//! open, close, finish, reset ─► zone rules ─► ioctl on a thread that may block ─┐
+//! a write that failed ────────────────────────► zone report, likewise ──────────┴► what it says holds
+//! ```
+//!
+//! The kernel has no append to a block device, so the rules hand out places as on any drive and the
+//! write goes there at once. What they track is a forecast: where the device says otherwise, it is
+//! right, and the zone's word follows its report.
+//!
+//! Invariants:
+//! * a zone's writes in flight are all of one queue, which has claimed it (`Zones::claim`);
+//! * ioctls and reports are never made on a queue's thread, but for opening;
+//! * who writes has the device alone (`O_EXCL`), by the very descriptor that its I/O uses; who only
+//!   reads takes nothing and changes nothing. There is no live file, and no metadata of ours.
+
+mod calls;
+mod probe;
+mod report;
+
+pub(crate) use calls::Answer;
+pub(crate) use probe::device_number;
+
+use crate::device::{Device, Drive, Medium, OpenNotes};
+use crate::engine::Disk;
+use crate::engine::file::FileDisk;
+use crate::open::OpenOptions;
+use crate::queue::io_kind;
+use crate::sys::blkzoned::{self, Manage};
+use crate::sys::words::SharedWords;
+use crate::zones::cells::words_needed;
+use crate::zones::{Cells, Found, Keeping, Standing, Zones};
+use calls::Calls;
+use probe::{Queue, Sysfs};
+use report::{Reported, SECTOR};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::format::Geometry;
+use zonal_core::units::{Blocks, Generation, ZoneIndex};
+use zonal_core::zone::{ZoneOp, ZoneState};
+
+/// How long `open` waits for the device of a session that has just ended: the kernel lets go of a
+/// ring, and of the device with it, in its own time.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it asks meanwhile.
+const CLAIM_STEP: Duration = Duration::from_millis(10);
+
+/// How many zones one report asks for: 256 KiB.
+const ZONES_A_REPORT: u32 = 4096;
+
+/// A device that is open.
+pub(crate) struct Block {
+    // First: it waits for the calls under way, which have the device open.
+    calls: Calls,
+    file: FileDisk,
+    disk: Disk,
+    geometry: Geometry,
+    whole_write: u64,
+    one_by_one: bool,
+}
+
+/// Opens the device at `path`, called `name`.
+pub(crate) fn open(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
+    open_device(path, name, options).map_err(|error| error.on(name).during("open"))
+}
+
+fn open_device(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
+    let number = device_number(path).ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotFound,
+            "the device has just gone; see lsblk -z for those there are",
+        )
+    })?;
+    let sysfs = Sysfs::find(number)?;
+    sysfs.refuse_unzoned()?;
+    let file = FileDisk::over(claim(path, &sysfs, options.read_only)?);
+    let metadata = file.file().metadata().map_err(|error| open_error(error, path))?;
+    if metadata.rdev() != number {
+        let text = "another device has just taken its place; open it again";
+        return Err(Error::new(ErrorKind::InUse, text));
+    }
+    let queue = sysfs.queue()?;
+    let reported = read_report(&file, 0, u32::MAX)?;
+    let geometry = geometry(&queue, &reported)?;
+    let file = options.driven(file)?;
+    let disk = Disk::File(file.clone());
+    let at_once = disk.engine_name().0 == "io_uring";
+    let warnings = queue.disorder.iter().filter(|_| at_once && !options.read_only).cloned();
+    let notes = OpenNotes { warnings: warnings.collect(), ..OpenNotes::default() };
+    let count = geometry.zones();
+    let cells = Cells::new(SharedWords::heap(words_needed(count)), 0, count);
+    let keeping = if options.read_only { Keeping::Nothing } else { Keeping::Device };
+    let found = |zone: ZoneIndex| found(&reported[zone.index()], &geometry);
+    let zones = Zones::new(geometry.clone(), cells, keeping, found);
+    let one_by_one = queue.disorder.is_some();
+    let whole_write = queue.whole_write;
+    let block = Block { calls: Calls::new(), file, disk, geometry, whole_write, one_by_one };
+    Ok(Device::new(Drive {
+        name: name.to_owned(),
+        zones: Arc::new(zones),
+        read_only: options.read_only,
+        medium: Medium::Block(block),
+        notes,
+    }))
+}
+
+/// Opens the device, for itself alone if it is to be written.
+fn claim(path: &Path, sysfs: &Sysfs, read_only: bool) -> Result<std::fs::File> {
+    let patience = Instant::now() + CLAIM_PATIENCE;
+    loop {
+        let error = match blkzoned::open(path, !read_only) {
+            Ok(file) => return Ok(file),
+            Err(error) => error,
+        };
+        if error.raw_os_error() != Some(libc::EBUSY) {
+            return Err(open_error(error, path));
+        }
+        if let Some(holder) = sysfs.holder() {
+            return Err(Error::new(ErrorKind::InUse, holder));
+        }
+        if Instant::now() >= patience {
+            let text = "another program has it open for itself alone; wait for that to end (fuser \
+                        -v names it), or open it to read";
+            return Err(Error::new(ErrorKind::InUse, text));
+        }
+        std::thread::sleep(CLAIM_STEP);
+    }
+}
+
+fn open_error(error: io::Error, path: &Path) -> Error {
+    let text = match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => {
+            let path = path.display();
+            format!("permission denied; ls -l {path} names the group that may, or do it as root")
+        }
+        Some(libc::ENXIO | libc::ENODEV) => {
+            let text = "no device answers there; see lsblk -z for those there are";
+            return Error::new(ErrorKind::NotFound, text).with_source(error);
+        }
+        Some(libc::EROFS) => "the device cannot be written; open it to read".to_owned(),
+        _ => return device_error(error, "opening"),
+    };
+    Error::new(io_kind(&error), text).with_source(error)
+}
+
+/// What a device or its driver said to a call.
+fn device_error(error: io::Error, what: &str) -> Error {
+    if error.raw_os_error() == Some(libc::ENOTTY) {
+        let text = format!("{what}: this kernel or driver does not know it; it takes Linux 5.9");
+        return Error::new(ErrorKind::Unsupported, text).with_source(error);
+    }
+    Error::new(write_kind(&error), format!("{what}: {error}")).with_source(error)
+}
+
+/// The kind of an error that a device gave a write or an operation.
+pub(crate) fn write_kind(error: &io::Error) -> ErrorKind {
+    match error.raw_os_error() {
+        // BLK_STS_ZONE_OPEN_RESOURCE, BLK_STS_ZONE_ACTIVE_RESOURCE
+        Some(libc::ETOOMANYREFS) => ErrorKind::TooManyOpenZones,
+        Some(libc::EOVERFLOW) => ErrorKind::TooManyActiveZones,
+        _ => io_kind(error),
+    }
+}
+
+/// The zones from byte `start` on, at most `most`. Blocks.
+fn read_report(file: &FileDisk, start: u64, most: u32) -> Result<Vec<Reported>> {
+    let mut zones: Vec<Reported> = Vec::new();
+    let mut next = start;
+    while (zones.len() as u64) < u64::from(most) {
+        let count = ZONES_A_REPORT.min(most);
+        let raw = blkzoned::report(file.file(), next / SECTOR, count)
+            .map_err(|error| device_error(error, "its zone report"))?;
+        let some = report::zones(&raw.zones, raw.has_capacity)?;
+        let Some(last) = some.last() else { break };
+        next = last.start + last.size;
+        zones.extend(some);
+    }
+    Ok(zones)
+}
+
+/// The drive's shape, where it is one that the rules can work with.
+fn geometry(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
+    let unsupported = |text: String| Error::new(ErrorKind::Unsupported, text);
+    if zones.len() as u64 != u64::from(queue.zones) {
+        let text = format!("it reports {} zones, and sysfs says {}", zones.len(), queue.zones);
+        return Err(unsupported(text));
+    }
+    if !queue.zone_size.is_power_of_two() {
+        return Err(unsupported(format!("zones of {} bytes, no power of two", queue.zone_size)));
+    }
+    let sequential = |zone: &Reported| zone.state != ZoneState::NotWp;
+    let conventional = zones.iter().take_while(|&zone| !sequential(zone)).count();
+    let Some(first) = zones.get(conventional) else {
+        return Err(unsupported("it has no zone that is written in order".to_owned()));
+    };
+    let capacity = first.capacity;
+    let mut next = 0;
+    for (number, zone) in zones.iter().enumerate() {
+        let last = number + 1 == zones.len();
+        let size = if last { zone.size.min(queue.zone_size) } else { queue.zone_size };
+        let expected = if number < conventional { size } else { size.min(capacity) };
+        if (zone.start, zone.size) != (next, size) {
+            let Reported { start, size, .. } = zone;
+            let text = format!("zone {number} is {size} bytes from {start}; expected from {next}");
+            return Err(unsupported(text));
+        }
+        if number >= conventional && !sequential(zone) {
+            let text = format!(
+                "zone {number} is conventional and zone {conventional} is not; only those at the \
+                 device's start can be"
+            );
+            return Err(unsupported(text));
+        }
+        if sequential(zone) && zone.capacity != expected {
+            let text = format!(
+                "zone {number} has a capacity of {} bytes and zone {conventional} one of {capacity}; \
+                 they have to be alike",
+                zone.capacity
+            );
+            return Err(unsupported(text));
+        }
+        next += size;
+    }
+    let mut geometry = Geometry {
+        size: next,
+        zone_size: queue.zone_size,
+        zone_capacity: capacity,
+        #[allow(clippy::cast_possible_truncation)] // of zones that sysfs counts in 32 bits
+        conventional_zones: conventional as u32,
+        max_open_zones: queue.max_open_zones,
+        max_active_zones: queue.max_active_zones,
+        block_size: queue.block_size,
+        max_append: u32::try_from(queue.max_append).unwrap_or(u32::MAX),
+    };
+    geometry.clamp();
+    geometry.validate().map_err(|error| unsupported(error.detail().to_owned()))?;
+    Ok(geometry)
+}
+
+/// A zone as its report finds it. Of a read-only one the write pointer is not known, and all of it
+/// can be read.
+fn found(zone: &Reported, geometry: &Geometry) -> Found {
+    let written = zone.written.unwrap_or(zone.capacity);
+    let sequential = zone.state != ZoneState::NotWp;
+    Found {
+        wp: if sequential { blocks(written, geometry) } else { Blocks::ZERO },
+        generation: Generation(0),
+        condition: sequential.then_some(zone.state),
+    }
+}
+
+/// Bytes as whole blocks: those of a write that was cut off inside one do not count.
+fn blocks(bytes: u64, geometry: &Geometry) -> Blocks {
+    Blocks(u32::try_from(bytes / u64::from(geometry.block_size)).unwrap_or(u32::MAX))
+}
+
+impl Block {
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The longest write that may be on its way together with others of its zone, in bytes.
+    pub(crate) fn whole_write(&self) -> u64 {
+        self.whole_write
+    }
+
+    /// Whether a zone takes one write at a time, because the kernel does not keep several in order.
+    pub(crate) fn is_one_by_one(&self) -> bool {
+        self.one_by_one
+    }
+
+    /// Has the device asked how a zone stands. With this the kernel, too, learns where the zone's
+    /// write pointer is.
+    ///
+    /// # Errors
+    /// There is no thread to ask.
+    pub(crate) fn ask(&self, zone: ZoneIndex) -> Result<Answer<Result<Standing>>> {
+        let (file, geometry) = (self.file.clone(), self.geometry.clone());
+        self.calls.ask(move || standing(&file, &geometry, zone)).map_err(no_thread)
+    }
+
+    /// Has something done to a zone, and the device asked what came of it, which is the second
+    /// answer.
+    ///
+    /// # Errors
+    /// There is no thread to do it.
+    pub(crate) fn manage(
+        &self,
+        zone: ZoneIndex,
+        op: ZoneOp,
+    ) -> Result<Answer<(Result<()>, Result<Standing>)>> {
+        let (file, geometry) = (self.file.clone(), self.geometry.clone());
+        let answer = self.calls.ask(move || {
+            let done = manage(&file, &geometry, zone, op);
+            (done, standing(&file, &geometry, zone))
+        });
+        answer.map_err(no_thread)
+    }
+}
+
+fn no_thread(error: io::Error) -> Error {
+    Error::new(ErrorKind::Io, "there is no thread to ask the device").with_source(error)
+}
+
+fn manage(file: &FileDisk, geometry: &Geometry, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
+    let what = match op {
+        ZoneOp::Open => Manage::Open,
+        ZoneOp::Close => Manage::Close,
+        ZoneOp::Finish => Manage::Finish,
+        ZoneOp::Reset => Manage::Reset,
+    };
+    let (start, size) = (geometry.start_of(zone), geometry.size_of(zone));
+    blkzoned::manage(file.file(), what, start / SECTOR, size / SECTOR)
+        .map_err(|error| device_error(error, "the device refused"))
+}
+
+fn standing(file: &FileDisk, geometry: &Geometry, zone: ZoneIndex) -> Result<Standing> {
+    let start = geometry.start_of(zone);
+    let reported = read_report(file, start, 1)?;
+    let same = |reported: &&Reported| {
+        let shape = (reported.start, reported.size, reported.capacity);
+        shape == (start, geometry.size_of(zone), geometry.capacity_of(zone))
+    };
+    let reported = reported.first().filter(same).ok_or_else(|| {
+        let text = "its zone report no longer has this zone; open the device again";
+        Error::new(ErrorKind::Unsupported, text)
+    })?;
+    let wp = reported.written.map(|written| blocks(written, geometry));
+    Ok(Standing { state: reported.state, wp })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn queue() -> Queue {
+        Queue {
+            zone_size: 16 * MIB,
+            zones: 4,
+            max_open_zones: 8,
+            max_active_zones: 0,
+            block_size: 4096,
+            max_append: 128 << 10,
+            whole_write: 508 << 10,
+            disorder: None,
+        }
+    }
+
+    /// Four zones, the first conventional, the last half as large.
+    fn zones() -> Vec<Reported> {
+        let zone = |n: u64| Reported {
+            start: n * 16 * MIB,
+            size: if n == 3 { 8 * MIB } else { 16 * MIB },
+            capacity: if n == 0 {
+                16
+            } else if n == 3 {
+                8
+            } else {
+                12
+            } * MIB,
+            state: if n == 0 { ZoneState::NotWp } else { ZoneState::Empty },
+            written: (n > 0).then_some(0),
+        };
+        (0..4).map(zone).collect()
+    }
+
+    #[test]
+    fn the_shape_is_the_reports_and_limits_are_lowered_to_it() {
+        let geometry = geometry(&queue(), &zones()).unwrap();
+        assert_eq!((geometry.size, geometry.zone_capacity), (56 * MIB, 12 * MIB));
+        assert_eq!((geometry.conventional_zones, geometry.max_open_zones), (1, 3));
+        assert_eq!(geometry.capacity_of(ZoneIndex(3)), 8 * MIB);
+    }
+
+    #[test]
+    fn a_shape_that_the_rules_do_not_know_is_refused_by_name() {
+        let refused = |change: fn(&mut Queue, &mut Vec<Reported>)| {
+            let (mut queue, mut zones) = (queue(), zones());
+            change(&mut queue, &mut zones);
+            let error = geometry(&queue, &zones).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            error.to_string()
+        };
+        assert!(refused(|_, zones| zones[2].capacity = 11 * MIB).contains("zone 2 has a capacity"));
+        assert!(refused(|_, zones| zones[2].state = ZoneState::NotWp).contains("zone 2 is conv"));
+        assert!(refused(|_, zones| zones[2].start += 512).contains("zone 2 is"));
+        assert!(refused(|_, zones| zones[1].size = 8 * MIB).contains("zone 1 is"));
+        assert!(refused(|_, zones| zones.truncate(3)).contains("sysfs says 4"));
+        assert!(refused(|queue, _| queue.zone_size = 3 * MIB).contains("power of two"));
+        assert!(refused(|queue, _| queue.block_size = 1024).contains("block-size"));
+        let all = |_: &mut Queue, zones: &mut Vec<Reported>| {
+            zones.iter_mut().for_each(|zone| zone.state = ZoneState::NotWp);
+        };
+        assert!(refused(all).contains("no zone that is written in order"));
+    }
+
+    #[test]
+    fn a_zone_is_found_in_its_own_state() {
+        let geometry = geometry(&queue(), &zones()).unwrap();
+        let mut zone = zones()[1];
+        (zone.state, zone.written) = (ZoneState::ImplicitlyOpen, Some(8192 + 512));
+        let standing = found(&zone, &geometry);
+        assert_eq!(standing.wp, Blocks(2), "of whole blocks");
+        assert_eq!(standing.condition, Some(ZoneState::ImplicitlyOpen));
+        (zone.state, zone.written) = (ZoneState::ReadOnly, None);
+        assert_eq!(found(&zone, &geometry).wp, Blocks(3072), "all of it can be read");
+        assert_eq!(found(&zones()[0], &geometry).condition, None);
+    }
+}
