@@ -31,7 +31,7 @@ fn ask(queue: &mut Queue, request: Request) -> zonal::Result<u32> {
 }
 
 fn block(byte: u8) -> Buffer {
-    Buffer::from_slice(&[byte; BLOCK as usize])
+    Buffer::from_slice(&[byte; 512])
 }
 
 /// A machine with an empty drive of two zones of eight blocks.
