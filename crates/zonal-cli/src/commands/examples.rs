@@ -110,10 +110,7 @@ pub(crate) const SIM: &str = "\
 EXAMPLES:
   zonal sim --runs 200
   zonal sim --seed 4711 --runs 1 --trace
-  zonal sim --runs 100 --faults cut,kill,sync --json
-
-EXIT CODES:
-  0 nothing wrong; 1 a promise was not kept; 2 an error; 3 something hangs; 4 a panic";
+  zonal sim --runs 100 --faults cut,kill,sync --json";
 
 pub(crate) const COMPLETIONS: &str = "\
 EXAMPLES:
