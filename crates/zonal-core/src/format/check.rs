@@ -736,6 +736,8 @@ mod tests {
             assert_eq!(ranges.contain(cluster), within, "{cluster}");
             assert_eq!(ranges.touch(cluster, cluster + 1), within, "{cluster}");
         }
+        let later = Ranges(vec![(3, 10)]);
+        assert!(!later.contain(2) && later.contain(3));
         assert!(ranges.touch(15, 21) && !ranges.touch(15, 20) && ranges.touch(26, 29));
     }
 
@@ -874,6 +876,9 @@ mod tests {
         image.set(last, 0);
         image.set(0xb800, 0);
         assert_eq!(image.check(), []);
+        // Nor does the header need a table for it; the table itself is a leak then.
+        image.set(0x8000 + 8 * 4, 0);
+        assert_eq!(image.check(), [finding(FindingKind::Leak, 92, 1)]);
     }
 
     #[test]
