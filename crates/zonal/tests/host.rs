@@ -175,3 +175,20 @@ fn what_a_failed_sync_left_is_made_durable_when_the_image_is_opened_again() {
         assert_eq!((wp, &bytes[..512]), (1, &[7; 512][..]), "{again}");
     }
 }
+
+#[test]
+fn the_life_that_a_live_file_tells_of_stays_the_zone_s() {
+    let host = host();
+    let drive = host.open(&OpenOptions::default()).unwrap();
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    for request in [Request::append(0, block(1)), Request::flush(), Request::reset(0)] {
+        ask(&mut queue, request).unwrap();
+    }
+    drop((queue, drive)); // without a close, so that the table has not heard of the reset
+    let drive = host.open(&OpenOptions::default()).unwrap();
+    assert_eq!(drive.generation(0), Some(1));
+    drive.close().unwrap();
+    let drive = host.open(&OpenOptions::default()).unwrap();
+    assert_eq!(drive.generation(0), Some(1));
+    drive.close().unwrap();
+}
