@@ -96,6 +96,7 @@ fn a_reset_outlives_a_kill_in_the_middle_of_its_flush() {
             });
             cases += 1;
             drop((queue, drive));
+            host.disk().set_mode(quiet());
             assert_eq!(zone(&open(&host), 0), (0, vec![0; 8 * 512]), "{ended}, {arrives:#b}");
         }
     }
