@@ -538,6 +538,9 @@ impl Parts {
                         open it read-only, or give it one with `zonal adopt`";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
+        // A process that was killed may have left in the page cache alone what was read here. The record
+        // that counts has to be durable before the other copy is written.
+        self.disk.sync_data().map_err(|error| metadata_error("the tables", error))?;
         if !self.session.clean {
             self.session.clean = true;
             self.write_session()?;
