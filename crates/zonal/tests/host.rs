@@ -133,6 +133,37 @@ fn a_session_record_is_whole_after_a_kill_at_close_and_a_cut_at_open() {
     }
 }
 
+/// A close writes its record once, also when that fails; and where the record is in the page cache alone,
+/// the next opening makes it durable before it writes the other copy.
+#[test]
+fn a_session_record_is_whole_after_a_close_whose_sync_failed_and_a_cut_at_open() {
+    for (fails, opening, pattern) in
+        (0..4).flat_map(|n| (1..24).flat_map(move |m| (0..4).map(move |p| (n, m, p))))
+    {
+        let host = host();
+        let drive = open(&host);
+        let mut queue = queue(&drive);
+        ask(&mut queue, Request::append(0, block(7))).unwrap();
+        ask(&mut queue, Request::flush()).unwrap();
+        drop(queue);
+        let faults = FaultPlan { fail_sync: Some(fails), ..FaultPlan::default() };
+        host.disk().set_mode(auto(faults));
+        let closed = drive.close();
+        assert_eq!(closed.is_ok(), fails >= 2, "{fails}");
+        assert!(closed.is_err() || host.disk().unstable_sectors() == 0, "written after a close");
+        host.kill(&mut |_| unreachable!("nothing is pending"));
+        host.disk().set_mode(quiet());
+        host.disk().stop_after(Some(opening));
+        let _ = host.open(&OpenOptions::default());
+        let mut sector = 0;
+        host.cut(&mut |options| {
+            sector += 1;
+            if (sector + pattern) % 4 < 2 { 0 } else { options - 1 }
+        });
+        assert_eq!(zone(&open(&host), 0).0, 1, "{fails}, {opening}, {pattern}");
+    }
+}
+
 /// Two zones of one cluster; the first has data, the second no cluster. What is free in the file was
 /// a table once.
 fn adopted() -> SimHost {

@@ -376,10 +376,12 @@ impl Parts {
                     self.write_table(&recovered.moved, stamp)
                 };
                 mend().inspect_err(|_| live::distrust(&cells))?;
+                stamp();
             }
             Some(Err(doubt)) => self.give_up(doubt, boot, options, &mut notes)?,
             None => self.give_up("it was cut off", boot, options, &mut notes)?,
         }
+        self.write_session_again()?;
         Ok(notes)
     }
 
@@ -538,9 +540,6 @@ impl Parts {
                         open it read-only, or give it one with `zonal adopt`";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        // A process that was killed may have left in the page cache alone what was read here. The record
-        // that counts has to be durable before the other copy is written.
-        self.disk.sync_data().map_err(|error| metadata_error("the tables", error))?;
         if !self.session.clean {
             self.session.clean = true;
             self.write_session()?;
@@ -572,8 +571,15 @@ impl Parts {
     }
 
     fn write_session(&mut self) -> Result<()> {
-        let Some(extension) = &self.extension else { return Ok(()) };
         self.session.sequence += 1;
+        self.write_session_again()
+    }
+
+    /// Writes the session record that was read once more, durably. A process that was killed, or whose
+    /// sync failed, may have left it in the page cache alone; and the one that counts has to be on the
+    /// disk before the other copy is written.
+    fn write_session_again(&self) -> Result<()> {
+        let Some(extension) = &self.extension else { return Ok(()) };
         let page = self.session.encode(&extension.image_id)?;
         let offset = extension.session_offset(self.session.sequence);
         self.disk
