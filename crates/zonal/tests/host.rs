@@ -6,7 +6,7 @@
 mod plain;
 
 use plain::plain;
-use zonal::sim::{FaultPlan, Outcome, SimDisk, SimHost, SimImage, SimMode};
+use zonal::sim::{FaultPlan, IoKind, Outcome, SimDisk, SimHost, SimImage, SimMode};
 use zonal::{AdoptOptions, Buffer, Device, Geometry, OpenOptions, Queue, QueueOptions, Request};
 
 const BLOCK: u64 = 512;
@@ -144,6 +144,7 @@ fn a_session_record_is_whole_after_a_close_whose_sync_failed_and_a_cut_at_open()
         let drive = open(&host);
         let mut queue = queue(&drive);
         ask(&mut queue, Request::append(0, block(7))).unwrap();
+        ask(&mut queue, Request::close(0)).unwrap();
         ask(&mut queue, Request::flush()).unwrap();
         drop(queue);
         let faults = FaultPlan { fail_sync: Some(fails), ..FaultPlan::default() };
@@ -162,6 +163,36 @@ fn a_session_record_is_whole_after_a_close_whose_sync_failed_and_a_cut_at_open()
         });
         assert_eq!(zone(&open(&host), 0).0, 1, "{fails}, {opening}, {pattern}");
     }
+}
+
+/// A write fails below another, its range cannot be zeroed, and that this is so cannot be noted either.
+#[test]
+fn a_failed_range_that_could_be_neither_zeroed_nor_noted_is_zeroed_at_the_next_opening() {
+    let host = host();
+    let drive = open(&host);
+    let disk = host.disk();
+    let mut queue = queue(&drive);
+    disk.set_mode(SimMode::Manual);
+    queue.push(Request::append(0, block(9))).unwrap();
+    queue.push(Request::append(0, block(7))).unwrap();
+    queue.submit().unwrap();
+    let [failing, well] = disk.pending()[..] else { panic!("two writes") };
+    disk.complete(well.id, Outcome::Ok);
+    queue.submit().unwrap();
+    disk.complete(failing.id, Outcome::FailAfterPartial(512));
+    queue.submit().unwrap();
+    while let Some(io) = disk.pending().first() {
+        assert!(matches!(io.kind, IoKind::Zero | IoKind::WriteDurable), "{io:?}");
+        disk.complete(io.id, Outcome::Fail(libc::EIO));
+        queue.submit().unwrap();
+    }
+    let results = std::iter::from_fn(|| queue.next_completion()).map(|ended| ended.result.is_ok());
+    assert_eq!(results.filter(|well| *well).count(), 1);
+    host.kill(&mut |_| unreachable!("nothing is pending"));
+    drop((queue, drive));
+    host.disk().set_mode(quiet());
+    let (wp, bytes) = zone(&open(&host), 0);
+    assert_eq!((wp, bytes[0], bytes[512]), (2, 0, 7));
 }
 
 /// Two zones of one cluster; the first has data, the second no cluster. What is free in the file was
