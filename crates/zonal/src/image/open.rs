@@ -407,6 +407,7 @@ impl Parts {
             Some(Err(doubt)) => self.give_up(doubt, boot, options, &mut notes)?,
             None => self.give_up("it was cut off", boot, options, &mut notes)?,
         }
+        self.write_session_again()?;
         Ok(notes)
     }
 
@@ -652,8 +653,15 @@ impl Parts {
     }
 
     fn write_session(&mut self) -> Result<()> {
-        let Some(extension) = &self.extension else { return Ok(()) };
         self.session.sequence += 1;
+        self.write_session_again()
+    }
+
+    /// Writes the session record that was read once more, durably. A process that was killed, or whose
+    /// sync failed, may have left it in the page cache alone; and the one that counts has to be on the
+    /// disk before the other copy is written.
+    fn write_session_again(&self) -> Result<()> {
+        let Some(extension) = &self.extension else { return Ok(()) };
         let page = self.session.encode(&extension.image_id)?;
         let offset = extension.session_offset(self.session.sequence);
         self.disk
