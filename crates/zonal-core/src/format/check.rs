@@ -808,6 +808,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_use_alone_among_uncounted_clusters_is_found() {
+        // Where a block begins, and where a part of it does that is looked at by itself.
+        for cluster in [256, 288] {
+            let mut image = sample::Image::new();
+            image.set(0xb800 + 8 * 40, COPIED | (cluster * 512));
+            assert_eq!(image.check(), [finding(FindingKind::Unreferenced, cluster, 1)]);
+        }
+    }
+
+    #[test]
+    fn a_block_without_a_zero_in_it_is_looked_at() {
+        // Counts of 8 bits, all 1, and nothing in use.
+        let tables = Tables { refcount_order: 3, ..sample::tables() };
+        let wrong = wrong_counts(&tables, &[1; 512], 0, &Ranges::default()).count();
+        assert_eq!(wrong, 512);
+    }
+
+    #[test]
     fn without_its_block_all_that_is_in_use_is_found_uncounted() {
         let mut image = sample::Image::new();
         image.set(TABLE, 0);
