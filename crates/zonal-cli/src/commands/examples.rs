@@ -35,7 +35,7 @@ pub(crate) const APPEND: &str = "\
 EXAMPLES:
   zonal append disk.qcow2 a.log b.log --record 64K --json > new.jsonl
   cat a.log | zonal append disk.qcow2 --ordered --zones 3..5 --csv > a.csv
-  zonal append disk.qcow2,faults=latency=1ms..2ms,short-per-mille=100 a.log b.log
+  zonal append disk.qcow2,faults=latency=1ms..2ms a.log b.log --json
   zonal append disk.qcow2 a.log b.log --json --resume index.jsonl >>index.jsonl";
 
 pub(crate) const CAT: &str = "\
