@@ -84,9 +84,9 @@ EXAMPLES:
 
 pub(crate) const CONFORM: &str = "\
 EXAMPLES:
-  zonal conform mem:size=64M,zone-size=4M,max-open-zones=3,max-active-zones=5 --yes
+  zonal conform mem:size=64M,zone-size=4M,max-open-zones=3 --yes
   zonal conform disk.qcow2 --zones 12.. --yes --junit conform.xml
-  zonal conform mem:size=32M,zone-size=4M,conventional-zones=1 --yes --seed 7 --json";
+  zonal conform mem:size=32M,zone-size=4M --yes --seed 7 --json";
 
 pub(crate) const DUMP: &str = "\
 EXAMPLES:
