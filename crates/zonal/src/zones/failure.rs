@@ -164,7 +164,8 @@ impl Control {
         // Where neither the zeros nor the note of the ranges is on the disk, the live file keeps them, for
         // the next opening to zero. The drive takes no more writes, which could want their slots.
         let keeps = !zeroed && self.latch.is_some();
-        for ended in ended.iter().filter(|ended| !ended.lost && !(keeps && ended.failed)) {
+        let stays = |ended: &&Ended| ended.lost || keeps && ended.failed;
+        for ended in ended.iter().filter(|ended| !stays(ended)) {
             zones.cells.clear(ended.id);
         }
         self.durability.clamp(zone, settlement.wp);
