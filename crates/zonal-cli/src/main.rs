@@ -121,7 +121,8 @@ fn log(verbose: u8, least: &str) {
     }
     .parse()
     .unwrap_or_else(|_| Targets::new().with_default(tracing_subscriber::filter::LevelFilter::WARN));
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).without_time();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).without_time().with_target(false);
     // Fails only if a subscriber is set already, and nobody else sets one.
     let _ = tracing_subscriber::registry().with(targets).with(lines).try_init();
 }

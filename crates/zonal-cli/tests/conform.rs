@@ -115,6 +115,7 @@ fn junit_has_a_case_for_each_rule_and_replaces_nothing_else() {
     place.put("notes", b"mine");
     let words = format!("conform mem:size=8M,{ALL} --yes");
     place.run(&format!("{words} --junit notes")).exits(2).says(&["notes", "another name"]);
+    place.run(&format!("{words} --junit no/x.xml")).exits(2).says(&["no/x.xml", "no folder"]);
     let report = place.json(&format!("{words} --junit report.xml"));
     let xml = std::fs::read_to_string(place.path("report.xml")).unwrap();
     let rules = report["rules"].as_array().unwrap().len();

@@ -333,11 +333,22 @@ fn a_limit_on_files_is_an_error_and_not_the_end_of_the_program() {
     place.put("whole", &[run.out, rest].concat());
     assert!(place.ok("cat disk --index whole").out == data);
 
-    // Too little for an image, or for a live file: nothing is left behind.
+    // Too little for an image, or for its tables: nothing is left behind.
     let before = state(&place);
     limited(64, "create new --size 64M --zone-size 8M").says(&["new: create: ", "ulimit -f"]);
-    limited(64, "append disk data").says(&["disk: open: ", "disk.live", "ulimit -f"]);
+    limited(64, "append disk data").says(&["disk: open: ", "the session record", "ulimit -f"]);
     assert!(!place.path("new").exists() && state(&place) == before && before.1.is_none());
+}
+
+#[test]
+fn a_live_file_that_cannot_be_made_is_named_and_the_image_stays_closed() {
+    let place = Place::with_disk("");
+    place.put("data", b"x");
+    fs::create_dir(place.path("disk.live")).expect("a folder in its place");
+    place.run("append disk data").exits(2).says(&["disk: open: ", "disk.live cannot be made"]);
+    assert_eq!(place.json("info disk")["session"], "closed cleanly");
+    fs::remove_dir(place.path("disk.live")).expect("it is still there");
+    place.ok("append disk data");
 }
 
 #[test]

@@ -57,9 +57,23 @@ fn what_goes_wrong_can_be_chosen() {
 }
 
 #[test]
+fn without_faults_nothing_fails() {
+    let summary = Place::new().json("sim --runs 60 --faults none");
+    assert_eq!((&summary["failures"], &summary["cuts"]), (&0.into(), &0.into()), "{summary}");
+}
+
+#[test]
+fn a_trace_beside_json_leaves_stdout_to_it() {
+    let place = Place::new();
+    let seen = place.run("sim --seed 3 --runs 1 --trace --json");
+    serde_json::from_str::<serde_json::Value>(&seen.text()).expect("JSON alone");
+}
+
+#[test]
 fn words_that_cannot_be_are_refused_by_name() {
     let place = Place::new();
     place.run("sim --faults rain").exits(2).says(&["rain", "cut", "kill"]);
     place.run("sim --runs many").exits(2).says(&["many"]);
     place.run("sim --steps 0").exits(2).says(&["0"]);
+    place.run("sim --runs 0").exits(2).says(&["0"]);
 }

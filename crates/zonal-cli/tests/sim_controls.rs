@@ -21,7 +21,7 @@ fn runs_until_found(place: &Place, rule: Rule, seed: u64) -> Option<u64> {
         format!("sim --seed {seed} --runs {BOUND} --jobs 1 --quick --json --break {rule:?}");
     let output = place.command(&words).output().unwrap();
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let found = summary["failure"]["seed"].as_u64();
+    let found = summary["failure"]["seed"].as_u64().or(summary["hangs"].as_u64());
     assert_eq!(output.status.success(), found.is_none(), "{words}: {summary}");
     found.map(|found| found - seed + 1)
 }

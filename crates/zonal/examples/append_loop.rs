@@ -1,6 +1,6 @@
 //! Appends as fast as it can, and says how fast that was: the smallest benchmark of one's own.
 //!
-//! `cargo run --release --example append_loop -- mem:size=1G,zone-size=256M 512 32`
+//! `cargo run --release -p zonal --example append_loop -- mem:size=1G,zone-size=256M 512 32`
 //!
 //! It takes empty zones, one after the other. On a drive that has none, `--reset --yes` makes some
 //! first, which erases all that the drive holds.

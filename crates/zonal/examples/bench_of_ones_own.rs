@@ -2,7 +2,7 @@
 //! record size and depth.
 //!
 //! ```text
-//! cargo run --release --example bench_of_ones_own -- [TARGET] [--record BYTES] [--iodepth N] [--seconds N]
+//! cargo run --release -p zonal --example bench_of_ones_own -- [TARGET] [--record BYTES] [--iodepth N] [--seconds N]
 //! ```
 //!
 //! TARGET is a drive in memory if it is left out. An image is written to, from its first zone that

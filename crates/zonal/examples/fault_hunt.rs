@@ -2,9 +2,9 @@
 //! the hunt for them: a session under a fault plan, a power cut, and a look at what is left.
 //!
 //! ```text
-//! cargo run --release --example fault_hunt -- early 500
-//! cargo run --release --example fault_hunt -- trusting 500
-//! cargo run --release --example fault_hunt -- mended 1000
+//! cargo run --release -p zonal --example fault_hunt -- early 500
+//! cargo run --release -p zonal --example fault_hunt -- trusting 500
+//! cargo run --release -p zonal --example fault_hunt -- mended 1000
 //! ```
 //!
 //! The store appends a record for each change: a head with the record's number, its key, the length

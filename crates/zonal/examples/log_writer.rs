@@ -3,7 +3,7 @@
 //! for.
 //!
 //! ```text
-//! journalctl | cargo run --example log_writer -- disk.qcow2
+//! journalctl | cargo run -p zonal --example log_writer -- disk.qcow2
 //! ```
 //!
 //! Each entry is one ordered append: four bytes of length, the line, and zeros to the next block.

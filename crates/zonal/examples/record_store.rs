@@ -2,9 +2,9 @@
 //! rebuilt by scanning the zones.
 //!
 //! ```text
-//! cargo run --example record_store -- disk.qcow2 set apple red
-//! cargo run --example record_store -- disk.qcow2 get apple
-//! cargo run --example record_store -- disk.qcow2 list
+//! cargo run -p zonal --example record_store -- disk.qcow2 set apple red
+//! cargo run -p zonal --example record_store -- disk.qcow2 get apple
+//! cargo run -p zonal --example record_store -- disk.qcow2 list
 //! ```
 //!
 //! A record is one append, which lands whole or not at all: a number that grows with each record,

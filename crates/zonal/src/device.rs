@@ -408,10 +408,12 @@ impl fmt::Debug for Device {
 }
 
 impl Drop for Drive {
-    /// A session in which nothing has changed is as good as closed.
+    /// A session in which nothing has changed is as good as closed. One that was closed, or of which
+    /// that failed, is left as it is.
     fn drop(&mut self) {
         if let Medium::Image(image) = &self.medium
             && !self.read_only
+            && !self.zones.is_closed()
             && self.zones.is_unchanged()
             && let Err(error) = image.close(&self.zones)
         {

@@ -92,7 +92,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(f, "{}{}", path.display(), no_plan(path)),
-            Self::Memory(geometry) => write!(f, "mem:size={}", short(geometry.size)),
+            Self::Memory(geometry) => f.write_str(&memory_name(geometry)),
             Self::File(path) => write!(f, "file:{}{}", path.display(), no_plan(path)),
             Self::Faulty(target, plan) => match &**target {
                 Self::Path(path) => write!(f, "{}{FAULTS}{plan}", path.display()),
@@ -115,6 +115,27 @@ fn short(bytes: u64) -> String {
     let units = ["", "K", "M", "G", "T", "P"];
     let power = usize::try_from(bytes.trailing_zeros() / 10).unwrap_or(0).min(units.len() - 1);
     if bytes == 0 { "0".to_owned() } else { format!("{}{}", bytes >> (10 * power), units[power]) }
+}
+
+/// The name of a drive in memory: what [`memory`] would take for the same, if it was not said.
+fn memory_name(geometry: &Geometry) -> String {
+    let usual = Geometry::with_size(geometry.size);
+    let append = usual.max_append.min(u32::try_from(geometry.zone_capacity).unwrap_or(u32::MAX));
+    let mut name = format!("mem:size={}", short(geometry.size));
+    for (word, value, usual) in [
+        ("zone-size", geometry.zone_size, usual.zone_size),
+        ("zone-capacity", geometry.zone_capacity, geometry.zone_size),
+        ("conventional-zones", geometry.conventional_zones.into(), usual.conventional_zones.into()),
+        ("max-open-zones", geometry.max_open_zones.into(), usual.max_open_zones.into()),
+        ("max-active-zones", geometry.max_active_zones.into(), usual.max_active_zones.into()),
+        ("block-size", geometry.block_size.into(), usual.block_size.into()),
+        ("max-append", geometry.max_append.into(), append.into()),
+    ] {
+        if value != usual {
+            name += &format!(",{word}={}", short(value));
+        }
+    }
+    name
 }
 
 fn memory(words: &str) -> Result<Geometry> {
@@ -213,6 +234,20 @@ mod tests {
             assert_eq!(Target::parse(name).unwrap().to_string(), name);
         }
         assert_eq!((short(0), short(4097)), ("0".to_owned(), "4097".to_owned()));
+    }
+
+    #[test]
+    fn a_memory_drive_s_name_makes_the_same_drive_again() {
+        for name in [
+            "mem:size=64M,zone-size=16M",
+            "mem:size=1G,zone-size=64M,zone-capacity=48M,max-open-zones=3,max-active-zones=5",
+            "mem:size=8M,zone-size=1M,conventional-zones=2,block-size=512,max-append=64K",
+            "mem:size=8M,zone-size=256K",
+        ] {
+            let target = Target::parse(name).unwrap();
+            assert_eq!(target.to_string(), name);
+            assert_eq!(Target::parse(&target.to_string()).unwrap(), target);
+        }
     }
 
     #[test]

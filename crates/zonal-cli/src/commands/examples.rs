@@ -35,7 +35,7 @@ pub(crate) const APPEND: &str = "\
 EXAMPLES:
   zonal append disk.qcow2 a.log b.log --record 64K --json > new.jsonl
   cat a.log | zonal append disk.qcow2 --ordered --zones 3..5 --csv > a.csv
-  zonal append disk.qcow2,faults=latency=1ms..2ms,short-per-mille=100 a.log b.log
+  zonal append disk.qcow2,faults=latency=1ms..2ms a.log b.log --json
   zonal append disk.qcow2 a.log b.log --json --resume index.jsonl >>index.jsonl";
 
 pub(crate) const CAT: &str = "\
@@ -84,9 +84,9 @@ EXAMPLES:
 
 pub(crate) const CONFORM: &str = "\
 EXAMPLES:
-  zonal conform mem:size=64M,zone-size=4M,max-open-zones=3,max-active-zones=5 --yes
+  zonal conform mem:size=64M,zone-size=4M,max-open-zones=3 --yes
   zonal conform disk.qcow2 --zones 12.. --yes --junit conform.xml
-  zonal conform mem:size=32M,zone-size=4M,conventional-zones=1 --yes --seed 7 --json";
+  zonal conform mem:size=32M,zone-size=4M --yes --seed 7 --json";
 
 pub(crate) const DUMP: &str = "\
 EXAMPLES:
@@ -110,10 +110,7 @@ pub(crate) const SIM: &str = "\
 EXAMPLES:
   zonal sim --runs 200
   zonal sim --seed 4711 --runs 1 --trace
-  zonal sim --runs 100 --faults cut,kill,sync --json
-
-EXIT CODES:
-  0 nothing wrong; 1 a promise was not kept; 2 an error; 3 something hangs; 4 a panic";
+  zonal sim --runs 100 --faults cut,kill,sync --json";
 
 pub(crate) const COMPLETIONS: &str = "\
 EXAMPLES:

@@ -17,7 +17,7 @@ pub(crate) use human::{
     format_bytes, format_count, format_nanos, format_rate, format_seconds, plural,
 };
 pub(crate) use json::print as print_json;
-pub(crate) use picture::{may_hold_picture, write_picture};
+pub(crate) use picture::{folder_is_there, may_hold_picture, write_picture};
 pub(crate) use progress::Progress;
 pub(crate) use table::{Align, Table};
 

@@ -15,17 +15,7 @@ const BEGINNINGS: [&[u8]; 2] = [b"<svg", b"<?xm"];
 pub(crate) fn may_hold_picture(path: &Path) -> Result<()> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new("."));
-            ensure!(
-                folder.is_dir(),
-                "{}: there is no folder {}; make it first",
-                path.display(),
-                folder.display()
-            );
-            return Ok(());
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return folder_is_there(path),
         Err(error) => bail!("{}: {error}; name another file", path.display()),
     };
     let metadata = file.metadata()?;
@@ -37,6 +27,19 @@ pub(crate) fn may_hold_picture(path: &Path) -> Result<()> {
     if !is_picture {
         bail!("{}: it exists and is no SVG; choose another name", path.display());
     }
+    Ok(())
+}
+
+/// Refuses a file in a folder that is not there, before the work that it is to hold the result of.
+pub(crate) fn folder_is_there(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    ensure!(
+        folder.is_dir(),
+        "{}: there is no folder {}; make it first",
+        path.display(),
+        folder.display()
+    );
     Ok(())
 }
 

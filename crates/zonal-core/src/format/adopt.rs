@@ -582,7 +582,7 @@ mod tests {
         assert_eq!((ours.sessions_offset, ours.generations_offset), (0x6000, 0x8000));
         // 275 tables for 17600 clusters, two for the 72 clusters of ours.
         assert_eq!((tables.l1_offset, tables.l1_entries), (0xc000, 277));
-        // 18278 clusters in 72 blocks, which the table names in two clusters.
+        // 18054 clusters in 71 blocks, which the table names in two clusters.
         assert_eq!((tables.refcount_table_offset, tables.refcount_table_clusters), (0xd000, 2));
         assert_eq!(image.number(0xd000), 0xe000);
         assert_eq!(image.number(0xc000), COPIED | 0x17000);
@@ -594,5 +594,27 @@ mod tests {
         let map = image.map().unwrap();
         assert_eq!(map.host(tables, 15999), Some(end + (16000 - 6 - 4 - 1) * 512));
         assert_eq!(map.host(tables, 16000), None);
+    }
+    #[test]
+    fn there_are_as_many_refcount_blocks_as_the_file_needs() {
+        // Clusters of a page, an L1 table of two, and every length between two blocks.
+        let cluster = 4096;
+        for n in 0..2048 {
+            let size = (1 << 30) + n * cluster;
+            let geometry = Geometry {
+                zone_size: 4 << 20,
+                zone_capacity: 4 << 20,
+                ..Geometry::with_size(size)
+            };
+            let tables = Tables { size, cluster_bits: 12, ..sample::tables() };
+            let map = Map { runs: vec![run(0, cluster, 4)], ..Map::default() };
+            let adoption = Adoption::plan(&geometry, &tables, &map).unwrap();
+            let tables = &adoption.tables;
+            let l1_end = tables.l1_offset + 2 * cluster;
+            assert_eq!(tables.refcount_table_offset, l1_end);
+            assert_eq!((adoption.blocks, tables.refcount_table_clusters), (l1_end + cluster, 1));
+            let blocks = (adoption.l2 - adoption.blocks) / cluster;
+            assert_eq!(blocks, adoption.refcount_blocks(), "{n}");
+        }
     }
 }

@@ -736,6 +736,8 @@ mod tests {
             assert_eq!(ranges.contain(cluster), within, "{cluster}");
             assert_eq!(ranges.touch(cluster, cluster + 1), within, "{cluster}");
         }
+        let later = Ranges(vec![(3, 10)]);
+        assert!(!later.contain(2) && later.contain(3));
         assert!(ranges.touch(15, 21) && !ranges.touch(15, 20) && ranges.touch(26, 29));
     }
 
@@ -803,6 +805,24 @@ mod tests {
             image.at(BLOCKS + 2 * cluster)[..2].copy_from_slice(&[0, count]);
             assert_eq!(image.check(), [finding(kind, cluster, 1)], "{cluster}");
         }
+    }
+
+    #[test]
+    fn what_is_in_use_alone_among_uncounted_clusters_is_found() {
+        // Where a block begins, and where a part of it does that is looked at by itself.
+        for cluster in [256, 288] {
+            let mut image = sample::Image::new();
+            image.set(0xb800 + 8 * 40, COPIED | (cluster * 512));
+            assert_eq!(image.check(), [finding(FindingKind::Unreferenced, cluster, 1)]);
+        }
+    }
+
+    #[test]
+    fn a_block_without_a_zero_in_it_is_looked_at() {
+        // Counts of 8 bits, all 1, and nothing in use.
+        let tables = Tables { refcount_order: 3, ..sample::tables() };
+        let wrong = wrong_counts(&tables, &[1; 512], 0, &Ranges::default()).count();
+        assert_eq!(wrong, 512);
     }
 
     #[test]
@@ -874,6 +894,9 @@ mod tests {
         image.set(last, 0);
         image.set(0xb800, 0);
         assert_eq!(image.check(), []);
+        // Nor does the header need a table for it; the table itself is a leak then.
+        image.set(0x8000 + 8 * 4, 0);
+        assert_eq!(image.check(), [finding(FindingKind::Leak, 92, 1)]);
     }
 
     #[test]

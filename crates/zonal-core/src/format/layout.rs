@@ -35,6 +35,9 @@ const ENTRIES: u64 = CLUSTER / 8;
 const CHUNK_ALIGN: usize = 4096;
 
 const _: () = assert!(CLUSTER == qcow2::MAX_CLUSTER as u64);
+// A file as long as an offset reaches has tables that are far from the largest.
+const _: () = assert!(OFFSET / CLUSTER / ENTRIES * 8 < MAX_L1 / 2);
+const _: () = assert!(OFFSET / CLUSTER / REFCOUNTS * 8 < MAX_REFCOUNT_TABLE / 2);
 
 /// A part of the file, in whole clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +92,7 @@ impl Layout {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] when the drive breaks a rule of
-    /// [`Geometry::validate_for_image`], or needs a larger table than qcow2 allows.
+    /// [`Geometry::validate_for_image`], or its file would end past what qcow2 reaches.
     pub fn plan(geometry: &Geometry) -> Result<Self> {
         geometry.validate_for_image()?;
         let zones = geometry.zones();
@@ -101,10 +104,6 @@ impl Layout {
         let l2 = data.div_ceil(ENTRIES) + hidden.div_ceil(ENTRIES);
         let l1 = (l2 * 8).div_ceil(CLUSTER);
         let (table, blocks) = refcount_clusters(1 + l1 + l2 + hidden + data);
-        if l2 * 8 > MAX_L1 || table * CLUSTER > MAX_REFCOUNT_TABLE {
-            let detail = format!("a drive of {} bytes is too large for an image", geometry.size);
-            return Err(Error::new(ErrorKind::InvalidInput, detail));
-        }
         let mut end = CLUSTER;
         let mut place = |clusters| {
             let part = Part { offset: end, clusters };
@@ -550,8 +549,15 @@ mod tests {
         assert!(most.file_len <= OFFSET);
         let error = plan(1 << 56).unwrap_err();
         assert!(error.detail().contains("qcow2 reaches 72057594037927424"), "{error}");
-        // Long before that a larger drive needs more tables than there may be.
-        let error = plan(1 << 61).unwrap_err();
-        assert!(error.detail().contains("too large for an image"), "{error}");
+    }
+    #[test]
+    fn a_file_of_as_many_clusters_as_a_block_counts_has_one_block() {
+        // Header, refcount table and block, L1, five L2 tables, zone table, session, generations.
+        let others = 12;
+        let blocks = |clusters: u64| {
+            Layout::plan(&Geometry::with_size(clusters * CLUSTER)).unwrap().refcount_blocks.clusters
+        };
+        assert_eq!(blocks(REFCOUNTS - others), 1);
+        assert_eq!(blocks(REFCOUNTS - others + 1), 2);
     }
 }

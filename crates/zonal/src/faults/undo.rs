@@ -13,8 +13,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What a power cut leaves whole: old or new. The largest block a drive has, so that a cut tears
-/// none.
+/// What a power cut leaves whole: old or new. The block of nearly all drives; of larger ones a cut may
+/// tear one.
 pub(super) const BLOCK: u64 = 4096;
 
 /// A block's bytes; `None` is all zeros.
@@ -177,7 +177,8 @@ impl Undo {
             {
                 block.durable = version.content;
             }
-            if block.versions.is_empty() {
+            // While one is under way the disk does not say what is durable.
+            if block.versions.is_empty() && !self.under_way.values().any(|b| b.contains(&index)) {
                 done.push(index);
             }
         }
@@ -295,6 +296,23 @@ mod tests {
             undo.sync(barrier);
         });
         assert_eq!(found, [[1, 5], [2, 5]].into());
+    }
+
+    #[test]
+    fn a_write_that_outlasts_a_sync_takes_nothing_back_that_a_later_sync_covers() {
+        let found = left(|undo, disk| {
+            let block = |byte| [byte; SIZE];
+            let late = undo.begin(disk, 0, BLOCK, Some(&block(1))).unwrap();
+            write(undo, disk, 0, 2, Ended::Cached);
+            undo.sync(undo.barrier());
+            let later = undo.begin(disk, 0, BLOCK, Some(&block(3))).unwrap();
+            disk.write_all_at(&block(1), 0).unwrap();
+            undo.end(late, Ended::Cached);
+            disk.write_all_at(&block(3), 0).unwrap();
+            undo.end(later, Ended::Cached);
+            undo.sync(undo.barrier());
+        });
+        assert_eq!(found, [[3, 0]].into());
     }
 
     #[test]

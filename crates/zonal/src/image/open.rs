@@ -32,7 +32,7 @@ use zonal_core::format::check::Space;
 use zonal_core::format::map::Map;
 use zonal_core::format::qcow2::{Header, MAX_CLUSTER, Tables};
 use zonal_core::format::zonal::{
-    Condition, Extension, GENERATIONS_PER_PAGE, Session, generation_pages, newest_page,
+    Condition, Extension, GENERATIONS_PER_PAGE, Session, encode_page, generation_pages, newest_page,
 };
 use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
 use zonal_core::zone::ZoneState;
@@ -399,11 +399,15 @@ impl Parts {
                     self.zero_ranges(&recovered.zero, stamp)?;
                     self.write_table(&recovered.moved, stamp)
                 };
-                mend().inspect_err(|_| live::distrust(&cells))?;
+                mend()
+                    .and_then(|()| self.write_generations(&recovered.later, stamp))
+                    .inspect_err(|_| live::distrust(&cells))?;
+                stamp();
             }
             Some(Err(doubt)) => self.give_up(doubt, boot, options, &mut notes)?,
             None => self.give_up("it was cut off", boot, options, &mut notes)?,
         }
+        self.write_session_again()?;
         Ok(notes)
     }
 
@@ -512,7 +516,15 @@ impl Parts {
                     let length = (piece.length - at).min(AGAIN_BYTES as u64) as usize;
                     let mut bytes = Buffer::unpooled(length);
                     self.disk.read_exact_at(&mut bytes, host + at).map_err(failed)?;
-                    self.disk.write_all_at(&bytes, host + at).map_err(failed)?;
+                    let is_hole = bytes.iter().all(|byte| *byte == 0);
+                    let again = match is_hole.then(|| self.disk.zero(host + at, length as u64)) {
+                        Some(Err(error)) if is_unsupported(&error) => None,
+                        zeroed => zeroed,
+                    };
+                    // What is a hole stays one: it takes no space, and need not find any.
+                    again
+                        .unwrap_or_else(|| self.disk.write_all_at(&bytes, host + at))
+                        .map_err(failed)?;
                 }
             }
         }
@@ -551,6 +563,27 @@ impl Parts {
             let entry = zonal_core::format::zoned::encode(&self.header.geometry, zone, wp);
             let offset = self.header.zone_entry_offset(zone);
             self.disk.write_all_at(&entry.to_be_bytes(), offset).map_err(failed)?;
+        }
+        self.disk.sync_data().map_err(failed)
+    }
+
+    /// Writes the generations of `zones`, which are in order, durably; calls `before` before each page.
+    fn write_generations(&mut self, zones: &[ZoneIndex], before: impl Fn()) -> Result<()> {
+        let Some(extension) = self.extension else { return Ok(()) };
+        let failed = |error| metadata_error("the generations", error);
+        let mut pages: Vec<u32> = zones.iter().map(|zone| zone.0 / GENERATIONS_PER_PAGE).collect();
+        pages.dedup();
+        for page in pages {
+            before();
+            let first = (page * GENERATIONS_PER_PAGE) as usize;
+            let found = self.found[first..].iter().take(GENERATIONS_PER_PAGE as usize);
+            let generations: Vec<u32> = found.map(|found| found.generation.0).collect();
+            let sequence = &mut self.generation_sequences[page as usize];
+            *sequence += 1;
+            let offset =
+                extension.generation_page_offset(self.header.geometry.zones(), page, *sequence);
+            let bytes = encode_page(page, *sequence, &generations);
+            self.disk.write_all_at(&bytes, offset).map_err(failed)?;
         }
         self.disk.sync_data().map_err(failed)
     }
@@ -620,8 +653,15 @@ impl Parts {
     }
 
     fn write_session(&mut self) -> Result<()> {
-        let Some(extension) = &self.extension else { return Ok(()) };
         self.session.sequence += 1;
+        self.write_session_again()
+    }
+
+    /// Writes the session record that was read once more, durably. A process that was killed, or whose
+    /// sync failed, may have left it in the page cache alone; and the one that counts has to be on the
+    /// disk before the other copy is written.
+    fn write_session_again(&self) -> Result<()> {
+        let Some(extension) = &self.extension else { return Ok(()) };
         let page = self.session.encode(&extension.image_id)?;
         let offset = extension.session_offset(self.session.sequence);
         self.disk

@@ -405,6 +405,8 @@ async fn write_pages(scene: &Scene, image: &Image, pages: &Pages) -> Result<()> 
         zones.latched_error().with_source(error)
     })?;
     for batch in batches {
+        // Another's sync may have failed while the one before was written.
+        latched(zones)?;
         write_all_durably(scene, batch).await.map_err(|error| {
             zones.latch(&blamed("a write of the zone table failed", &error));
             zones.latched_error().with_source(error)

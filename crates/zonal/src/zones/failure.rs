@@ -192,11 +192,12 @@ impl Control {
         if !zeroed {
             self.hide(zones, zone, &dead);
         }
-        for ended in &ended {
-            let unfinished = ended.failed && !zeroed && zones.is_latched();
-            if !ended.lost && !unfinished {
-                zones.cells.clear(ended.id);
-            }
+        // Where neither the zeros nor the note of the ranges is on the disk, the live file keeps them, for
+        // the next opening to zero. The drive takes no more writes, which could want their slots.
+        let keeps = !zeroed && self.latch.is_some();
+        let stays = |ended: &&Ended| ended.lost || keeps && ended.failed;
+        for ended in ended.iter().filter(|ended| !stays(ended)) {
+            zones.cells.clear(ended.id);
         }
         self.durability.clamp(zone, settlement.wp);
         let (old, new) = zones.change(zone, |word| word.settled(settlement.wp, capacity));

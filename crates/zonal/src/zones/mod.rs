@@ -332,6 +332,11 @@ impl Zones {
         Ok(())
     }
 
+    /// Whether a close has begun, and its flush has not failed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.control().closed
+    }
+
     /// The session goes on after all, since the flush failed.
     pub(crate) fn cancel_close(&self) {
         self.control().closed = false;

@@ -115,10 +115,10 @@ pub(crate) fn run(args: &ConformArgs, ui: &Ui) -> Result<Outcome> {
     let report = examine(&mut bench, target, &device, seed, ui);
     let left = restore(&mut bench, &report);
     drop(bench);
-    present(args, &report, ui)?;
-    left?;
     // After a hang the queue is still waiting, and closing would wait for it.
     let closed = if report.hung.is_some() { Ok(()) } else { device.close() };
+    present(args, &report, ui)?;
+    left?;
     if let Some(signal) = interrupt.signal() {
         return Ok(Outcome::Interrupted(signal));
     }
@@ -185,13 +185,13 @@ fn restore(bench: &mut Bench<'_>, report: &Report) -> Result<()> {
 
 /// Prints the report.
 fn present(args: &ConformArgs, report: &Report, ui: &Ui) -> Result<()> {
-    if let Some(path) = &args.junit {
-        output::write_junit(path, report)?;
-    }
     if ui.json {
         print_json(io::stdout().lock(), report)?;
     } else {
         output::write_text(io::stdout().lock(), report)?;
+    }
+    if let Some(path) = &args.junit {
+        output::write_junit(path, report)?;
     }
     for left_out in &report.left_out {
         if left_out.ends_with("the time was up") {

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::verdict::{Row, Verdict};
-use crate::output::{Ui, plural};
+use crate::output::{Ui, folder_is_there, plural};
 
 /// How many of a rule's faults people are shown.
 const FAULTS_SHOWN: usize = 4;
@@ -116,7 +116,7 @@ const XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites";
 pub(super) fn may_hold_junit(path: &Path) -> Result<()> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return folder_is_there(path),
         Err(error) => return Err(error).context(path.display().to_string()),
     };
     let metadata = file.metadata()?;

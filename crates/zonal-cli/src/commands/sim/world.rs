@@ -498,7 +498,12 @@ impl<'a> World<'a> {
     }
 
     fn well(&self) -> How {
-        if self.shape.slow_zeroing { How::Unsupported } else { How::Well }
+        if self.zeroes_slowly() { How::Unsupported } else { How::Well }
+    }
+
+    /// Whether zeros have to be written.
+    fn zeroes_slowly(&self) -> bool {
+        self.shape.slow_zeroing && self.faults.has(Faults::ZEROING)
     }
 
     /// Everything ends, well.
@@ -520,7 +525,7 @@ impl<'a> World<'a> {
 
     /// The disk ends requests by itself.
     fn auto(&self, random: &mut Random, faults: FaultPlan) -> SimMode {
-        let no_zeroing = self.shape.slow_zeroing;
+        let no_zeroing = self.zeroes_slowly();
         SimMode::Auto { seed: random.next(), faults: FaultPlan { no_zeroing, ..faults } }
     }
 

@@ -292,7 +292,7 @@ fn lists_that_cannot_be_are_written_without_what_cannot_be() {
             (ZoneIndex(8), Extent::new(Blocks(0), Blocks(1))),
             (ZoneIndex(2), Extent::new(Blocks(3), Blocks(2))),
         ],
-        ..Session::closed(1)
+        ..Session::closed(5)
     };
     put_session(&mut image, 1, &session);
     let report = mend_sessions(&mut image, &[]).unwrap();
@@ -308,8 +308,8 @@ fn lists_that_cannot_be_are_written_without_what_cannot_be() {
         ],
         ..session
     };
-    assert_eq!(copy_of(&image, 0).unwrap(), Some(Session { sequence: 2, ..mended.clone() }));
-    assert_eq!(copy_of(&image, 1).unwrap(), Some(Session { sequence: 3, ..mended }));
+    assert_eq!(copy_of(&image, 0).unwrap(), Some(Session { sequence: 6, ..mended.clone() }));
+    assert_eq!(copy_of(&image, 1).unwrap(), Some(Session { sequence: 7, ..mended }));
 }
 
 #[test]
@@ -529,14 +529,15 @@ fn a_disk_that_fails_ends_the_repair() {
 
 #[test]
 fn a_long_zone_table_is_looked_at_to_its_end() {
-    let mut image = many_zones(65540, 65539);
+    let mut image = many_zones(65540, 65538);
     let table = image.header.zone_table_offset;
     for zone in [3, 65535, 65536, 65538] {
         image.set(table + 8 * zone, 1);
     }
-    let report = repair(&mut image, |header, patch| mend_zones(header, None, patch)).unwrap();
+    let report = mend_table(&mut image).unwrap();
     let entry = |zone: u64, length| (Mend::Conventional, table + 8 * zone, length);
-    assert_eq!(report.mended, [entry(3, 8), entry(65535, 16), entry(65538, 8)]);
+    let lost = (Mend::ZoneReadOnly(65538), table + 8 * 65538, 8);
+    assert_eq!(report.mended, [entry(3, 8), entry(65535, 16), lost]);
 }
 
 #[test]
@@ -789,4 +790,40 @@ fn a_run_of_bad_entries_is_one_finding_and_each_is_mended() {
     assert_eq!(report.mended, [(bad, REFCOUNT_TABLE + 16, 24)]);
     let entries = [2, 3, 4].map(|entry| image.number(REFCOUNT_TABLE + 8 * entry));
     assert_eq!(entries, [0, 0, 0]);
+}
+
+#[test]
+fn counts_of_each_block_are_those_of_its_own_clusters() {
+    let mut image = Image::new();
+    for cluster in [255, 256, 300] {
+        image.at(BLOCKS + 2 * cluster)[..2].copy_from_slice(&[0, 1]);
+    }
+    let report = mend_counts(&mut image, true).unwrap();
+    let leak =
+        |cluster, clusters| (Mend::Count(FindingKind::Leak), CLUSTER * cluster, CLUSTER * clusters);
+    assert_eq!(report.mended, [leak(255, 2), leak(300, 1)]);
+    assert!(image.file == Image::new().file);
+}
+
+#[test]
+fn counts_that_lie_in_something_else_are_named_by_their_entry() {
+    let mut image = Image::new();
+    image.set(REFCOUNT_TABLE + 8, 0x3000);
+    let report = mend_counts(&mut image, true).unwrap();
+    let bad = (Mend::Count(FindingKind::BadRefcountBlock), REFCOUNT_TABLE + 8, 8);
+    assert_eq!(report.mended[0], bad);
+    assert_eq!(image.number(REFCOUNT_TABLE + 8), 0);
+    assert_eq!(image.check(), []);
+}
+
+#[test]
+fn what_ends_where_a_block_does_needs_no_other_block() {
+    let mut image = Image::new();
+    let end = image.file.len();
+    // Past the drive's end, the last cluster that the first block counts.
+    image.set(0xb800 + 8 * 40, COPIED | (255 * CLUSTER));
+    image.set(REFCOUNT_TABLE + 8, 0);
+    mend_counts(&mut image, true).unwrap();
+    assert_eq!((image.number(REFCOUNT_TABLE + 8), image.file.len()), (0, end));
+    assert_eq!(image.check(), []);
 }

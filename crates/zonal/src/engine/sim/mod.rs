@@ -542,7 +542,7 @@ impl State {
     fn op(&mut self, engine: u32, kind: IoKind, offset: u64, length: u64, data: Vec<u8>) -> Op {
         let id = self.next_id;
         self.now_ns += STEP_NS;
-        if !matches!(kind, IoKind::Read | IoKind::SyncData) {
+        if self.power && !matches!(kind, IoKind::Read | IoKind::SyncData) {
             self.modified_ns = self.now_ns;
         }
         self.next_id += 1;
