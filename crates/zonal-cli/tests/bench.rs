@@ -209,7 +209,7 @@ fn an_interrupt_prints_what_was_measured() {
 fn a_run_that_a_full_drive_ends_says_so() {
     let place = Place::new();
     let run = place.ok("bench mem:size=8M,zone-size=1M --runtime 20s");
-    run.says(&["zonal: mem:size=8M: its zones were full after", "of 20 s", "--rate"]);
+    run.says(&["zonal: mem:size=8M,zone-size=1M: its zones were full after", "of 20 s", "--rate"]);
     for words in ["--runtime 100ms --rate-iops 10", "--size 1M"] {
         let run = place.ok(&format!("bench mem:size=64M,zone-size=8M {words}"));
         assert_eq!(run.talk, "", "{words}");
