@@ -20,8 +20,8 @@ use crate::sync::Mutex;
 use crate::sys::clock::BootId;
 use crate::sys::file::Access;
 use crate::sys::words::SharedWords;
-use crate::zones::cells::{DEPTH_MAX, QUEUES_MAX, words_needed};
-use crate::zones::{Cells, Found, InFlight, Keeping, SlotId, Zones};
+use crate::zones::cells::words_needed;
+use crate::zones::{Cells, Found, InFlight, Keeping, Zones};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -464,10 +464,7 @@ impl Parts {
             }
             (found.wp, found.generation) = (mark.end, mark.generation);
         }
-        let published: Vec<_> = (0..QUEUES_MAX)
-            .flat_map(|queue| (0..DEPTH_MAX).map(move |slot| SlotId { queue, slot }))
-            .filter_map(|id| cells.published(id))
-            .collect();
+        let published = cells.all_published();
         let mut in_their_places = BTreeMap::new();
         for InFlight { zone, .. } in published.iter().filter(|r| !r.proposed && !r.ended) {
             *in_their_places.entry(*zone).or_insert(0_u32) += 1;

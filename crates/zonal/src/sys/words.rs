@@ -10,7 +10,7 @@ pub(crate) struct SharedWords {
     #[cfg(not(zonal_shuttle))]
     len: usize,
     #[cfg(not(zonal_shuttle))]
-    _memory: Memory,
+    memory: Memory,
     #[cfg(zonal_shuttle)]
     words: Arc<[AtomicU64]>,
 }
@@ -18,12 +18,12 @@ pub(crate) struct SharedWords {
 #[cfg(not(zonal_shuttle))]
 enum Memory {
     Heap(#[allow(dead_code, reason = "keeps the memory")] Box<[AtomicU64]>),
-    Anonymous(#[allow(dead_code, reason = "keeps the mapping")] super::mmap::AnonymousMap),
-    Shared(#[allow(dead_code, reason = "keeps the memory")] Arc<SharedWords>),
-    Mapped(#[allow(dead_code, reason = "keeps the mapping")] super::mmap::SharedWords),
+    Anonymous(super::mmap::AnonymousMap),
+    Shared(Arc<SharedWords>),
+    Mapped(super::mmap::SharedWords),
 }
 
-// SAFETY: the words are atomics in memory that `_memory` owns for as long as this value lives and
+// SAFETY: the words are atomics in memory that `memory` owns for as long as this value lives and
 // that nobody reaches but through shared references to them.
 #[cfg(not(zonal_shuttle))]
 unsafe impl Send for SharedWords {}
@@ -39,14 +39,14 @@ impl SharedWords {
         {
             let bytes = len.saturating_mul(size_of::<AtomicU64>());
             if let Ok(map) = super::mmap::AnonymousMap::new(bytes) {
-                return Self { words: map.start().cast(), len, _memory: Memory::Anonymous(map) };
+                return Self { words: map.start().cast(), len, memory: Memory::Anonymous(map) };
             }
             let zeros = vec![0u64; len].into_boxed_slice();
             // SAFETY: AtomicU64 has the size, alignment and bit validity of u64, and the box is
             // the only owner.
             let words = unsafe { Box::from_raw(Box::into_raw(zeros) as *mut [AtomicU64]) };
             let first = core::ptr::NonNull::from(&*words).cast();
-            Self { words: first, len, _memory: Memory::Heap(words) }
+            Self { words: first, len, memory: Memory::Heap(words) }
         }
         #[cfg(zonal_shuttle)]
         Self { words: (0..len).map(|_| AtomicU64::new(0)).collect() }
@@ -55,13 +55,25 @@ impl SharedWords {
     /// The same words once more, as a file that is mapped twice.
     pub(crate) fn share(words: &Arc<Self>) -> Self {
         #[cfg(not(zonal_shuttle))]
-        return Self { words: words.words, len: words.len, _memory: Memory::Shared(words.clone()) };
+        return Self { words: words.words, len: words.len, memory: Memory::Shared(words.clone()) };
         #[cfg(zonal_shuttle)]
         Self { words: words.words.clone() }
     }
 
+    /// All of them are read next: has their memory ready, where it is mapped.
+    pub(crate) fn populate(&self) {
+        #[cfg(not(zonal_shuttle))]
+        match &self.memory {
+            Memory::Heap(_) => {}
+            Memory::Anonymous(map) => map.populate(),
+            Memory::Shared(words) => words.populate(),
+            Memory::Mapped(file) => file.populate(),
+        }
+    }
+
     /// What they hold now, on the heap.
     pub(crate) fn copy(&self) -> Self {
+        self.populate();
         let copy = Self::heap(self.len());
         for index in 0..self.len() {
             let value = self.get(index).load(Ordering::Acquire);
@@ -78,7 +90,7 @@ impl SharedWords {
         #[cfg(not(zonal_shuttle))]
         {
             let words = core::ptr::NonNull::from(file.words());
-            Self { words: words.cast(), len: words.len(), _memory: Memory::Mapped(file) }
+            Self { words: words.cast(), len: words.len(), memory: Memory::Mapped(file) }
         }
         #[cfg(zonal_shuttle)]
         {
@@ -105,7 +117,7 @@ impl SharedWords {
         #[cfg(not(zonal_shuttle))]
         {
             assert!(index < self.len);
-            // SAFETY: inside the memory that `_memory` owns: `index` was checked, the memory is
+            // SAFETY: inside the memory that `memory` owns: `index` was checked, the memory is
             // page or word aligned, and any bits are a valid AtomicU64.
             unsafe { self.words.add(index).as_ref() }
         }

@@ -222,6 +222,15 @@ impl Cells {
         }
     }
 
+    /// Every range that is published.
+    pub(crate) fn all_published(&self) -> Vec<InFlight> {
+        self.words.populate();
+        (0..QUEUES_MAX)
+            .flat_map(|queue| (0..DEPTH_MAX).map(move |slot| SlotId { queue, slot }))
+            .filter_map(|id| self.published(id))
+            .collect()
+    }
+
     /// Collects into `ranges` what is in flight in `zone` below `below`, or has ended there
     /// while the zone is failing, looking at `slots`.
     ///
