@@ -3,6 +3,8 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
+use zonal::ErrorKind;
+
 use super::verdict::Fault;
 
 /// One documented deviation.
@@ -23,6 +25,14 @@ const ZBC_NO_CHANGE: &str =
 /// What null_blk keeps of the data.
 const NOT_KEPT: &str = "null_blk's documentation, memory_backed: without it no data is kept";
 
+/// When null_blk closes a zone for another.
+const NOT_CLOSED: &str = "null_blk (null_check_open): at its limit on active zones it closes no zone for \
+                          one that is closed and is to be written";
+
+/// What it says to such a write, and what is said to those behind it in its zone.
+const AT_LIMIT: &str = ErrorKind::TooManyOpenZones.as_str();
+const BEHIND: &str = ErrorKind::BehindFailedWrite.as_str();
+
 /// All of them.
 pub(super) const TABLE: &[Known] = &[
     Known {
@@ -34,6 +44,8 @@ pub(super) const TABLE: &[Known] = &[
     Known { peer: "scsi_debug", rule: "state-close", case: "close empty", note: ZBC_NO_CHANGE },
     Known { peer: "scsi_debug", rule: "state-close", case: "close full", note: ZBC_NO_CHANGE },
     Known { peer: "scsi_debug", rule: "state-open", case: "open full", note: ZBC_NO_CHANGE },
+    Known { peer: "null_blk", rule: "append-completes", case: AT_LIMIT, note: NOT_CLOSED },
+    Known { peer: "null_blk", rule: "append-completes", case: BEHIND, note: NOT_CLOSED },
     Known { peer: "memory_backed=0", rule: "append-record", case: "contents", note: NOT_KEPT },
     Known { peer: "memory_backed=0", rule: "read-pointer", case: "contents", note: NOT_KEPT },
     Known { peer: "memory_backed=0", rule: "read-finished", case: "contents", note: NOT_KEPT },
@@ -82,8 +94,10 @@ fn describe_sysfs(folder: &Path, null_blk: &Path) -> String {
     let read = |path: &Path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_default();
-    if name.starts_with("nullb") {
-        return match read(&null_blk.join(&name).join("memory_backed")) {
+    // One that configfs made has the name of its folder there.
+    let configured = null_blk.join(&name);
+    if name.starts_with("nullb") || configured.exists() {
+        return match read(&configured.join("memory_backed")) {
             Some(backed) => format!("null_blk memory_backed={backed}"),
             None => "null_blk".into(),
         };
@@ -109,6 +123,10 @@ mod tests {
         let more = [fault("close empty"), fault("close closed")];
         assert_eq!(excuses(peer, "state-close", &more), None);
         assert_eq!(excuses(peer, "append-inside", &[fault("")]), None);
+        let null_blk = "block device, null_blk memory_backed=1";
+        let full = [fault("too many open zones"), fault("behind a failed write")];
+        assert_eq!(excuses(null_blk, "append-completes", &full), Some(vec![NOT_CLOSED.into()]));
+        assert_eq!(excuses(null_blk, "append-completes", &[fault("I/O error")]), None);
         assert_eq!(excuses("image", "state-close", &both), None);
     }
 
@@ -125,11 +143,14 @@ mod tests {
         let folder = |name: &str| place.path().join(name);
         fs::create_dir_all(folder("sda/device")).unwrap();
         fs::write(folder("sda/device/model"), "scsi_debug      \n").unwrap();
-        assert_eq!(describe_sysfs(&folder("sda"), place.path()), "scsi_debug");
+        assert_eq!(describe_sysfs(&folder("sda"), &folder("config")), "scsi_debug");
         fs::create_dir_all(folder("config/nullb0")).unwrap();
         fs::write(folder("config/nullb0/memory_backed"), "0\n").unwrap();
+        fs::create_dir_all(folder("config/managed")).unwrap();
+        fs::write(folder("config/managed/memory_backed"), "1\n").unwrap();
         let null_blk = |name| describe_sysfs(&folder(name), &folder("config"));
         assert_eq!(null_blk("nullb0"), "null_blk memory_backed=0");
+        assert_eq!(null_blk("managed"), "null_blk memory_backed=1");
         assert_eq!(null_blk("nullb1"), "null_blk");
         assert_eq!(describe_device(place.path()), "");
     }

@@ -17,6 +17,7 @@ use super::{
     verdict::{Checked, Fault, Stop},
 };
 use worker::Landed;
+use zonal::ErrorKind;
 
 /// What is judged, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,8 +57,18 @@ pub(super) struct Campaign {
 impl Campaign {
     fn find(&mut self, judgement: Judgement, situation: &str, text: String) {
         let case = if judgement == Judgement::Record { "contents" } else { situation };
+        self.find_case(judgement, case.into(), situation, &text);
+    }
+
+    fn find_case(&mut self, judgement: Judgement, case: String, situation: &str, text: &str) {
         let text = format!("{situation}: {text}");
-        self.findings.push((judgement, Fault { case: case.into(), text }));
+        self.findings.push((judgement, Fault { case, text }));
+    }
+
+    /// What a request came to that should not: its case is how it was refused, if it was.
+    fn find_end(&mut self, refused: Option<ErrorKind>, situation: &str, text: &str) {
+        let case = refused.map_or_else(|| situation.to_owned(), |kind| kind.to_string());
+        self.find_case(Judgement::Completes, case, situation, text);
     }
 }
 

@@ -230,7 +230,7 @@ fn run(
         landed.extend(some.into_iter().filter(|record| {
             lives.get(&record.stamp.zone).is_none_or(|life| *life == record.life)
         }));
-        findings.into_iter().for_each(|(judgement, text)| campaign.find(judgement, name, text));
+        findings.into_iter().for_each(|(refused, text)| campaign.find_end(refused, name, &text));
     }
     if let Some(tail) = tail {
         let sent: u64 = landed.iter().map(|record| record.length).sum();

@@ -7,14 +7,11 @@ use std::{
 
 use zonal::{Buffer, ErrorKind};
 
-use super::{
-    super::{
-        bench::{hung, judge_completion},
-        pattern::{self, Stamp},
-        peer::{Call, Peer},
-        verdict::{Checked, Stop},
-    },
-    Judgement,
+use super::super::{
+    bench::{hung, judge_completion},
+    pattern::{self, Stamp},
+    peer::{Call, Peer},
+    verdict::{Checked, Stop},
 };
 
 /// What a step does.
@@ -94,8 +91,8 @@ pub(super) struct Landed {
 pub(super) struct Work {
     /// What was acknowledged.
     pub(super) landed: Vec<Landed>,
-    /// What was wrong.
-    pub(super) findings: Vec<(Judgement, String)>,
+    /// Requests that did not end as they should: how they were refused, if they were, and what was seen.
+    pub(super) findings: Vec<(Option<ErrorKind>, String)>,
     /// How many resets of each zone were asked for.
     pub(super) lives: HashMap<u32, u32>,
 }
@@ -146,12 +143,12 @@ pub(super) fn run(
         };
         let Some(sent) = under_way.remove(&ended.tag) else {
             let text = format!("a completion has the tag {}, which no request has", ended.tag);
-            work.findings.push((Judgement::Completes, text));
+            work.findings.push((None, text));
             continue;
         };
         if let Err(seen) = judge_completion(&ended, ended.tag, sent.length) {
             let text = format!("{}: its completion {seen}", sent.words);
-            work.findings.push((Judgement::Completes, text));
+            work.findings.push((None, text));
         }
         work.note(&sent, &ended);
     }
@@ -161,7 +158,7 @@ impl Work {
     fn note(&mut self, sent: &Sent, ended: &zonal::Completion) {
         let Sent { step, words, life, .. } = sent;
         let wrong = match (&ended.result, step.has_to_fail()) {
-            (Ok(_), true) => Some(format!("{words} succeeded; it has to be refused")),
+            (Ok(_), true) => Some((None, format!("{words} succeeded; it has to be refused"))),
             (Ok(_), false) => {
                 if let Deed::Append(length) = step.deed {
                     let Step { stamp, .. } = *step;
@@ -171,9 +168,10 @@ impl Work {
                 None
             }
             (Err(error), _) => {
-                (!step.may.contains(&error.kind())).then(|| format!("{words}: {error}"))
+                let kind = error.kind();
+                (!step.may.contains(&kind)).then(|| (Some(kind), format!("{words}: {error}")))
             }
         };
-        self.findings.extend(wrong.map(|text| (Judgement::Completes, text)));
+        self.findings.extend(wrong);
     }
 }
