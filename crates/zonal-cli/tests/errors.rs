@@ -147,6 +147,13 @@ fn a_word_of_create_that_cannot_be_is_named_as_it_was_said() {
 fn a_check_of_nothing_says_how_to_make_a_drive_and_names_a_damaged_file_once() {
     let place = Place::with_disk("");
     place.run("check nope").exits(2).says(&["nope", "no such file", "zonal create nope"]);
+    // No drive is made there; a device is there when its driver is.
+    place.run("info /dev/nope").exits(2).says(&[
+        "/dev/nope",
+        "no such file",
+        "lsblk -z",
+        "modprobe",
+    ]);
     place.run("check .").exits(2).says(&["a folder", "name an image"]);
     place.run("info .").exits(2).says(&["a folder", "name an image", "zonal create"]);
     let mut bytes = fs::read(place.path("disk")).expect("the image");

@@ -803,6 +803,11 @@ pub(super) fn refuse_replaced(file: &FileDisk, path: &Path) -> Result<()> {
 
 pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
     let (kind, text) = match error.kind() {
+        io::ErrorKind::NotFound if path.starts_with("/dev") => {
+            let text = "lsblk -z lists the zoned devices there are; one whose driver this kernel \
+                        has not loaded is not among them (modprobe nvme, sd_mod, null_blk)";
+            (ErrorKind::NotFound, text.to_owned())
+        }
         io::ErrorKind::NotFound => {
             let text = format!("make a drive with: zonal create {} --size 8G", path.display());
             (ErrorKind::NotFound, text)
