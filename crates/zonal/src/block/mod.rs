@@ -405,6 +405,20 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_in_the_way_is_said_with_what_to_do() {
+        let path = Path::new("/dev/zoned");
+        let opened = |errno| open_error(io::Error::from_raw_os_error(errno), path);
+        assert!(opened(libc::EACCES).to_string().contains("ls -l /dev/zoned"));
+        assert_eq!(opened(libc::ENXIO).kind(), ErrorKind::NotFound);
+        assert!(opened(libc::ENXIO).to_string().contains("lsblk -z"));
+        assert!(opened(libc::EROFS).to_string().contains("open it to read"));
+        // A kernel from before zone reports had capacities, or a driver that has none.
+        let old = device_error(io::Error::from_raw_os_error(libc::ENOTTY), "its zone report");
+        assert_eq!(old.kind(), ErrorKind::Unsupported);
+        assert!(old.to_string().contains("it takes Linux 5.9"), "{old}");
+    }
+
+    #[test]
     fn a_zone_is_found_in_its_own_state() {
         let geometry = geometry(&queue(), &zones()).unwrap();
         let mut zone = zones()[1];

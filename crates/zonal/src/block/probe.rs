@@ -222,6 +222,15 @@ mod tests {
         assert_eq!(mounted(mounts, "254:2"), None);
     }
 
+    #[test]
+    fn who_has_a_device_is_named_where_sysfs_knows() {
+        let (folder, device) = sysfs(&[("dev", "0:0")]);
+        assert_eq!(device.holder(), None, "another program: nobody tells which");
+        fs::create_dir_all(folder.path().join("holders/dm-3")).unwrap();
+        let holder = device.holder().unwrap();
+        assert_eq!(holder, "dm-3 is made of it; take that apart first");
+    }
+
     /// A folder like sysfs's, with these files.
     fn sysfs(files: &[(&str, &str)]) -> (tempfile::TempDir, Sysfs) {
         let folder = tempfile::tempdir().unwrap();
