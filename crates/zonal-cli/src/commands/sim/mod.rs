@@ -85,7 +85,11 @@ fn parse_faults(text: &str) -> Result<Faults, String> {
             }
         },
     };
-    text.split(',').try_fold(Faults::NONE, |faults, word| Ok(faults.and(one(word.trim())?)))
+    let words: Vec<_> = text.split(',').map(str::trim).collect();
+    if words.len() > 1 && words.contains(&"none") {
+        return Err("`none` stands alone; leave it out, or the others".to_owned());
+    }
+    words.into_iter().try_fold(Faults::NONE, |faults, word| Ok(faults.and(one(word)?)))
 }
 
 #[cfg(zonal_break)]
