@@ -486,8 +486,10 @@ impl Truth {
             };
             if let Some(value) = values.iter_mut().find(own) {
                 (value.ended, value.well) = (Some(now), well);
+                let asked = value.asked;
+                // Of what others wrote since, nothing is promised.
                 if durable && well {
-                    supersede(values, now + 1);
+                    overwrite(values, asked);
                 }
             }
         }
@@ -864,10 +866,13 @@ fn supersede(values: &mut Vec<Value>, when: u64) {
         .map(|value| value.asked)
         .max();
     if let Some(newest) = newest {
-        values.retain(|value| {
-            value.ended.is_none_or(|ended| ended >= newest) || value.asked == newest
-        });
+        overwrite(values, newest);
     }
+}
+
+/// Takes out what had ended before the write that was asked for then.
+fn overwrite(values: &mut Vec<Value>, asked: u64) {
+    values.retain(|value| value.ended.is_none_or(|ended| ended >= asked) || value.asked == asked);
 }
 
 const fn is_open(state: ZoneState) -> bool {
