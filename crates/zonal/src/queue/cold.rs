@@ -13,12 +13,13 @@
 //!   zone report, then the verdicts.
 
 use super::task::Desk;
-use crate::block::Block;
+use crate::block::write_kind;
 use crate::buffer::Buffer;
-use crate::device::Drive;
-use crate::engine::IoKind;
+use crate::device::{Drive, Medium};
+use crate::engine::{IoKind, Zoned};
 use crate::faults::{errno, is_injected};
 use crate::image::{Clusters, Grant, Image, Span};
+use crate::nvme::ONE_ZONE_BYTES;
 use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Standing, Zones, drained};
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -59,8 +60,8 @@ impl Scene {
 
 /// Opens, closes, finishes or resets a zone.
 pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
-    if let Some(block) = scene.drive.block() {
-        return operate_device(&scene, block, zone, op).await;
+    if scene.drive.is_device() {
+        return operate_device(&scene, zone, op).await;
     }
     let zones = scene.zones();
     let gate = GateLock::new(zones, zone).await;
@@ -108,7 +109,7 @@ pub(super) async fn condemn(scene: Scene, zone: ZoneIndex, condition: ZoneState)
 
 /// The same on a device: by the rules first, then by the device, whose word on what came of it
 /// holds.
-async fn operate_device(scene: &Scene, block: &Block, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
+async fn operate_device(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
     let zones = scene.zones();
     let gate = GateLock::new(zones, zone).await;
     drained(&gate).await;
@@ -117,8 +118,7 @@ async fn operate_device(scene: &Scene, block: &Block, zone: ZoneIndex, op: ZoneO
     // A full zone is finished, and an empty one is not left to be what somebody else made of it.
     zones.operate(zone, op).map_err(Error::from)?;
     scene.begun.set(true);
-    let (done, standing) = scene.desk.answer(block.manage(zone, op)?).await;
-    match (done, standing) {
+    match manage(scene, zone, op).await? {
         (done, Ok(standing)) => {
             zones.take_over(zone, standing);
             done
@@ -127,12 +127,48 @@ async fn operate_device(scene: &Scene, block: &Block, zone: ZoneIndex, op: ZoneO
     }
 }
 
+/// Has a device do something to a zone, and asks it what came of that, which is the second answer.
+async fn manage(
+    scene: &Scene,
+    zone: ZoneIndex,
+    op: ZoneOp,
+) -> Result<(Result<()>, Result<Standing>)> {
+    match &scene.drive.medium {
+        Medium::Block(block) => Ok(scene.desk.answer(block.manage(zone, op)?).await),
+        Medium::Nvme(_) => {
+            let start = scene.zones().offset_of(zone, Blocks::ZERO);
+            let (done, _) = scene.desk.command(Zoned::Manage(op), start, None).await;
+            Ok((done.map(|_| ()).map_err(command_failed), ask(scene, zone).await))
+        }
+        Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => {
+            Err(no_device())
+        }
+    }
+}
+
 /// Asks a device how a zone stands.
 pub(super) async fn ask(scene: &Scene, zone: ZoneIndex) -> Result<Standing> {
-    match scene.drive.block() {
-        Some(block) => scene.desk.answer(block.ask(zone)?).await,
-        None => Err(Error::new(ErrorKind::Unsupported, "no device is below")),
+    match &scene.drive.medium {
+        Medium::Block(block) => scene.desk.answer(block.ask(zone)?).await,
+        Medium::Nvme(nvme) => {
+            let start = scene.zones().offset_of(zone, Blocks::ZERO);
+            let report = Some(Buffer::unpooled(ONE_ZONE_BYTES));
+            let (asked, report) = scene.desk.command(Zoned::Report, start, report).await;
+            asked.map_err(command_failed)?;
+            nvme.standing(&report.unwrap_or_else(|| Buffer::unpooled(0)), zone)
+        }
+        Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => {
+            Err(no_device())
+        }
     }
+}
+
+fn no_device() -> Error {
+    Error::new(ErrorKind::Unsupported, "no device is below")
+}
+
+fn command_failed(error: io::Error) -> Error {
+    Error::new(write_kind(&error), error.to_string()).with_source(error)
 }
 
 /// Resets all sequential zones that can be reset.
@@ -303,7 +339,7 @@ impl Drop for Punch<'_> {
 /// Makes everything acknowledged before it durable; shared by all who wait at the same time.
 pub(super) async fn flush(scene: Scene) -> Result<()> {
     let zones = scene.zones();
-    if scene.drive.disk().is_none() {
+    if !scene.drive.has_engine() {
         return Ok(());
     }
     match role(zones, Join::Flush).await {
@@ -443,7 +479,7 @@ pub(super) async fn settle(scene: Scene, settling: Settling) {
     let zone = settling.zone;
     let (dead, wp) = (settling.dead.clone(), settling.wp());
     let mut settler = Settler { zones: scene.zones(), settling: Some(settling), zeroed: false };
-    if scene.drive.block().is_some() {
+    if scene.drive.is_device() {
         return settle_as_reported(&scene, zone, settler).await;
     }
     let mut zeroed = Ok(());
