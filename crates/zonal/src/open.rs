@@ -124,7 +124,7 @@ fn open_path(
     if faults.is_some() {
         // What a plan fails before it reaches a device leaves no trace there, and is sent again as
         // having come out of order; and what a cut would take back, no device unwrites.
-        let text = "a zoned block device takes no fault plan; give one to an image of its shape \
+        let text = "a real device takes no fault plan; give one to an image of its shape \
                     (zonal create), or leave it out";
         return Err(Error::new(ErrorKind::Unsupported, text).on(name).during("open"));
     }

@@ -19,6 +19,7 @@ use super::uring::{Below, REGISTERED, Uring, os_error, probe};
 use super::{EngineOptions, Io, IoKind, polled};
 use crate::buffer::Arena;
 use crate::nvme::{Namespace, Status};
+use crate::sys::DIRECT_ALIGNMENT;
 use crate::sys::nvme::{Command, URING_CMD_IO};
 
 /// What only a device with zones of its own is asked for.
@@ -30,6 +31,8 @@ pub(crate) enum Zoned {
     Report,
     /// Something is done to the zone that starts at the offset.
     Manage(ZoneOp),
+    /// All zones that can be reset are.
+    ResetAll,
 }
 
 /// An opened namespace; a clone is another handle of it.
@@ -58,6 +61,18 @@ impl NvmeDisk {
     /// `Unsupported`: it gives none, or knows no commands in rings.
     pub(crate) fn probe() -> io::Result<()> {
         probe::<Commands>()
+    }
+
+    /// Asks for a report by a ring, into a buffer that the ring knows, to see whether the kernel takes
+    /// such commands.
+    ///
+    /// # Errors
+    /// The kernel's or the device's.
+    pub(crate) fn try_command(&self) -> io::Result<()> {
+        let arena = Arena::new(1, DIRECT_ALIGNMENT)?;
+        let options = EngineOptions { sq_entries: 1, cq_entries: 1, ..EngineOptions::default() };
+        let buffer = arena.lease(DIRECT_ALIGNMENT).ok_or(io::ErrorKind::OutOfMemory)?;
+        self.engine(&options, Some(&arena))?.try_once(buffer, true, Some(Zoned::Report))
     }
 
     /// A ring for the calling thread.
@@ -119,6 +134,7 @@ impl Commands {
             (Some(Zoned::Append), _) => (namespace.append(offset, len, durable), len),
             (Some(Zoned::Report), _) => (namespace.report(offset, len), len),
             (Some(Zoned::Manage(op)), _) => (namespace.manage(offset, op), 0),
+            (Some(Zoned::ResetAll), _) => (namespace.reset_all(), 0),
             (None, IoKind::Read) => (namespace.read(offset, len), len),
             (None, IoKind::Write | IoKind::WriteDurable) => {
                 (namespace.write(offset, len, durable), len)
@@ -130,14 +146,6 @@ impl Commands {
 }
 
 impl Uring<Commands> {
-    /// Asks for a report, with nothing else in flight, to see whether the kernel takes commands.
-    ///
-    /// # Errors
-    /// The kernel's or the device's.
-    pub(crate) fn try_command(&mut self) -> io::Result<()> {
-        self.try_once(Some(Zoned::Report))
-    }
-
     /// Where the last append of a slot landed, in bytes of the drive.
     pub(crate) fn landed(&self, token: u64) -> Option<u64> {
         let commands = self.below();
@@ -233,6 +241,7 @@ mod tests {
         assert_eq!(opcode(IoKind::Read, Some(Zoned::Report)).0, 0x7A);
         let manage = Zoned::Manage(ZoneOp::Reset);
         assert_eq!(opcode(IoKind::SyncData, Some(manage)), (0x79, 0, 0));
+        assert_eq!(opcode(IoKind::SyncData, Some(Zoned::ResetAll)), (0x79, 0, 0));
         assert!(commands.command(&io(IoKind::Zero, None, 0)).is_none());
     }
 
@@ -245,6 +254,8 @@ mod tests {
         }
         let device = File::options().read(true).write(true).open("/dev/zero").unwrap();
         let disk = NvmeDisk::new(device, Namespace { nsid: 1, block_shift: 12 });
+        let error = disk.try_command().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
         let mut ring = disk.engine(&EngineOptions::default(), None).unwrap();
         for kind in [IoKind::SyncData, IoKind::Zero] {
             // SAFETY: neither moves bytes.

@@ -38,10 +38,9 @@ use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 use super::file::FileDisk;
 use super::wake::Wake;
 use super::{EngineOptions, Io, IoKind, Zoned};
-use crate::buffer::Arena;
+use crate::buffer::{Arena, Buffer};
 use crate::sys::DIRECT_ALIGNMENT;
 use crate::sys::limits::lockable_bytes;
-use crate::sys::memory::AlignedBytes;
 
 /// The token of the poll request on the eventfd.
 const WAKE: u64 = u64::MAX;
@@ -292,14 +291,19 @@ impl<B: Below> Uring<B> {
 
     /// Of a ring made with `hipri`: reads the file's first block, to see whether that can be.
     pub(super) fn try_reading(&mut self) -> io::Result<()> {
-        self.try_once(None)
+        self.try_once(Buffer::unpooled(DIRECT_ALIGNMENT), false, None)
     }
 
-    /// Reads a block, of data or of what `zoned` asks for, with nothing else in flight.
-    pub(super) fn try_once(&mut self, zoned: Option<Zoned>) -> io::Result<()> {
-        let mut block = AlignedBytes::zeroed(DIRECT_ALIGNMENT);
+    /// Fills a buffer, of the arena if it is `fixed`, with data or with what `zoned` asks for, with
+    /// nothing else in flight.
+    pub(super) fn try_once(
+        &mut self,
+        mut block: Buffer,
+        fixed: bool,
+        zoned: Option<Zoned>,
+    ) -> io::Result<()> {
         let (ptr, len) = (block.as_mut_ptr(), block.len());
-        let io = Io { kind: IoKind::Read, offset: 0, ptr, len, fixed: false, token: 0, zoned };
+        let io = Io { kind: IoKind::Read, offset: 0, ptr, len, fixed, token: 0, zoned };
         // SAFETY: the block lives until the token is reaped; where it cannot be, for ever.
         if unsafe { self.push(io) }.is_err() {
             return Err(io::ErrorKind::WouldBlock.into());

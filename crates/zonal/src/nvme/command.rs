@@ -7,6 +7,9 @@ use zonal_core::zone::ZoneOp;
 /// Force Unit Access: durable on completion.
 const FUA: u32 = 1 << 30;
 
+/// Something is done to all zones whose state allows it.
+const SELECT_ALL: u32 = 1 << 8;
+
 /// In a report: no more zones are counted than are told of.
 const PARTIAL: u32 = 1 << 16;
 
@@ -71,6 +74,12 @@ impl Namespace {
         Command { cdw13: action, cdw12: 0, ..self.at(0x79, zone, 0, 0) }
     }
 
+    /// *Zone Management Send*, a reset of all zones (Select All).
+    pub(crate) fn reset_all(self) -> Command {
+        let Command { cdw13, .. } = self.manage(0, ZoneOp::Reset);
+        Command { cdw13: cdw13 | SELECT_ALL, ..self.manage(0, ZoneOp::Reset) }
+    }
+
     /// *Zone Management Receive*, a report of the zones from byte `offset` on.
     pub(crate) fn report(self, offset: u64, bytes: usize) -> Command {
         let words = (bytes / 4).saturating_sub(1) as u64;
@@ -123,6 +132,7 @@ mod tests {
         let sent = [ZoneOp::Close, ZoneOp::Finish, ZoneOp::Open, ZoneOp::Reset]
             .map(|op| words(NAMESPACE.manage(12288, op)));
         assert_eq!(sent, [1, 2, 3, 4].map(|action| [0x79, 3, 0, 0, action]));
+        assert_eq!(words(NAMESPACE.reset_all()), [0x79, 0, 0, 0, 0x104]);
         assert_eq!(words(NAMESPACE.report(4096, 4096)), [0x7A, 1, 0, 1023, 1 << 16]);
     }
 

@@ -207,18 +207,16 @@ fn sending_failed(error: io::Error) -> Error {
     Error::new(kind, text).with_source(error)
 }
 
-/// Sends one command through a ring, to see whether that can be.
+/// Sends one command through a ring, into a buffer that the kernel knows, to see whether that can be.
 fn rings_take_commands(disk: &NvmeDisk, node: &Node) -> Result<()> {
-    let options = EngineOptions { sq_entries: 1, cq_entries: 1, ..EngineOptions::default() };
-    let tried = NvmeDisk::probe().and_then(|()| disk.engine(&options, None)?.try_command());
-    tried.map_err(|error| {
+    NvmeDisk::probe().and_then(|()| disk.try_command()).map_err(|error| {
         if Status::of(&error).is_some() {
             return Error::new(ErrorKind::Io, format!("its zone report: {error}")).with_source(error);
         }
         let block = node.block_name();
         let text = match error.raw_os_error() {
             Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL) => format!(
-                "this kernel's driver takes no commands through io_uring; it takes Linux 5.19, or name \
+                "this kernel's driver takes no commands through io_uring; it takes Linux 6.1, or name \
                  the block device /dev/{block}"
             ),
             Some(libc::EACCES | libc::EPERM) => return sending_failed(error),
@@ -263,8 +261,7 @@ fn scale(identity: &Identity) -> Scale {
 /// All zones of the namespace.
 fn read_report(disk: &NvmeDisk, identity: &Identity, transfer: u64) -> Result<Vec<Reported>> {
     let scale = scale(identity);
-    let length = REPORT_BYTES.min(transfer).max(2 * DESCRIPTOR_BYTES as u64);
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(DIRECT_ALIGNMENT)];
+    let mut bytes = vec![0; report_bytes(transfer)];
     let mut zones: Vec<Reported> = Vec::new();
     let mut next = 0;
     while next < identity.size {
@@ -293,6 +290,12 @@ fn read_report(disk: &NvmeDisk, identity: &Identity, transfer: u64) -> Result<Ve
     Ok(zones)
 }
 
+/// How many bytes of a report one transfer takes: the head and a zone at least.
+fn report_bytes(transfer: u64) -> usize {
+    let bytes = REPORT_BYTES.min(transfer).max(2 * DESCRIPTOR_BYTES as u64);
+    usize::try_from(bytes).unwrap_or(ONE_ZONE_BYTES)
+}
+
 impl Nvme {
     /// A queue's ring.
     pub(crate) fn engine(
@@ -308,12 +311,21 @@ impl Nvme {
         self.transfer
     }
 
-    /// What a report says of a zone.
+    /// How many bytes a report of many zones has.
+    pub(crate) fn report_bytes(&self) -> usize {
+        report_bytes(self.transfer)
+    }
+
+    /// What a report says of the zones from `first` on, of which there is one at least.
     ///
     /// # Errors
-    /// `Unsupported`: nothing that can be understood.
-    pub(crate) fn standing(&self, report: &[u8], zone: ZoneIndex) -> Result<Standing> {
-        block::stands(report::zones(report, &self.scale)?.first(), &self.geometry, zone)
+    /// `Unsupported`: something that cannot be understood.
+    pub(crate) fn standings(&self, report: &[u8], first: ZoneIndex) -> Result<Vec<Standing>> {
+        let zones = report::zones(report, &self.scale)?;
+        let stands = |(nth, zone)| block::stands(zone, &self.geometry, ZoneIndex(first.0 + nth));
+        let count = zones.len().max(1);
+        let zones = zones.iter().map(Some).chain([None]).take(count);
+        (0..).zip(zones).map(stands).collect()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::device::{Drive, Medium};
 use crate::engine::{IoKind, Zoned};
 use crate::faults::{errno, is_injected};
 use crate::image::{Clusters, Grant, Image, Span};
-use crate::nvme::ONE_ZONE_BYTES;
+use crate::nvme::{Nvme, ONE_ZONE_BYTES};
 use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Standing, Zones, drained};
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -151,16 +151,27 @@ pub(super) async fn ask(scene: &Scene, zone: ZoneIndex) -> Result<Standing> {
     match &scene.drive.medium {
         Medium::Block(block) => scene.desk.answer(block.ask(zone)?).await,
         Medium::Nvme(nvme) => {
-            let start = scene.zones().offset_of(zone, Blocks::ZERO);
-            let report = Some(Buffer::unpooled(ONE_ZONE_BYTES));
-            let (asked, report) = scene.desk.command(Zoned::Report, start, report).await;
-            asked.map_err(command_failed)?;
-            nvme.standing(&report.unwrap_or_else(|| Buffer::unpooled(0)), zone)
+            let some = report(scene, nvme, zone, ONE_ZONE_BYTES).await?;
+            some.into_iter().next().ok_or_else(no_device)
         }
         Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => {
             Err(no_device())
         }
     }
+}
+
+/// How zones stand from `first` on, at least one and as many as a report of so many bytes has.
+async fn report(
+    scene: &Scene,
+    nvme: &Nvme,
+    first: ZoneIndex,
+    bytes: usize,
+) -> Result<Vec<Standing>> {
+    let start = scene.zones().offset_of(first, Blocks::ZERO);
+    let buffer = Some(Buffer::unpooled(bytes));
+    let (asked, report) = scene.desk.command(Zoned::Report, start, buffer).await;
+    asked.map_err(command_failed)?;
+    nvme.standings(report.as_deref().unwrap_or_default(), first)
 }
 
 fn no_device() -> Error {
@@ -173,6 +184,9 @@ fn command_failed(error: io::Error) -> Error {
 
 /// Resets all sequential zones that can be reset.
 pub(super) async fn reset_all(scene: Scene) -> Result<()> {
+    if let Medium::Nvme(nvme) = &scene.drive.medium {
+        return reset_at_once(&scene, nvme).await;
+    }
     for zone in (0..scene.zones().geometry.zones()).map(ZoneIndex) {
         match scene.zones().cells().load(zone).state() {
             ZoneState::NotWp | ZoneState::ReadOnly | ZoneState::Offline => {}
@@ -184,6 +198,34 @@ pub(super) async fn reset_all(scene: Scene) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The same by one command, with nothing in flight in any zone: also a zone that is empty must take no
+/// data while it is on its way. What came of it the device says.
+async fn reset_at_once(scene: &Scene, nvme: &Nvme) -> Result<()> {
+    let zones = scene.zones();
+    let all = || (0..zones.count()).map(ZoneIndex);
+    let mut gates = Vec::with_capacity(zones.count() as usize);
+    for zone in all() {
+        let gate = GateLock::new(zones, zone).await;
+        drained(&gate).await;
+        gates.push(gate);
+    }
+    latched(zones)?;
+    scene.begun.set(true);
+    for zone in all().filter(|&zone| zones.would(zone, ZoneOp::Reset).is_ok()) {
+        zones.operate(zone, ZoneOp::Reset).map_err(Error::from)?;
+    }
+    let (done, _) = scene.desk.command(Zoned::ResetAll, 0, None).await;
+    let mut next = 0;
+    while next < zones.count() {
+        let some = report(scene, nvme, ZoneIndex(next), nvme.report_bytes()).await?;
+        for (standing, zone) in some.into_iter().zip((next..).map(ZoneIndex)) {
+            zones.take_over(zone, standing);
+            next = zone.0 + 1;
+        }
+    }
+    done.map(|_| ()).map_err(command_failed)
 }
 
 /// Sees to it that a zone can take data: its reset is durable, and it has a place for all of it.

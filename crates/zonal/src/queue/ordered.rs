@@ -11,6 +11,7 @@ use super::{Queue, cold, io_text};
 use crate::block::write_kind;
 use crate::device::Drive;
 use crate::engine::{Engine, IoKind};
+use crate::nvme::Status;
 use crate::zones::{Counts, Finding, SlotId, Standing, Surprise};
 use std::io;
 use zonal_core::error::{Error, ErrorKind, Result};
@@ -166,8 +167,20 @@ impl Queue {
                 );
                 (ErrorKind::NotAtWritePointer, text)
             }
+            // The only one out, at the write pointer as it was known.
+            (_, None) if write_kind(&error) == ErrorKind::NotAtWritePointer => {
+                let text = format!(
+                    "another program has changed the zone; its write pointer is {at} by its report, go \
+                     on from there"
+                );
+                (ErrorKind::NotAtWritePointer, text)
+            }
             (_, None) => {
-                let landed = at.saturating_sub(slot.offset).min(slot.length());
+                let landed = match Status::of(&error) {
+                    // What the device refuses it does not begin.
+                    Some(status) if status.is_of_zones() => slot.transferred.into(),
+                    Some(_) | None => at.saturating_sub(slot.offset).min(slot.length()),
+                };
                 let text = format!(
                     "{}; {landed} bytes of it were written, the zone's write pointer is {at} by its \
                      report",

@@ -16,11 +16,9 @@ impl Queue {
     /// Brings an append before its zone's rules.
     pub(super) fn enter_placed(&mut self, number: u32, zone: ZoneIndex, write: Write, pass: Pass) {
         let zones = &self.drive.zones;
-        // Before the append can go out: it lands above all that was acknowledged by now.
-        let floor = zones.cells().mark(zone).end;
         let id = SlotId { queue: self.id, slot: number };
-        match zones.enter(id, zone, write, pass) {
-            Ok(entered) => {
+        match zones.enter_placing(id, zone, write, pass) {
+            Ok((entered, floor)) => {
                 let slot = self.slots.get(number);
                 slot.extent = Extent::new(entered.start, write.length);
                 slot.epoch = entered.epoch;

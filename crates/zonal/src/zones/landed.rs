@@ -13,9 +13,10 @@
 //! enters any more, and when nothing is in flight the device is asked, as after a failure. So the word
 //! follows the device.
 
-use super::Zones;
 use super::failure::{Conclusion, End, Leaving, Surprise};
+use super::{SlotId, Zones};
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
+use zonal_core::zone::{Barrier, Entered, Pass, Write};
 
 impl Zones {
     /// Whether the device places appends.
@@ -24,8 +25,21 @@ impl Zones {
         self.placing
     }
 
-    /// Ends an append that landed at `leaving.extent`; `floor` is the zone's acknowledged end from
-    /// before it was sent.
+    /// Lets an append in that the device will place, and says above what it lands: the zone's
+    /// acknowledged end. That is looked at when the append is in, since nobody resets the zone any more then, and
+    /// before it is sent.
+    pub(crate) fn enter_placing(
+        &self,
+        id: SlotId,
+        zone: ZoneIndex,
+        write: Write,
+        pass: Pass,
+    ) -> Result<(Entered, Blocks), Barrier> {
+        let entered = self.enter(id, zone, write, pass)?;
+        Ok((entered, self.cells.mark(zone).end))
+    }
+
+    /// Ends an append that landed at `leaving.extent`, and had to land above `floor`.
     pub(crate) fn landed(&self, leaving: &Leaving, floor: Blocks) -> Conclusion {
         let Leaving { zone, extent, .. } = *leaving;
         // Before anything else: that it has landed is no question any more.
@@ -59,7 +73,7 @@ impl Zones {
 #[cfg(not(zonal_shuttle))]
 mod tests {
     use super::super::cells::words_needed;
-    use super::super::{Cells, Found, Keeping, SlotId, Standing};
+    use super::super::{Cells, Found, Keeping, Standing};
     use super::*;
     use crate::mailbox::Mailbox;
     use crate::sync::Arc;
@@ -67,7 +81,7 @@ mod tests {
     use crate::sys::words::SharedWords;
     use zonal_core::format::Geometry;
     use zonal_core::units::Generation;
-    use zonal_core::zone::{Entered, Pass, Placement, Write, ZoneState};
+    use zonal_core::zone::{Placement, ZoneState};
 
     const ZONE: ZoneIndex = ZoneIndex(0);
 
@@ -89,9 +103,9 @@ mod tests {
         /// Sends an append in a slot.
         fn send(&self, slot: u32) -> (Leaving, Blocks) {
             let id = SlotId { queue: self.1, slot };
-            let floor = self.0.cells.mark(ZONE).end;
             let write = Write { placement: Placement::Append, length: Blocks(1) };
-            let Entered { start, epoch, .. } = self.0.enter(id, ZONE, write, Pass::None).unwrap();
+            let (entered, floor) = self.0.enter_placing(id, ZONE, write, Pass::None).unwrap();
+            let Entered { start, epoch, .. } = entered;
             let extent = Extent::new(start, Blocks(1));
             (Leaving { id, zone: ZONE, extent, epoch }, floor)
         }
@@ -130,6 +144,31 @@ mod tests {
         assert!(is_acknowledged(&bench.land(fourth, 13)));
         assert_eq!(bench.0.cells.mark(ZONE).end, Blocks(14));
         assert_eq!(bench.0.cells.load(ZONE).wp(), Blocks(14));
+    }
+
+    #[test]
+    fn there_is_no_false_alarm_however_threads_interleave() {
+        const EACH: u32 = 2000;
+        let bench = Bench::new();
+        let device = std::sync::Mutex::new(10);
+        std::thread::scope(|scope| {
+            for slot in 0..4 {
+                let (bench, device) = (&bench, &device);
+                scope.spawn(move || {
+                    for _ in 0..EACH {
+                        let sent = bench.send(slot);
+                        let place = {
+                            let mut wp = device.lock().unwrap();
+                            *wp += 1;
+                            *wp - 1
+                        };
+                        assert!(is_acknowledged(&bench.land(sent, place)));
+                    }
+                });
+            }
+        });
+        let end = Blocks(10 + 4 * EACH);
+        assert_eq!((bench.0.cells.load(ZONE).wp(), bench.0.cells.mark(ZONE).end), (end, end));
     }
 
     #[test]
