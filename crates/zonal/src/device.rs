@@ -8,6 +8,7 @@ use crate::file_zone::FileZone;
 use crate::handle::{HandleOptions, Pool};
 use crate::image::{Image, Mapping};
 use crate::memory::Memory;
+use crate::nvme::Nvme;
 use crate::queue::request::{Completion, Request};
 use crate::queue::{Queue, QueueOptions};
 use crate::sync::atomic::Ordering;
@@ -55,6 +56,7 @@ pub(crate) enum Medium {
     /// that can be late, short or gone.
     Planned(Disk),
     Block(Block),
+    Nvme(Nvme),
 }
 
 /// What there was to say when the drive was opened.
@@ -127,7 +129,7 @@ pub struct Limits {
 pub struct Info {
     /// As its user named it.
     pub target: String,
-    /// `memory`, `image`, `file` or `block device`.
+    /// `memory`, `image`, `file`, `block device` or `NVMe namespace` (by its commands).
     pub kind: &'static str,
     /// How an image's data lies in its file, `contiguous` or `scattered`.
     pub layout: Option<&'static str>,
@@ -156,6 +158,9 @@ pub struct Metrics {
     /// Writes that failed on a real device without a trace, and were sent again: they had reached it
     /// out of order.
     pub repeated: u64,
+    /// Times another program was found to have changed a zone of a real device: reset it, or written to
+    /// it.
+    pub foreign: u64,
     /// Reads and writes that the medium did in pieces.
     pub short: u64,
     /// Flush rounds; one may serve many flushes.
@@ -218,6 +223,7 @@ impl Device {
             Medium::File(file) => file.disk().engine_name(),
             Medium::Planned(disk) => disk.engine_name(),
             Medium::Block(block) => block.disk().engine_name(),
+            Medium::Nvme(_) => ("io_uring", true),
         };
         Limits {
             append_bytes_max: u64::from(geometry.max_append),
@@ -262,6 +268,7 @@ impl Device {
             Medium::Image(image) => ("image", Some(image)),
             Medium::File(_) => ("file", None),
             Medium::Block(_) => ("block device", None),
+            Medium::Nvme(_) => ("NVMe namespace", None),
         };
         Info {
             target: self.drive.name.clone(),
@@ -291,6 +298,7 @@ impl Device {
             failed: get(&counts.failed),
             held: get(&counts.held),
             repeated: get(&counts.repeated),
+            foreign: get(&counts.foreign),
             short: get(&counts.short),
             flush_rounds: get(&counts.flush_rounds),
             data_syncs: get(&counts.data_syncs),
@@ -338,7 +346,7 @@ impl Device {
             let text = format!("a zone cannot be made {condition}; read-only or offline can be");
             return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
         }
-        if self.drive.block().is_some() {
+        if self.drive.is_device() {
             let text = "the device itself says which of its zones are read-only or offline";
             return Err(Error::new(ErrorKind::Unsupported, text).in_zone(zone));
         }
@@ -383,7 +391,11 @@ impl Device {
             return Err(error);
         }
         match &self.drive.medium {
-            Medium::Memory(_) | Medium::File(_) | Medium::Planned(_) | Medium::Block(_) => Ok(()),
+            Medium::Memory(_)
+            | Medium::File(_)
+            | Medium::Planned(_)
+            | Medium::Block(_)
+            | Medium::Nvme(_) => Ok(()),
             Medium::Image(image) => image.close(&self.drive.zones).map_err(|e| e.on(self.name())),
         }
     }
@@ -427,7 +439,11 @@ impl Drive {
     pub(crate) fn image(&self) -> Option<&Image> {
         match &self.medium {
             Medium::Image(image) => Some(image),
-            Medium::Memory(_) | Medium::File(_) | Medium::Planned(_) | Medium::Block(_) => None,
+            Medium::Memory(_)
+            | Medium::File(_)
+            | Medium::Planned(_)
+            | Medium::Block(_)
+            | Medium::Nvme(_) => None,
         }
     }
 
@@ -435,15 +451,57 @@ impl Drive {
     pub(crate) fn block(&self) -> Option<&Block> {
         match &self.medium {
             Medium::Block(block) => Some(block),
-            Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => None,
+            Medium::Memory(_)
+            | Medium::Image(_)
+            | Medium::File(_)
+            | Medium::Planned(_)
+            | Medium::Nvme(_) => None,
         }
     }
 
-    /// What the drive's bytes are on; none for one in memory.
+    /// Whether the zones are a device's own, and its reports hold.
+    pub(crate) fn is_device(&self) -> bool {
+        match &self.medium {
+            Medium::Block(_) | Medium::Nvme(_) => true,
+            Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => false,
+        }
+    }
+
+    /// How many bytes one command moves at most, where there are commands.
+    #[inline]
+    pub(crate) fn command_max(&self) -> usize {
+        match &self.medium {
+            Medium::Nvme(nvme) => usize::try_from(nvme.transfer()).unwrap_or(usize::MAX),
+            Medium::Memory(_)
+            | Medium::Image(_)
+            | Medium::File(_)
+            | Medium::Planned(_)
+            | Medium::Block(_) => usize::MAX,
+        }
+    }
+
+    /// Whether a single write can be durable on completion, with no sync after it.
+    pub(crate) fn has_durable_commands(&self) -> bool {
+        match &self.medium {
+            Medium::Nvme(_) => true,
+            Medium::Memory(_)
+            | Medium::Image(_)
+            | Medium::File(_)
+            | Medium::Planned(_)
+            | Medium::Block(_) => false,
+        }
+    }
+
+    /// Whether its bytes are moved by an engine, and not copied in memory.
+    pub(crate) fn has_engine(&self) -> bool {
+        !matches!(self.medium, Medium::Memory(_))
+    }
+
+    /// The file that the drive's bytes are in; none for one in memory, or one that takes commands.
     #[inline]
     pub(crate) fn disk(&self) -> Option<&Disk> {
         match &self.medium {
-            Medium::Memory(_) => None,
+            Medium::Memory(_) | Medium::Nvme(_) => None,
             Medium::Image(image) => Some(image.disk()),
             Medium::File(file) => Some(file.disk()),
             Medium::Planned(disk) => Some(disk),
@@ -455,15 +513,15 @@ impl Drive {
     pub(crate) fn outlives_its_handles(&self) -> bool {
         match &self.medium {
             Medium::Memory(_) | Medium::Planned(_) => false,
-            Medium::Image(_) | Medium::File(_) | Medium::Block(_) => true,
+            Medium::Image(_) | Medium::File(_) | Medium::Block(_) | Medium::Nvme(_) => true,
         }
     }
 
-    /// Where on the disk the drive's bytes are; nowhere for one in memory.
+    /// Where in the file the drive's bytes are; nowhere for one without.
     #[inline]
     pub(crate) fn mapping(&self) -> Option<&Mapping> {
         match &self.medium {
-            Medium::Memory(_) => None,
+            Medium::Memory(_) | Medium::Nvme(_) => None,
             Medium::Image(image) => Some(image.mapping()),
             Medium::File(_) | Medium::Planned(_) | Medium::Block(_) => Some(&Mapping::IDENTITY),
         }
@@ -475,6 +533,10 @@ impl Drive {
         options: &EngineOptions,
         arena: Option<&Arena>,
     ) -> io::Result<Option<Engine>> {
+        if let Medium::Nvme(nvme) = &self.medium {
+            let ring = nvme.engine(options, arena)?;
+            return Ok(Some(Engine::Nvme(Box::new(ring))));
+        }
         self.disk().map(|disk| disk.engine(options, arena)).transpose()
     }
 
@@ -513,7 +575,11 @@ impl Drive {
             Medium::File(_) => Some(disk.len().map_err(|error| {
                 Error::new(ErrorKind::Io, "the length of the file").with_source(error)
             })?),
-            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) | Medium::Block(_) => None,
+            Medium::Memory(_)
+            | Medium::Image(_)
+            | Medium::Planned(_)
+            | Medium::Block(_)
+            | Medium::Nvme(_) => None,
         };
         faults.arm(outage, length);
         Ok(())
@@ -545,7 +611,11 @@ impl Drive {
     pub(crate) fn refused(&self, zone: ZoneIndex, refusal: Refusal) -> Error {
         let limit = match &self.medium {
             Medium::File(file) => file.limit(),
-            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) | Medium::Block(_) => None,
+            Medium::Memory(_)
+            | Medium::Image(_)
+            | Medium::Planned(_)
+            | Medium::Block(_)
+            | Medium::Nvme(_) => None,
         };
         let text = match (refusal, limit) {
             (Refusal::NotAtWritePointer { wp }, _) => {
@@ -638,7 +708,7 @@ impl Drive {
                 Sight::Whole
             }
             // Some devices refuse to read above a write pointer, or across zones.
-            Medium::Block(_) => Sight::Parts,
+            Medium::Block(_) | Medium::Nvme(_) => Sight::Parts,
         };
         Ok(if view.is_blank(length) { Sight::Nothing } else { whole })
     }
@@ -677,7 +747,7 @@ impl Drive {
         match &self.medium {
             Medium::Memory(memory) => memory.await_readers(zone),
             // A device's zone was emptied before this.
-            Medium::Image(_) | Medium::Planned(_) | Medium::Block(_) => {}
+            Medium::Image(_) | Medium::Planned(_) | Medium::Block(_) | Medium::Nvme(_) => {}
             Medium::File(file) => {
                 if let Err(error) = file.empty() {
                     self.zones.set_condition(zone, ZoneState::ReadOnly)?;
@@ -695,7 +765,11 @@ impl Drive {
     pub(crate) fn cut(&self, zone: ZoneIndex, wp: Blocks) -> Result<()> {
         match &self.medium {
             Medium::File(file) => file.cut(self.zones.offset_of(zone, wp)),
-            Medium::Memory(_) | Medium::Image(_) | Medium::Planned(_) | Medium::Block(_) => Ok(()),
+            Medium::Memory(_)
+            | Medium::Image(_)
+            | Medium::Planned(_)
+            | Medium::Block(_)
+            | Medium::Nvme(_) => Ok(()),
         }
     }
 

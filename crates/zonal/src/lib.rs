@@ -67,6 +67,7 @@ mod image;
 mod live;
 mod mailbox;
 mod memory;
+mod nvme;
 mod open;
 mod queue;
 pub mod sim;

@@ -8,6 +8,7 @@ use crate::engine::{Disk, EngineChoice};
 use crate::faults::Faults;
 use crate::handle::HandleOptions;
 use crate::memory::Memory;
+use crate::nvme;
 use crate::sys::words::SharedWords;
 use crate::target::Target;
 use crate::zones::cells::words_needed;
@@ -116,17 +117,18 @@ fn open_path(
     options: &OpenOptions,
     faults: Option<&Arc<Faults>>,
 ) -> Result<Device> {
-    if block::device_number(path).is_none() {
+    let is_namespace = nvme::device_number(path).is_some();
+    if block::device_number(path).is_none() && !is_namespace {
         return crate::image::open_as(path, name, options, faults);
     }
     if faults.is_some() {
         // What a plan fails before it reaches a device leaves no trace there, and is sent again as
         // having come out of order; and what a cut would take back, no device unwrites.
-        let text = "a zoned block device takes no fault plan; give one to an image of its shape \
+        let text = "a real device takes no fault plan; give one to an image of its shape \
                     (zonal create), or leave it out";
         return Err(Error::new(ErrorKind::Unsupported, text).on(name).during("open"));
     }
-    block::open(path, name, options)
+    if is_namespace { nvme::open(path, name, options) } else { block::open(path, name, options) }
 }
 
 fn open_memory(

@@ -1,4 +1,4 @@
-//! What a drive is called: a path (of an image, or of a zoned block device), `file:` and a path, or
+//! What a drive is called: a path (of an image, or of a device with zones), `file:` and a path, or
 //! `mem:` with the drive's shape; and behind that, perhaps, how it fails.
 //!
 //! The last `,faults=` in a name ends the drive's and begins its plan's. So a path that has one in it
@@ -13,13 +13,14 @@ use zonal_core::format::Geometry;
 /// A drive's name, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// An image or a zoned block device: what it is, is looked at when it is opened.
+    /// An image, a zoned block device, or the generic device of a zoned NVMe namespace: what it is, is
+    /// looked at when it is opened.
     Path(PathBuf),
     /// A drive in memory, of this shape.
     Memory(Geometry),
     /// An ordinary file as one zone that grows.
     File(PathBuf),
-    /// One of these, which fails by a plan; no block device does.
+    /// One of these, which fails by a plan; no device does.
     Faulty(Box<Target>, Box<FaultPlan>),
 }
 

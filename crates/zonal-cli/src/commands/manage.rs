@@ -188,7 +188,10 @@ fn manage(
     let kind = device.info().kind;
     device.close()?;
     let zones = done?;
-    if verb.is_fleeting() && !matches!(kind, "memory" | "block device") && !zones.is_empty() {
+    if verb.is_fleeting()
+        && !matches!(kind, "memory" | "block device" | "NVMe namespace")
+        && !zones.is_empty()
+    {
         ui.say(format_args!(
             "{}: done, but open and closed do not outlive the process: what was open is closed when \
              this command ends, and a zone without data is empty",

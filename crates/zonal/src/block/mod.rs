@@ -22,7 +22,8 @@ mod probe;
 mod report;
 
 pub(crate) use calls::Answer;
-pub(crate) use probe::device_number;
+pub(crate) use probe::{Queue, Sysfs, device_number};
+pub(crate) use report::Reported;
 
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::Disk;
@@ -34,8 +35,7 @@ use crate::sys::words::SharedWords;
 use crate::zones::cells::words_needed;
 use crate::zones::{Cells, Found, Keeping, Standing, Zones};
 use calls::Calls;
-use probe::{Queue, Sysfs};
-use report::{Reported, SECTOR};
+use report::SECTOR;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -186,7 +186,7 @@ fn read_report(file: &FileDisk, start: u64, most: u32) -> Result<Vec<Reported>> 
     Ok(zones)
 }
 
-/// The drive's shape, where it is one that the rules can work with.
+/// The drive's shape, where it is one that the kernel and the rules can work with.
 fn geometry(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
     let unsupported = |text: String| Error::new(ErrorKind::Unsupported, text);
     if zones.len() as u64 != u64::from(queue.zones) {
@@ -196,6 +196,12 @@ fn geometry(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
     if !queue.zone_size.is_power_of_two() {
         return Err(unsupported(format!("zones of {} bytes, no power of two", queue.zone_size)));
     }
+    shape(queue, zones)
+}
+
+/// The shape of a drive with these zones, where it is one that the rules can work with.
+pub(crate) fn shape(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
+    let unsupported = |text: String| Error::new(ErrorKind::Unsupported, text);
     let sequential = |zone: &Reported| zone.state != ZoneState::NotWp;
     let conventional = zones.iter().take_while(|&zone| !sequential(zone)).count();
     let Some(first) = zones.get(conventional) else {
@@ -247,7 +253,7 @@ fn geometry(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
 
 /// A zone as its report finds it. Of a read-only one the write pointer is not known, and all of it
 /// can be read.
-fn found(zone: &Reported, geometry: &Geometry) -> Found {
+pub(crate) fn found(zone: &Reported, geometry: &Geometry) -> Found {
     let written = zone.written.unwrap_or(zone.capacity);
     let sequential = zone.state != ZoneState::NotWp;
     Found {
@@ -324,12 +330,24 @@ fn manage(file: &FileDisk, geometry: &Geometry, zone: ZoneIndex, op: ZoneOp) -> 
 
 fn standing(file: &FileDisk, geometry: &Geometry, zone: ZoneIndex) -> Result<Standing> {
     let start = geometry.start_of(zone);
-    let reported = read_report(file, start, 1)?;
+    stands(read_report(file, start, 1)?.first(), geometry, zone)
+}
+
+/// How a zone stands by its report, if that is of this zone as it was when the drive was opened.
+///
+/// # Errors
+/// `Unsupported`: it is not.
+pub(crate) fn stands(
+    reported: Option<&Reported>,
+    geometry: &Geometry,
+    zone: ZoneIndex,
+) -> Result<Standing> {
     let same = |reported: &&Reported| {
         let shape = (reported.start, reported.size, reported.capacity);
-        shape == (start, geometry.size_of(zone), geometry.capacity_of(zone))
+        let (start, size) = (geometry.start_of(zone), geometry.size_of(zone));
+        shape == (start, size, geometry.capacity_of(zone))
     };
-    let reported = reported.first().filter(same).ok_or_else(|| {
+    let reported = reported.filter(same).ok_or_else(|| {
         let text = "its zone report no longer has this zone; open the device again";
         Error::new(ErrorKind::Unsupported, text)
     })?;

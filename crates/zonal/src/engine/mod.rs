@@ -11,11 +11,15 @@
 
 pub(crate) mod faulty;
 pub(crate) mod file;
+pub(crate) mod nvme;
 pub(crate) mod polled;
 pub(crate) mod sim;
 pub(crate) mod threads;
 pub(crate) mod uring;
 mod wake;
+
+pub(crate) use nvme::{Commands, NvmeDisk, Zoned};
+pub(crate) use uring::Uring;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -29,7 +33,7 @@ use file::FileDisk;
 use polled::Polled;
 use sim::{SimDisk, SimEngine, SimNotifier};
 use threads::{Threads, ThreadsNotifier};
-use uring::{Uring, UringNotifier};
+use uring::UringNotifier;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +66,9 @@ pub(crate) struct Io {
     pub(crate) fixed: bool,
     /// What the completion is told apart by. `u64::MAX` is taken.
     pub(crate) token: u64,
+    /// What a device with zones of its own is asked for; `kind` then says which way bytes move, and
+    /// with [`IoKind::SyncData`] none do. Other media are never asked.
+    pub(crate) zoned: Option<Zoned>,
 }
 
 /// What moves the bytes of an image or file. A drive in memory needs nothing for it.
@@ -100,8 +107,8 @@ impl EngineChoice {
     pub(crate) fn resolve(self) -> io::Result<(EngineKind, Option<io::Error>)> {
         match self {
             Self::Threads => Ok((EngineKind::Threads, None)),
-            Self::IoUring => uring::probe().map(|()| (EngineKind::IoUring, None)),
-            Self::Auto => match uring::probe() {
+            Self::IoUring => uring::probe::<FileDisk>().map(|()| (EngineKind::IoUring, None)),
+            Self::Auto => match uring::probe::<FileDisk>() {
                 Ok(()) => Ok((EngineKind::IoUring, None)),
                 Err(error) if threads_would_do(&error) => Ok((EngineKind::Threads, Some(error))),
                 Err(error) => Err(error),
@@ -352,6 +359,8 @@ pub(crate) enum Engine {
     Uring(Uring),
     /// A ring that asks the device, and an ordinary one.
     Polled(Box<Polled>),
+    /// A ring of commands to an NVMe namespace.
+    Nvme(Box<Uring<Commands>>),
     /// Threads that block.
     Threads(Threads),
     /// The simulator's.
@@ -381,7 +390,22 @@ impl Engine {
     pub(crate) fn keeps_order(&self) -> bool {
         match self {
             Self::Uring(_) | Self::Polled(_) => true,
-            Self::Threads(_) | Self::Sim(_) | Self::Faulty(_) => false,
+            // A device may do commands in any order.
+            Self::Nvme(_) | Self::Threads(_) | Self::Sim(_) | Self::Faulty(_) => false,
+        }
+    }
+
+    /// Where the append with that token landed, in bytes of the drive, once it has been reaped and until
+    /// the token is pushed again; `None` where nothing below places appends.
+    #[inline]
+    pub(crate) fn landed(&self, token: u64) -> Option<u64> {
+        match self {
+            Self::Nvme(engine) => engine.landed(token),
+            Self::Uring(_)
+            | Self::Polled(_)
+            | Self::Threads(_)
+            | Self::Sim(_)
+            | Self::Faulty(_) => None,
         }
     }
 
@@ -395,6 +419,7 @@ impl Engine {
     #[inline]
     pub(crate) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
         debug_assert_ne!(io.token, u64::MAX, "the engine's own token");
+        debug_assert!(io.zoned.is_none() || matches!(self, Self::Nvme(_)), "no such device");
         match self {
             // SAFETY: the caller's promise, handed on.
             Self::Uring(engine) => unsafe { engine.push(io) },
@@ -414,6 +439,8 @@ impl Engine {
             Self::Uring(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Polled(engine) => unsafe { engine.push(io) },
+            // SAFETY: likewise.
+            Self::Nvme(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
@@ -439,6 +466,7 @@ impl Engine {
         match self {
             Self::Uring(engine) => engine.submit(wait_for, timeout),
             Self::Polled(engine) => engine.submit(wait_for, timeout),
+            Self::Nvme(engine) => engine.submit(wait_for, timeout),
             Self::Threads(engine) => engine.submit(wait_for, timeout),
             Self::Sim(engine) => {
                 engine.submit(wait_for, timeout);
@@ -455,6 +483,7 @@ impl Engine {
         match self {
             Self::Uring(engine) => engine.reap(each),
             Self::Polled(engine) => engine.reap(each),
+            Self::Nvme(engine) => engine.reap(each),
             Self::Threads(engine) => engine.reap(each),
             Self::Sim(engine) => engine.reap(each),
             Self::Faulty(engine) => engine.reap(each),
@@ -466,6 +495,7 @@ impl Engine {
         match self {
             Self::Uring(engine) => engine.in_flight(),
             Self::Polled(engine) => engine.in_flight(),
+            Self::Nvme(engine) => engine.in_flight(),
             Self::Threads(engine) => engine.in_flight(),
             Self::Sim(engine) => engine.in_flight(),
             Self::Faulty(engine) => engine.in_flight(),
@@ -477,6 +507,7 @@ impl Engine {
         match self {
             Self::Uring(engine) => Notifier::Uring(engine.notifier()),
             Self::Polled(engine) => Notifier::Uring(engine.notifier()),
+            Self::Nvme(engine) => Notifier::Uring(engine.notifier()),
             Self::Threads(engine) => Notifier::Threads(engine.notifier()),
             Self::Sim(engine) => Notifier::Sim(engine.notifier()),
             Self::Faulty(engine) => engine.notifier(),
@@ -489,6 +520,7 @@ impl Engine {
         match self {
             Self::Uring(engine) => Some(engine.as_raw_fd()),
             Self::Polled(engine) => Some(engine.as_raw_fd()),
+            Self::Nvme(engine) => Some(engine.as_raw_fd()),
             Self::Threads(engine) => Some(engine.as_raw_fd()),
             Self::Sim(_) => None,
             Self::Faulty(engine) => engine.as_raw_fd(),
@@ -505,6 +537,7 @@ impl Engine {
         match self {
             Self::Uring(engine) => engine.prepare_to_poll(),
             Self::Polled(engine) => engine.prepare_to_poll(),
+            Self::Nvme(engine) => engine.prepare_to_poll(),
             Self::Threads(engine) => engine.prepare_to_poll(),
             Self::Sim(engine) => Ok(engine.prepare_to_poll()),
             Self::Faulty(engine) => engine.prepare_to_poll(),
@@ -516,6 +549,7 @@ impl Engine {
         match self {
             Self::Uring(engine) => engine.registered_bytes(),
             Self::Polled(engine) => engine.registered_bytes(),
+            Self::Nvme(engine) => engine.registered_bytes(),
             Self::Threads(_) | Self::Sim(_) => 0,
             Self::Faulty(engine) => engine.registered_bytes(),
         }
@@ -526,6 +560,7 @@ impl Engine {
         match self {
             Self::Uring(engine) => engine.syscalls(),
             Self::Polled(engine) => engine.syscalls(),
+            Self::Nvme(engine) => engine.syscalls(),
             Self::Threads(engine) => engine.syscalls(),
             Self::Sim(engine) => engine.syscalls(),
             Self::Faulty(engine) => engine.syscalls(),

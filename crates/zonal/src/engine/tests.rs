@@ -134,7 +134,15 @@ impl Slab<'_> {
         token: u64,
         fixed: bool,
     ) {
-        let io = Io { kind, offset, ptr: buffer.as_mut_ptr(), len: buffer.len(), fixed, token };
+        let io = Io {
+            kind,
+            offset,
+            ptr: buffer.as_mut_ptr(),
+            len: buffer.len(),
+            fixed,
+            token,
+            zoned: None,
+        };
         // SAFETY: the buffer is kept in the slab until its token is reaped.
         while unsafe { self.engine.push(io) }.is_err() {
             self.engine.submit(0, None).unwrap();
@@ -340,6 +348,7 @@ fn a_full_submission_ring_gives_the_request_back(kind: Kind) {
         len: 0,
         fixed: false,
         token,
+        zoned: None,
     };
     for token in 0..2 {
         // SAFETY: a sync has no bytes.

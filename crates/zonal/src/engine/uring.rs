@@ -1,4 +1,4 @@
-//! The engine over files: one io_uring of the calling thread.
+//! The engine over files and devices: one io_uring of the calling thread.
 //!
 //! Requests go from [`push`](Uring::push) into the submission ring, and to the kernel with one
 //! `io_uring_enter` that also waits. Completions are moved from the kernel's ring into `stash`
@@ -14,6 +14,9 @@
 //!   submission: nothing goes out before the caller of [`submit`](Uring::submit) says so.
 //! * The ring is dropped before the file and the arena it knows.
 //!
+//! What the ring talks to ([`Below`]) says in which entries, and what they mean: a file (here), or an
+//! NVMe namespace ([`super::nvme`]).
+//!
 //! A ring made with `hipri` belongs to [`Polled`](super::polled::Polled), which gives it nothing but
 //! reads and writes, and asks it by [`ask`](Uring::ask). Nobody notifies it.
 //!
@@ -28,22 +31,22 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use io_uring::squeue::EntryMarker as _;
 use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::file::FileDisk;
 use super::wake::Wake;
-use super::{EngineOptions, Io, IoKind};
-use crate::buffer::Arena;
+use super::{EngineOptions, Io, IoKind, Zoned};
+use crate::buffer::{Arena, Buffer};
 use crate::sys::DIRECT_ALIGNMENT;
 use crate::sys::limits::lockable_bytes;
-use crate::sys::memory::AlignedBytes;
 
 /// The token of the poll request on the eventfd.
 const WAKE: u64 = u64::MAX;
 
 /// The file's place among the ring's registered files, and the arena's among its buffers.
-const REGISTERED: u32 = 0;
+pub(super) const REGISTERED: u32 = 0;
 
 /// The most bytes the kernel reads or writes at once (its `MAX_RW_COUNT` for 4 KiB pages).
 const MAX_RW_BYTES: usize = 0x7FFF_F000;
@@ -77,17 +80,37 @@ const SQPOLL_IDLE_MS: u32 = 50;
 const RETRIES: u32 = 1000;
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
-/// One thread's ring over one file.
-pub(crate) struct Uring {
+/// What a ring talks to.
+pub(crate) trait Below: fmt::Debug + AsRawFd {
+    /// What a request is put into.
+    type Entry: squeue::EntryMarker;
+    /// What the kernel answers in.
+    type Completion: cqueue::EntryMarker;
+    /// The requests that the kernel has to know for it, and what they are called.
+    const NEEDED: &'static [(u8, &'static str)];
+
+    /// A request's entry, for the ring's only registered file; `known`: its bytes lie in the registered
+    /// buffer.
+    fn entry(&mut self, io: &Io, known: bool) -> Self::Entry;
+
+    /// Keeps what a completion says besides its result.
+    fn note(&mut self, completion: &Self::Completion);
+
+    /// What a result means: how many bytes, or the error.
+    fn result(&self, token: u64, result: i32) -> io::Result<u32>;
+}
+
+/// One thread's ring over one file or namespace.
+pub(crate) struct Uring<B: Below = FileDisk> {
     // First, so that it is dropped first: the kernel lets go of the file and the arena with it.
-    ring: IoUring,
-    file: FileDisk,
+    ring: IoUring<B::Entry, B::Completion>,
+    below: B,
     arena: Option<Arena>,
     /// How many bytes at the arena's start the kernel knows.
     registered: usize,
     stash: VecDeque<(u64, i32)>,
     /// What was pushed since the last submission, where the kernel takes it by itself.
-    staged: VecDeque<squeue::Entry>,
+    staged: VecDeque<B::Entry>,
     sqpoll: bool,
     in_flight: usize,
     wake: Arc<Wake>,
@@ -100,21 +123,32 @@ pub(crate) struct Uring {
 }
 
 impl Uring {
-    /// A ring for the calling thread.
+    /// A ring over a file, for the calling thread.
     pub(super) fn new(
         file: &FileDisk,
         options: &EngineOptions,
         arena: Option<&Arena>,
     ) -> io::Result<Self> {
-        let ring = set_up(options)?;
-        check_support(&ring)?;
-        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        Self::over(file.clone(), options, arena)
+    }
+}
+
+impl<B: Below> Uring<B> {
+    /// A ring for the calling thread.
+    pub(super) fn over(
+        below: B,
+        options: &EngineOptions,
+        arena: Option<&Arena>,
+    ) -> io::Result<Self> {
+        let ring = set_up::<B>(options)?;
+        check_support::<B>(&ring)?;
+        ring.submitter().register_files(&[below.as_raw_fd()])?;
         let arena = arena.filter(|_| options.register_buffers).cloned();
         let registered = arena.as_ref().map_or(0, |arena| register(&ring, arena));
         let entries = ring.params().sq_entries() + ring.params().cq_entries();
         Ok(Self {
             ring,
-            file: file.clone(),
+            below,
             arena,
             registered,
             stash: VecDeque::with_capacity(entries as usize),
@@ -132,7 +166,9 @@ impl Uring {
     /// # Safety
     /// As [`Engine::push`](super::Engine::push).
     pub(super) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
-        let entry = self.entry(&io).user_data(io.token);
+        let known = self.is_known(&io);
+        let mut entry = self.below.entry(&io, known);
+        entry.set_user_data(io.token);
         if self.sqpoll {
             if self.staged.len() >= self.ring.params().sq_entries() as usize {
                 return Err(io);
@@ -152,47 +188,11 @@ impl Uring {
         }
     }
 
-    fn entry(&self, io: &Io) -> squeue::Entry {
-        match io.kind {
-            IoKind::Read => self.read(io),
-            IoKind::Write => self.write(io, 0),
-            IoKind::WriteDurable => self.write(io, libc::RWF_DSYNC),
-            IoKind::SyncData => {
-                opcode::Fsync::new(Fixed(REGISTERED)).flags(FsyncFlags::DATASYNC).build()
-            }
-            IoKind::Zero => opcode::Fallocate::new(Fixed(REGISTERED), io.len as u64)
-                .offset(io.offset)
-                .mode(self.file.zero_mode().bits().cast_signed())
-                .build(),
-        }
-    }
-
     /// Whether the kernel knows these bytes: of a part of the arena it does not.
     fn is_known(&self, io: &Io) -> bool {
         let within = |arena: &Arena| io.ptr.addr() - arena.range().0.addr().get();
         let end = self.arena.as_ref().filter(|_| io.fixed).map(|arena| within(arena) + io.len);
         end.is_some_and(|end| end <= self.registered)
-    }
-
-    fn read(&self, io: &Io) -> squeue::Entry {
-        let (file, length) = (Fixed(REGISTERED), rw_length(io));
-        if self.is_known(io) {
-            opcode::ReadFixed::new(file, io.ptr, length, 0).offset(io.offset).build()
-        } else {
-            opcode::Read::new(file, io.ptr, length).offset(io.offset).build()
-        }
-    }
-
-    fn write(&self, io: &Io, flags: i32) -> squeue::Entry {
-        let (file, length) = (Fixed(REGISTERED), rw_length(io));
-        if self.is_known(io) {
-            opcode::WriteFixed::new(file, io.ptr, length, 0)
-                .offset(io.offset)
-                .rw_flags(flags)
-                .build()
-        } else {
-            opcode::Write::new(file, io.ptr, length).offset(io.offset).rw_flags(flags).build()
-        }
     }
 
     pub(super) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
@@ -291,9 +291,19 @@ impl Uring {
 
     /// Of a ring made with `hipri`: reads the file's first block, to see whether that can be.
     pub(super) fn try_reading(&mut self) -> io::Result<()> {
-        let mut block = AlignedBytes::zeroed(DIRECT_ALIGNMENT);
+        self.try_once(Buffer::unpooled(DIRECT_ALIGNMENT), false, None)
+    }
+
+    /// Fills a buffer, of the arena if it is `fixed`, with data or with what `zoned` asks for, with
+    /// nothing else in flight.
+    pub(super) fn try_once(
+        &mut self,
+        mut block: Buffer,
+        fixed: bool,
+        zoned: Option<Zoned>,
+    ) -> io::Result<()> {
         let (ptr, len) = (block.as_mut_ptr(), block.len());
-        let io = Io { kind: IoKind::Read, offset: 0, ptr, len, fixed: false, token: 0 };
+        let io = Io { kind: IoKind::Read, offset: 0, ptr, len, fixed, token: 0, zoned };
         // SAFETY: the block lives until the token is reaped; where it cannot be, for ever.
         if unsafe { self.push(io) }.is_err() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -315,6 +325,11 @@ impl Uring {
         self.flush()?;
         self.drain();
         Ok(())
+    }
+
+    /// What it talks to.
+    pub(super) fn below(&self) -> &B {
+        &self.below
     }
 
     /// How many requests have ended and not been reaped, as far as is known.
@@ -404,6 +419,8 @@ impl Uring {
     /// Moves what the kernel's ring of completions holds into the stash.
     fn drain(&mut self) {
         for completion in self.ring.completion() {
+            self.below.note(&completion);
+            let completion: cqueue::Entry = completion.into();
             if completion.user_data() == WAKE {
                 self.wake_armed = cqueue::more(completion.flags());
             } else {
@@ -417,7 +434,7 @@ impl Uring {
             self.drain();
             while let Some((token, result)) = self.stash.pop_front() {
                 self.in_flight -= 1;
-                each(token, u32::try_from(result).map_err(|_| os_error(result)));
+                each(token, self.below.result(token, result));
             }
             if !self.ring.submission().cq_overflow() || self.fetch_overflow().is_err() {
                 return;
@@ -472,6 +489,7 @@ impl Uring {
         let event = io_uring::types::Fd(self.wake.event.as_raw_fd());
         let readable = libc::POLLIN.cast_unsigned().into();
         let entry = opcode::PollAdd::new(event, readable).multi(true).build().user_data(WAKE);
+        let entry = B::Entry::from(entry);
         // SAFETY: a poll request uses no memory of ours; the kernel holds the eventfd itself.
         if unsafe { self.ring.submission().push(&entry) }.is_ok() {
             self.wake_armed = true;
@@ -500,7 +518,7 @@ impl Uring {
     }
 }
 
-impl Drop for Uring {
+impl<B: Below> Drop for Uring<B> {
     /// Waits for what is in flight: the kernel may still be at its bytes.
     fn drop(&mut self) {
         let forgotten = self.in_flight != 0;
@@ -516,10 +534,10 @@ impl Drop for Uring {
     }
 }
 
-impl fmt::Debug for Uring {
+impl<B: Below> fmt::Debug for Uring<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uring")
-            .field("file", &self.file)
+            .field("below", &self.below)
             .field("arena", &self.arena)
             .field("registered", &self.registered)
             .field("in_flight", &self.in_flight)
@@ -528,7 +546,60 @@ impl fmt::Debug for Uring {
     }
 }
 
-fn os_error(result: i32) -> io::Error {
+impl Below for FileDisk {
+    type Entry = squeue::Entry;
+    type Completion = cqueue::Entry;
+    const NEEDED: &'static [(u8, &'static str)] = &[
+        (opcode::Read::CODE, "read"),
+        (opcode::Write::CODE, "write"),
+        (opcode::ReadFixed::CODE, "read into a registered buffer"),
+        (opcode::WriteFixed::CODE, "write from a registered buffer"),
+        (opcode::Fsync::CODE, "fsync"),
+        (opcode::Fallocate::CODE, "fallocate"),
+        (opcode::PollAdd::CODE, "poll"),
+    ];
+
+    fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
+        match io.kind {
+            IoKind::Read => read(io, known),
+            IoKind::Write => write(io, known, 0),
+            IoKind::WriteDurable => write(io, known, libc::RWF_DSYNC),
+            IoKind::SyncData => {
+                opcode::Fsync::new(Fixed(REGISTERED)).flags(FsyncFlags::DATASYNC).build()
+            }
+            IoKind::Zero => opcode::Fallocate::new(Fixed(REGISTERED), io.len as u64)
+                .offset(io.offset)
+                .mode(self.zero_mode().bits().cast_signed())
+                .build(),
+        }
+    }
+
+    fn note(&mut self, _: &cqueue::Entry) {}
+
+    fn result(&self, _: u64, result: i32) -> io::Result<u32> {
+        u32::try_from(result).map_err(|_| os_error(result))
+    }
+}
+
+fn read(io: &Io, known: bool) -> squeue::Entry {
+    let (file, length) = (Fixed(REGISTERED), rw_length(io));
+    if known {
+        opcode::ReadFixed::new(file, io.ptr, length, 0).offset(io.offset).build()
+    } else {
+        opcode::Read::new(file, io.ptr, length).offset(io.offset).build()
+    }
+}
+
+fn write(io: &Io, known: bool, flags: i32) -> squeue::Entry {
+    let (file, length) = (Fixed(REGISTERED), rw_length(io));
+    if known {
+        opcode::WriteFixed::new(file, io.ptr, length, 0).offset(io.offset).rw_flags(flags).build()
+    } else {
+        opcode::Write::new(file, io.ptr, length).offset(io.offset).rw_flags(flags).build()
+    }
+}
+
+pub(super) fn os_error(result: i32) -> io::Error {
     io::Error::from_raw_os_error(result.saturating_neg())
 }
 
@@ -547,18 +618,19 @@ fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
 ///
 /// # Errors
 /// As of [`Uring::new`].
-pub(super) fn probe() -> io::Result<()> {
-    check_support(&set_up(&EngineOptions { sq_entries: 1, cq_entries: 1, ..Default::default() })?)
+pub(super) fn probe<B: Below>() -> io::Result<()> {
+    let options = EngineOptions { sq_entries: 1, cq_entries: 1, ..Default::default() };
+    check_support::<B>(&set_up::<B>(&options)?)
 }
 
 /// Makes the ring, with the cheapest way of delivering completions that the kernel knows.
-fn set_up(options: &EngineOptions) -> io::Result<IoUring> {
+fn set_up<B: Below>(options: &EngineOptions) -> io::Result<IoUring<B::Entry, B::Completion>> {
     let entries = options.sq_entries.max(1).next_power_of_two();
     let completions = options.cq_entries.next_power_of_two().max(entries);
     // Linux 6.1, 6.0, 5.19, and any before that.
     let best = if options.private && !options.sqpoll { 3 } else { 2 };
     for level in (0..=best).rev() {
-        let mut builder = IoUring::builder();
+        let mut builder = IoUring::<B::Entry, B::Completion>::builder();
         builder.setup_cqsize(completions).setup_clamp();
         if options.hipri {
             builder.setup_iopoll();
@@ -615,7 +687,7 @@ fn not_available(error: &io::Error) -> io::Error {
 }
 
 /// Refuses kernels before 5.13: completions could be lost, or waits not be ended.
-fn check_support(ring: &IoUring) -> io::Result<()> {
+fn check_support<B: Below>(ring: &IoUring<B::Entry, B::Completion>) -> io::Result<()> {
     let features = ring.params();
     let lacking = |what: &str| {
         let text = format!("this kernel's io_uring has no {what}; Linux 5.13 or later is needed");
@@ -630,15 +702,7 @@ fn check_support(ring: &IoUring) -> io::Result<()> {
     }
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
-    for (code, name) in [
-        (opcode::Read::CODE, "read"),
-        (opcode::Write::CODE, "write"),
-        (opcode::ReadFixed::CODE, "read into a registered buffer"),
-        (opcode::WriteFixed::CODE, "write from a registered buffer"),
-        (opcode::Fsync::CODE, "fsync"),
-        (opcode::Fallocate::CODE, "fallocate"),
-        (opcode::PollAdd::CODE, "poll"),
-    ] {
+    for &(code, name) in B::NEEDED {
         if !probe.is_supported(code) {
             return lacking(name);
         }
@@ -648,7 +712,10 @@ fn check_support(ring: &IoUring) -> io::Result<()> {
 
 /// Makes the arena known to the kernel as one buffer, or as much of its start as it may lock: what it may
 /// not is tried with half as much. Returns how many bytes.
-fn register(ring: &IoUring, arena: &Arena) -> usize {
+fn register<S: squeue::EntryMarker, C: cqueue::EntryMarker>(
+    ring: &IoUring<S, C>,
+    arena: &Arena,
+) -> usize {
     let (start, whole) = arena.range();
     if whole > MAX_FIXED_BYTES {
         return 0;

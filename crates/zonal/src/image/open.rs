@@ -837,7 +837,8 @@ pub(crate) fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
             ErrorKind::Unsupported,
         ),
         libc::S_IFCHR => (
-            "a character device; name the zoned block device beside it (lsblk -z)",
+            "a character device, and this is for files; an NVMe namespace is opened by its path alone, and \
+              needs no check",
             ErrorKind::Unsupported,
         ),
         _ => ("no regular file; name an image", ErrorKind::NotZoned),

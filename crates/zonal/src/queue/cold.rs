@@ -13,12 +13,13 @@
 //!   zone report, then the verdicts.
 
 use super::task::Desk;
-use crate::block::Block;
+use crate::block::write_kind;
 use crate::buffer::Buffer;
-use crate::device::Drive;
-use crate::engine::IoKind;
+use crate::device::{Drive, Medium};
+use crate::engine::{IoKind, Zoned};
 use crate::faults::{errno, is_injected};
 use crate::image::{Clusters, Grant, Image, Span};
+use crate::nvme::{Nvme, ONE_ZONE_BYTES};
 use crate::zones::{Counts, GateLock, Join, Pages, Role, Settling, Standing, Zones, drained};
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -59,8 +60,8 @@ impl Scene {
 
 /// Opens, closes, finishes or resets a zone.
 pub(super) async fn operate(scene: Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
-    if let Some(block) = scene.drive.block() {
-        return operate_device(&scene, block, zone, op).await;
+    if scene.drive.is_device() {
+        return operate_device(&scene, zone, op).await;
     }
     let zones = scene.zones();
     let gate = GateLock::new(zones, zone).await;
@@ -108,7 +109,7 @@ pub(super) async fn condemn(scene: Scene, zone: ZoneIndex, condition: ZoneState)
 
 /// The same on a device: by the rules first, then by the device, whose word on what came of it
 /// holds.
-async fn operate_device(scene: &Scene, block: &Block, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
+async fn operate_device(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
     let zones = scene.zones();
     let gate = GateLock::new(zones, zone).await;
     drained(&gate).await;
@@ -117,8 +118,7 @@ async fn operate_device(scene: &Scene, block: &Block, zone: ZoneIndex, op: ZoneO
     // A full zone is finished, and an empty one is not left to be what somebody else made of it.
     zones.operate(zone, op).map_err(Error::from)?;
     scene.begun.set(true);
-    let (done, standing) = scene.desk.answer(block.manage(zone, op)?).await;
-    match (done, standing) {
+    match manage(scene, zone, op).await? {
         (done, Ok(standing)) => {
             zones.take_over(zone, standing);
             done
@@ -127,16 +127,66 @@ async fn operate_device(scene: &Scene, block: &Block, zone: ZoneIndex, op: ZoneO
     }
 }
 
+/// Has a device do something to a zone, and asks it what came of that, which is the second answer.
+async fn manage(
+    scene: &Scene,
+    zone: ZoneIndex,
+    op: ZoneOp,
+) -> Result<(Result<()>, Result<Standing>)> {
+    match &scene.drive.medium {
+        Medium::Block(block) => Ok(scene.desk.answer(block.manage(zone, op)?).await),
+        Medium::Nvme(_) => {
+            let start = scene.zones().offset_of(zone, Blocks::ZERO);
+            let (done, _) = scene.desk.command(Zoned::Manage(op), start, None).await;
+            Ok((done.map(|_| ()).map_err(command_failed), ask(scene, zone).await))
+        }
+        Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => {
+            Err(no_device())
+        }
+    }
+}
+
 /// Asks a device how a zone stands.
 pub(super) async fn ask(scene: &Scene, zone: ZoneIndex) -> Result<Standing> {
-    match scene.drive.block() {
-        Some(block) => scene.desk.answer(block.ask(zone)?).await,
-        None => Err(Error::new(ErrorKind::Unsupported, "no device is below")),
+    match &scene.drive.medium {
+        Medium::Block(block) => scene.desk.answer(block.ask(zone)?).await,
+        Medium::Nvme(nvme) => {
+            let some = report(scene, nvme, zone, ONE_ZONE_BYTES).await?;
+            some.into_iter().next().ok_or_else(no_device)
+        }
+        Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => {
+            Err(no_device())
+        }
     }
+}
+
+/// How zones stand from `first` on, at least one and as many as a report of so many bytes has.
+async fn report(
+    scene: &Scene,
+    nvme: &Nvme,
+    first: ZoneIndex,
+    bytes: usize,
+) -> Result<Vec<Standing>> {
+    let start = scene.zones().offset_of(first, Blocks::ZERO);
+    let buffer = Some(Buffer::unpooled(bytes));
+    let (asked, report) = scene.desk.command(Zoned::Report, start, buffer).await;
+    asked.map_err(command_failed)?;
+    nvme.standings(report.as_deref().unwrap_or_default(), first)
+}
+
+fn no_device() -> Error {
+    Error::new(ErrorKind::Unsupported, "no device is below")
+}
+
+fn command_failed(error: io::Error) -> Error {
+    Error::new(write_kind(&error), error.to_string()).with_source(error)
 }
 
 /// Resets all sequential zones that can be reset.
 pub(super) async fn reset_all(scene: Scene) -> Result<()> {
+    if let Medium::Nvme(nvme) = &scene.drive.medium {
+        return reset_at_once(&scene, nvme).await;
+    }
     for zone in (0..scene.zones().geometry.zones()).map(ZoneIndex) {
         match scene.zones().cells().load(zone).state() {
             ZoneState::NotWp | ZoneState::ReadOnly | ZoneState::Offline => {}
@@ -148,6 +198,34 @@ pub(super) async fn reset_all(scene: Scene) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The same by one command, with nothing in flight in any zone: also a zone that is empty must take no
+/// data while it is on its way. What came of it the device says.
+async fn reset_at_once(scene: &Scene, nvme: &Nvme) -> Result<()> {
+    let zones = scene.zones();
+    let all = || (0..zones.count()).map(ZoneIndex);
+    let mut gates = Vec::with_capacity(zones.count() as usize);
+    for zone in all() {
+        let gate = GateLock::new(zones, zone).await;
+        drained(&gate).await;
+        gates.push(gate);
+    }
+    latched(zones)?;
+    scene.begun.set(true);
+    for zone in all().filter(|&zone| zones.would(zone, ZoneOp::Reset).is_ok()) {
+        zones.operate(zone, ZoneOp::Reset).map_err(Error::from)?;
+    }
+    let (done, _) = scene.desk.command(Zoned::ResetAll, 0, None).await;
+    let mut next = 0;
+    while next < zones.count() {
+        let some = report(scene, nvme, ZoneIndex(next), nvme.report_bytes()).await?;
+        for (standing, zone) in some.into_iter().zip((next..).map(ZoneIndex)) {
+            zones.take_over(zone, standing);
+            next = zone.0 + 1;
+        }
+    }
+    done.map(|_| ()).map_err(command_failed)
 }
 
 /// Sees to it that a zone can take data: its reset is durable, and it has a place for all of it.
@@ -303,7 +381,7 @@ impl Drop for Punch<'_> {
 /// Makes everything acknowledged before it durable; shared by all who wait at the same time.
 pub(super) async fn flush(scene: Scene) -> Result<()> {
     let zones = scene.zones();
-    if scene.drive.disk().is_none() {
+    if !scene.drive.has_engine() {
         return Ok(());
     }
     match role(zones, Join::Flush).await {
@@ -443,7 +521,7 @@ pub(super) async fn settle(scene: Scene, settling: Settling) {
     let zone = settling.zone;
     let (dead, wp) = (settling.dead.clone(), settling.wp());
     let mut settler = Settler { zones: scene.zones(), settling: Some(settling), zeroed: false };
-    if scene.drive.block().is_some() {
+    if scene.drive.is_device() {
         return settle_as_reported(&scene, zone, settler).await;
     }
     let mut zeroed = Ok(());

@@ -18,6 +18,7 @@ mod cold;
 mod lanes;
 mod ordered;
 mod park;
+mod placed;
 pub(crate) mod request;
 mod slot;
 mod task;
@@ -28,6 +29,7 @@ use crate::engine::{Engine, EngineOptions, Io, IoKind, polled};
 use crate::faults::{errno, is_injected};
 use crate::image::Piece;
 use crate::mailbox::{Mailbox, Message};
+use crate::nvme::Status;
 use crate::sync::atomic::Ordering;
 use crate::view::Sight;
 use crate::zones::cells::DEPTH_MAX;
@@ -546,6 +548,7 @@ impl Queue {
             Call::AppendOrdered { zone, data } => {
                 let small = data.len() as u64 <= u64::from(self.drive.zones.geometry.max_append);
                 let placement = if small { Placement::Append } else { Placement::Alone };
+                self.slots.get(number).in_order = true;
                 self.start_placed(number, zone, placement, data);
             }
             Call::WriteAt { offset, data } => self.start_write_at(number, offset, data),
@@ -861,6 +864,7 @@ impl Queue {
 
     /// Hands a part of a slot's read to the medium: so many bytes from where it has come to.
     fn issue_part(&mut self, number: u32, length: usize) {
+        let length = length.min(self.drive.command_max());
         let slot = self.slots.get(number);
         let done = slot.transferred as usize;
         let offset = slot.offset + u64::from(slot.transferred);
@@ -872,7 +876,15 @@ impl Queue {
         slot.asked = asked;
         let token = u64::from(number);
         self.issued += 1;
-        self.push_io(Io { kind: IoKind::Read, offset, ptr, len: length, fixed, token });
+        self.push_io(Io {
+            kind: IoKind::Read,
+            offset,
+            ptr,
+            len: length,
+            fixed,
+            token,
+            zoned: None,
+        });
     }
 
     /// Hands a slot's write or read, or the rest of it, to the medium.
@@ -883,6 +895,7 @@ impl Queue {
         let offset = slot.offset + u64::from(slot.transferred);
         let Some(buffer) = &mut slot.buffer else { return };
         match self.drive.mapping() {
+            None if self.engine.is_some() => self.issue_command(number, kind),
             None => {
                 let result = self.drive.copy_memory(kind, self.id, offset, buffer, &slot.view);
                 self.ended(u64::from(number), Ok(result));
@@ -904,6 +917,7 @@ impl Queue {
                     len: len as usize,
                     fixed,
                     token: u64::from(number),
+                    zoned: None,
                 };
                 self.issued += 1;
                 self.push_io(io);
@@ -977,6 +991,7 @@ impl Queue {
                     Stage::Reading | Stage::ReadingParts => self.read_done(number, length),
                     Stage::InLane => self.ended_in_lane(number),
                     Stage::Conventional => self.acknowledged(number),
+                    Stage::InFlight if slot.floor.is_some() => self.ended_placed(number),
                     Stage::InFlight => {
                         let leaving = slot.leaving(self.id, number);
                         let conclusion = self.drive.zones.acknowledge(&leaving);
@@ -1066,7 +1081,10 @@ impl Queue {
         let slot = self.slots.get(number);
         let length = slot.length();
         if slot.fua && self.engine.is_some() {
-            return self.make_durable(number);
+            if !self.drive.has_durable_commands() {
+                return self.make_durable(number);
+            }
+            slot.flags.insert(Flags::DURABLE);
         }
         #[allow(clippy::cast_possible_truncation)] // a request's length fits, as it was checked
         self.complete(number, Ok(length as u32));
@@ -1308,6 +1326,9 @@ fn ring_error(drive: &str, error: io::Error) -> Error {
 }
 
 pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
+    if let Some(status) = Status::of(error) {
+        return status.kind();
+    }
     match errno(error) {
         Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
         Some(libc::EROFS) => ErrorKind::DeviceReadOnly,

@@ -5,15 +5,18 @@
 //! callers are told.
 
 use super::lanes::{Pace, Step};
-use super::slot::{Slots, Stage};
+use super::placed::misplaced;
+use super::slot::{Slot, Slots, Stage};
 use super::{Queue, cold, io_text};
 use crate::block::write_kind;
 use crate::device::Drive;
 use crate::engine::{Engine, IoKind};
+use crate::nvme::Status;
 use crate::zones::{Counts, Finding, SlotId, Standing, Surprise};
+use std::io;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
-use zonal_core::zone::{Barrier, Obstacle, Pass, ZoneState};
+use zonal_core::zone::{Barrier, Obstacle, Pass, Placement, ZoneState};
 
 impl Queue {
     /// Brings a write before its zone's rules where there is more to it than those: a sync has failed,
@@ -26,6 +29,9 @@ impl Queue {
         }
         let slot = self.slots.get(number);
         let (zone, Some(write)) = (slot.zone, slot.write) else { return };
+        if zones.is_placing() && write.placement == Placement::Append {
+            return self.enter_placed(number, zone, write, pass);
+        }
         if !self.lanes.has(zone) && !zones.claim(zone, self.id) {
             return self.stopped(number, Barrier::Wait(Obstacle::Mixed), pass);
         }
@@ -41,7 +47,7 @@ impl Queue {
             }
             Err(barrier) => {
                 if !self.lanes.has(zone) {
-                    zones.unclaim(zone);
+                    zones.unclaim(zone, self.id);
                 }
                 self.stopped(number, barrier, pass);
             }
@@ -49,13 +55,13 @@ impl Queue {
     }
 
     /// Does what there is to do in a zone's lane.
-    fn go_on_in(&mut self, zone: ZoneIndex) {
+    pub(super) fn go_on_in(&mut self, zone: ZoneIndex) {
         loop {
             match self.lanes.step(zone, |slot| self.slots.length(slot)) {
                 Step::Send(number) => self.issue(number, IoKind::Write),
                 Step::Ask => return self.ask_how_it_stands(zone),
                 Step::GiveUp => return self.give_up(zone),
-                Step::Leave => return self.drive.zones.unclaim(zone),
+                Step::Leave => return self.drive.zones.unclaim(zone, self.id),
                 Step::Rest => return,
             }
         }
@@ -64,7 +70,13 @@ impl Queue {
     pub(super) fn ended_in_lane(&mut self, number: u32) {
         let slot = self.slots.get(number);
         let (zone, leaving) = (slot.zone, slot.leaving(self.id, number));
-        let conclusion = self.drive.zones.acknowledge(&leaving);
+        let conclusion = if slot.floor.is_none() {
+            self.drive.zones.acknowledge(&leaving)
+        } else if let Some(conclusion) = self.landed(number) {
+            conclusion
+        } else {
+            return self.failed(number, misplaced());
+        };
         self.lanes.ended(zone);
         self.conclude(number, conclusion);
         self.go_on_in(zone);
@@ -122,7 +134,7 @@ impl Queue {
             };
             self.conclude(number, conclusion);
         }
-        self.drive.zones.unclaim(zone);
+        self.drive.zones.unclaim(zone, self.id);
     }
 
     /// The error of a write that a device failed, with what its report says since.
@@ -140,6 +152,7 @@ impl Queue {
                 let text = "the device has made the zone read-only; copy elsewhere what is in it";
                 (ErrorKind::ZoneReadOnly, text.to_owned())
             }
+            (_, surprise) if slot.floor.is_some() => append_failed(slot, &error, at, surprise),
             (_, Some(Surprise::Reset)) => {
                 let text = format!(
                     "another program has reset the zone; its write pointer is {at} by its report, \
@@ -154,8 +167,20 @@ impl Queue {
                 );
                 (ErrorKind::NotAtWritePointer, text)
             }
+            // The only one out, at the write pointer as it was known.
+            (_, None) if write_kind(&error) == ErrorKind::NotAtWritePointer => {
+                let text = format!(
+                    "another program has changed the zone; its write pointer is {at} by its report, go \
+                     on from there"
+                );
+                (ErrorKind::NotAtWritePointer, text)
+            }
             (_, None) => {
-                let landed = at.saturating_sub(slot.offset).min(slot.length());
+                let landed = match Status::of(&error) {
+                    // What the device refuses it does not begin.
+                    Some(status) if status.is_of_zones() => slot.transferred.into(),
+                    Some(_) | None => at.saturating_sub(slot.offset).min(slot.length()),
+                };
                 let text = format!(
                     "{}; {landed} bytes of it were written, the zone's write pointer is {at} by its \
                      report",
@@ -181,6 +206,27 @@ impl Queue {
         slot.transferred = from;
         self.issue_part(number, part.len());
     }
+}
+
+/// Why an append failed that the device would have placed: there is no place that it could have been at
+/// fault for.
+fn append_failed(
+    slot: &Slot,
+    error: &io::Error,
+    wp: u64,
+    surprise: Option<Surprise>,
+) -> (ErrorKind, String) {
+    let others = match surprise {
+        None => "",
+        Some(Surprise::Reset) => "another program has reset the zone; ",
+        Some(Surprise::Written) => "another program has written to the zone, or finished it; ",
+    };
+    let (what, length) = (io_text(error), slot.length());
+    let text = format!(
+        "{what}; nothing is known to have landed of its {length} bytes; {others}the zone's write pointer \
+         is {wp} by its report"
+    );
+    (write_kind(error), text)
 }
 
 /// Where the write in a slot starts.

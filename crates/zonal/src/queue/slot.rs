@@ -68,6 +68,11 @@ pub(super) struct Slot {
     pub(super) write: Option<Write>,
     pub(super) extent: Extent,
     pub(super) epoch: Epoch,
+    /// Of an append that the device places: the zone's acknowledged end from before it was sent. Its
+    /// extent is a forecast until it has ended.
+    pub(super) floor: Option<Blocks>,
+    /// An ordered append, which on such a device goes after the one before it.
+    pub(super) in_order: bool,
     /// Absolute, in bytes.
     pub(super) offset: u64,
     pub(super) transferred: u32,
@@ -97,6 +102,8 @@ impl Slot {
             write: None,
             extent: Extent { start: Blocks::ZERO, end: Blocks::ZERO },
             epoch: Epoch::Even,
+            floor: None,
+            in_order: false,
             offset: 0,
             transferred: 0,
             asked: 0,
@@ -171,6 +178,7 @@ impl Slots {
         let slot = &mut self.slots[number as usize];
         (slot.tag, slot.name, slot.fua) = (tag, name, fua);
         (slot.flags, slot.transferred, slot.write) = (Flags::default(), 0, None);
+        (slot.floor, slot.in_order) = (None, false);
         number
     }
 

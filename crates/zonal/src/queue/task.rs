@@ -7,7 +7,7 @@
 
 use crate::block::Answer;
 use crate::buffer::Buffer;
-use crate::engine::{Io, IoKind};
+use crate::engine::{Io, IoKind, Zoned};
 use crate::mailbox::{Mailbox, TaskWaker};
 use crate::zones::Standing;
 use std::cell::RefCell;
@@ -60,13 +60,36 @@ impl Desk {
         length: u64,
         buffer: Option<Buffer>,
     ) -> DeskIo {
+        self.start(kind, offset, length, buffer, None)
+    }
+
+    /// The same for what only a device with zones of its own is asked; a buffer is read into.
+    pub(crate) fn command(
+        self: &Rc<Self>,
+        zoned: Zoned,
+        offset: u64,
+        buffer: Option<Buffer>,
+    ) -> DeskIo {
+        let kind = if buffer.is_some() { IoKind::Read } else { IoKind::SyncData };
+        let length = buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
+        self.start(kind, offset, length, buffer, Some(zoned))
+    }
+
+    fn start(
+        self: &Rc<Self>,
+        kind: IoKind,
+        offset: u64,
+        length: u64,
+        buffer: Option<Buffer>,
+        zoned: Option<Zoned>,
+    ) -> DeskIo {
         let mut inner = self.inner.borrow_mut();
         let token = TASK_IO | inner.next;
         inner.next += 1;
         let mut job = Job { kind, offset, buffer, result: None, waker: None, abandoned: false };
         let ptr = job.buffer.as_mut().map_or(std::ptr::null_mut(), |buffer| buffer.as_mut_ptr());
         let len = usize::try_from(length).unwrap_or(usize::MAX);
-        inner.outbox.push_back(Io { kind, offset, ptr, len, fixed: false, token });
+        inner.outbox.push_back(Io { kind, offset, ptr, len, fixed: false, token, zoned });
         inner.jobs.insert(token, job);
         DeskIo { desk: self.clone(), token }
     }

@@ -13,6 +13,7 @@ pub(crate) mod limits;
 pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod mmap;
+pub(crate) mod nvme;
 pub(crate) mod region;
 pub(crate) mod slots;
 pub(crate) mod thread;

@@ -36,9 +36,11 @@ impl Zones {
         claim.compare_exchange(NOBODY, queue, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Lets go of a zone in which the queue has no write any more.
-    pub(crate) fn unclaim(&self, zone: ZoneIndex) {
-        self.claims.0[zone.index()].store(NOBODY, Ordering::Release);
+    /// Lets go of a zone in which the queue has no write any more, if it has claimed it.
+    pub(crate) fn unclaim(&self, zone: ZoneIndex, queue: u32) {
+        let claim = &self.claims.0[zone.index()];
+        // Ordered appends that the device places are in a lane without a claim.
+        let _ = claim.compare_exchange(queue, NOBODY, Ordering::AcqRel, Ordering::Relaxed);
         // Either who parks sees that the zone is free, or this sees that somebody has parked. That
         // takes a full fence between the store and the load, on both sides.
         fence(Ordering::SeqCst);

@@ -36,12 +36,16 @@ pub(super) struct Ended {
     extent: Extent,
     failed: bool,
     lost: bool,
+    /// What it tells of others by where it landed.
+    surprise: Option<Surprise>,
 }
 
 /// How a write ends in a failing zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Well,
+    /// Well, but where it can only have landed because others have changed the zone.
+    Strange(Surprise),
     Failed,
     /// What becomes of it nobody knows.
     Lost,
@@ -81,13 +85,13 @@ pub(crate) struct Finding {
     pub(crate) surprise: Option<Surprise>,
 }
 
-/// What cannot come of this drive's own writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What cannot come of this drive's own writes; of two, the later counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Surprise {
-    /// The pointer is below what was acknowledged.
-    Reset,
     /// The pointer is above all that was submitted.
     Written,
+    /// The pointer is, or was, below what was acknowledged.
+    Reset,
 }
 
 impl Settling {
@@ -118,22 +122,31 @@ impl Zones {
     #[cold]
     pub(super) fn end_in_failing(&self, leaving: &Leaving, end: End) -> Conclusion {
         let Leaving { id, zone, extent, epoch } = *leaving;
-        let (failed, lost) = (end != End::Well, end == End::Lost);
-        if !failed {
+        let (failed, lost) = (matches!(end, End::Failed | End::Lost), end == End::Lost);
+        let surprise = if let End::Strange(surprise) = end { Some(surprise) } else { None };
+        if end == End::Well {
             Counts::add(&self.counts.held);
         }
         let mut control = self.control();
         self.cells.mark_ended(id);
         let site = control.sites.entry(zone).or_default();
-        site.ended.push(Ended { id, extent, failed, lost });
-        let (_, word) =
-            self.change(zone, |word| if failed { word.fail(epoch) } else { word.hold(epoch) });
+        site.ended.push(Ended { id, extent, failed, lost, surprise });
+        let (_, word) = self.change(zone, |word| match end {
+            End::Well => word.hold(epoch),
+            End::Strange(_) | End::Failed | End::Lost => word.fail(epoch),
+        });
         if word.in_flight() > 0 && !is_broken(Rule::FailingZoneDrains) {
             return Conclusion::Held;
         }
         let failed = || site.ended.iter().filter(|ended| ended.failed).map(|ended| ended.extent);
-        let settlement = settle(self.cells.mark(zone).end, failed());
-        let dead: Vec<Extent> = failed().filter_map(|extent| settlement.dead(extent)).collect();
+        let acknowledged = self.cells.mark(zone).end;
+        let (settlement, dead) = if self.is_placing() {
+            // Where those that failed would have landed nobody knows; the device says how it stands.
+            (Settlement { wp: acknowledged }, Vec::new())
+        } else {
+            let settlement = settle(acknowledged, failed());
+            (settlement, failed().filter_map(|extent| settlement.dead(extent)).collect())
+        };
         let settling = Settling { zone, dead, settlement };
         let nothing_to_do = settling.dead.is_empty() && !self.settles_late;
         if nothing_to_do || site.ended.iter().any(|ended| ended.lost) {
@@ -216,11 +229,17 @@ impl Control {
         let (mark, tracked) = (zones.cells.mark(zone), zones.cells.load(zone).wp());
         // A zone that has no pointer any more is read up to what was acknowledged.
         let wp = standing.wp.unwrap_or(mark.end).min(capacity);
+        let told = self.sites.get(&zone).into_iter().flat_map(|site| &site.ended);
+        let told = told.filter_map(|ended| ended.surprise).max();
         let surprise = match wp {
             _ if wp < mark.end => Some(Surprise::Reset),
-            _ if wp > tracked => Some(Surprise::Written),
-            _ => None,
+            _ if wp > tracked => told.or(Some(Surprise::Written)),
+            _ => told,
         };
+        if let Some(surprise) = surprise {
+            Counts::add(&zones.counts.foreign);
+            tracing::warn!("zone {zone}: another program has changed it ({surprise:?})");
+        }
         let lives = u32::from(surprise == Some(Surprise::Reset));
         let generation = Generation(mark.generation.0.wrapping_add(lives));
         zones.cells.set_mark(zone, Mark { generation, end: wp });

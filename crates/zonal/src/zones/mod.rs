@@ -21,6 +21,7 @@ mod claim;
 mod failure;
 mod flush;
 mod gate;
+mod landed;
 
 pub(crate) use cells::{Cells, InFlight, Mark, SlotId};
 pub(crate) use claim::Claims;
@@ -91,6 +92,8 @@ pub(crate) enum Keeping {
     /// The zones, by the device itself, whose reports are right where they differ from what the rules
     /// say.
     Device,
+    /// The same, and the device places appends.
+    Placing,
     /// The zones, in an image.
     Zones,
     /// The same, and the space of zones that were reset is given back to the file system.
@@ -115,6 +118,8 @@ pub(crate) struct Zones {
     /// Whether a failed zone takes more than its dead ranges to be zeroed before it has settled: a
     /// file to be cut, or a device to be asked.
     settles_late: bool,
+    /// Whether the device places appends: what is in flight has no place that is known.
+    placing: bool,
     /// Which queue writes to which zone of a device; empty for other drives.
     claims: Claims,
     /// Whether writes need more than the rules: a claim, or to be told that a sync failed.
@@ -136,6 +141,7 @@ pub(crate) struct Counts {
     pub(crate) failed: AtomicU64,
     pub(crate) held: AtomicU64,
     pub(crate) repeated: AtomicU64,
+    pub(crate) foreign: AtomicU64,
     pub(crate) short: AtomicU64,
     pub(crate) flush_rounds: AtomicU64,
     pub(crate) data_syncs: AtomicU64,
@@ -200,7 +206,7 @@ impl Zones {
         let block_size = u64::from(geometry.block_size);
         let durable = keeping != Keeping::Nothing;
         let discards = keeping == Keeping::Discarding;
-        let is_device = keeping == Keeping::Device;
+        let is_device = matches!(keeping, Keeping::Device | Keeping::Placing);
         let mut durability = Durability::new(if durable { zones } else { 0 }, discards);
         for index in (0..zones).map(ZoneIndex) {
             let found = found(index);
@@ -226,7 +232,8 @@ impl Zones {
             block_size,
             cells,
             durable,
-            settles_late: matches!(keeping, Keeping::Length | Keeping::Device),
+            settles_late: keeping == Keeping::Length || is_device,
+            placing: keeping == Keeping::Placing,
             claims: Claims::new(if is_device { zones } else { 0 }),
             hurdles: AtomicBool::new(is_device),
             depths: [const { AtomicU32::new(0) }; QUEUES_MAX as usize],
@@ -351,9 +358,12 @@ impl Zones {
         })
     }
 
-    /// What must not be read from the disk in `zone` below `below`: ranges in flight, and masks.
+    /// What must not be read from the disk in `zone` below `below`: ranges in flight, and masks. Where
+    /// the device places appends it has to show new data or zeros itself.
     pub(crate) fn unreadable(&self, zone: ZoneIndex, below: Blocks, ranges: &mut Vec<Extent>) {
-        self.cells.ranges_in_flight(zone, below, self.slots(), ranges);
+        if !self.placing {
+            self.cells.ranges_in_flight(zone, below, self.slots(), ranges);
+        }
         if self.masked.load(Ordering::Acquire)
             && let Some(masks) = self.control().masks.get(&zone)
         {

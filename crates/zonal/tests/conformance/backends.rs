@@ -172,6 +172,14 @@ pub(crate) const BACKENDS: &[Backend] = &[
         cells: ZNS,
     },
     Backend {
+        name: "nvme, io_uring",
+        engine: EngineChoice::IoUring,
+        device: Some("ZONAL_NVME"),
+        make: |_| device("ZONAL_NVME"),
+        make_nearly_full: None,
+        cells: ZNS,
+    },
+    Backend {
         name: "scsi_debug, io_uring",
         engine: EngineChoice::IoUring,
         device: Some("ZONAL_SCSI_DEBUG"),

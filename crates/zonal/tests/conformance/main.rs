@@ -114,6 +114,12 @@ fn a_zns_drive_over_threads_conforms() {
 }
 
 #[test]
+fn an_nvme_namespace_by_its_commands_conforms() {
+    let _alone = alone();
+    conform("nvme, io_uring");
+}
+
+#[test]
 fn scsi_debug_over_io_uring_conforms() {
     let _alone = alone();
     conform("scsi_debug, io_uring");

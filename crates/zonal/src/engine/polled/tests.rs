@@ -9,9 +9,11 @@ use crate::sys::file::Access;
 fn two_rings(engine: &mut Engine) -> &mut Polled {
     match engine {
         Engine::Polled(polled) => polled,
-        Engine::Uring(_) | Engine::Threads(_) | Engine::Sim(_) | Engine::Faulty(_) => {
-            panic!("not two rings")
-        }
+        Engine::Uring(_)
+        | Engine::Nvme(_)
+        | Engine::Threads(_)
+        | Engine::Sim(_)
+        | Engine::Faulty(_) => panic!("not two rings"),
     }
 }
 

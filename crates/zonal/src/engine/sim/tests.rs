@@ -32,6 +32,7 @@ impl Driver {
             len: buffer.len(),
             fixed: false,
             token,
+            zoned: None,
         };
         // SAFETY: the buffer is kept until its token is reaped or the engine dropped.
         unsafe { self.engine.push(io) }.unwrap();

@@ -1,0 +1,271 @@
+//! What a ring says to an NVMe namespace, and what it hears (`IORING_OP_URING_CMD`).
+//!
+//! A command is larger than an ordinary entry has room for, and its answer has a word more: the block
+//! at which an append landed. So the ring has entries of 128 bytes and completions of 32.
+//!
+//! A command is done whole or not at all, and does not say how many bytes it moved: that is noted for
+//! each slot when its command goes out, and so is where it landed when it comes back.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use io_uring::types::Fixed;
+use io_uring::{cqueue, opcode, squeue};
+use zonal_core::zone::ZoneOp;
+
+use super::uring::{Below, REGISTERED, Uring, os_error, probe};
+use super::{EngineOptions, Io, IoKind, polled};
+use crate::buffer::Arena;
+use crate::nvme::{Namespace, Status};
+use crate::sys::DIRECT_ALIGNMENT;
+use crate::sys::nvme::{Command, URING_CMD_IO};
+
+/// What only a device with zones of its own is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zoned {
+    /// The bytes go to the end of the zone that starts at the offset, wherever that is.
+    Append,
+    /// A report of the zones from the offset on is read.
+    Report,
+    /// Something is done to the zone that starts at the offset.
+    Manage(ZoneOp),
+    /// All zones that can be reset are.
+    ResetAll,
+}
+
+/// An opened namespace; a clone is another handle of it.
+#[derive(Clone, Debug)]
+pub(crate) struct NvmeDisk {
+    file: Arc<File>,
+    namespace: Namespace,
+}
+
+impl NvmeDisk {
+    pub(crate) fn new(file: File, namespace: Namespace) -> Self {
+        Self { file: Arc::new(file), namespace }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn namespace(&self) -> Namespace {
+        self.namespace
+    }
+
+    /// Whether the kernel gives rings that take commands.
+    ///
+    /// # Errors
+    /// `Unsupported`: it gives none, or knows no commands in rings.
+    pub(crate) fn probe() -> io::Result<()> {
+        probe::<Commands>()
+    }
+
+    /// Asks for a report by a ring, into a buffer that the ring knows, to see whether the kernel takes
+    /// such commands.
+    ///
+    /// # Errors
+    /// The kernel's or the device's.
+    pub(crate) fn try_command(&self) -> io::Result<()> {
+        let arena = Arena::new(1, DIRECT_ALIGNMENT)?;
+        let options = EngineOptions { sq_entries: 1, cq_entries: 1, ..EngineOptions::default() };
+        let buffer = arena.lease(DIRECT_ALIGNMENT).ok_or(io::ErrorKind::OutOfMemory)?;
+        self.engine(&options, Some(&arena))?.try_once(buffer, true, Some(Zoned::Report))
+    }
+
+    /// A ring for the calling thread.
+    ///
+    /// # Errors
+    /// As [`Disk::engine`](super::Disk::engine).
+    pub(crate) fn engine(
+        &self,
+        options: &EngineOptions,
+        arena: Option<&Arena>,
+    ) -> io::Result<Uring<Commands>> {
+        if options.hipri {
+            return Err(polled::refused("NVMe pass-through has no polled commands here"));
+        }
+        Uring::over(Commands::new(self, options.sq_entries), options, arena)
+    }
+}
+
+/// The commands of one ring.
+#[derive(Debug)]
+pub(crate) struct Commands {
+    disk: NvmeDisk,
+    /// By the number of the queue's slot, which is the token.
+    slots: Box<[Noted]>,
+}
+
+/// What is noted of a slot's last command.
+#[derive(Clone, Copy, Debug, Default)]
+struct Noted {
+    /// How many bytes it moves.
+    bytes: u32,
+    /// At which block it landed, if it was an append that has ended well.
+    block: u64,
+}
+
+impl Commands {
+    fn new(disk: &NvmeDisk, slots: u32) -> Self {
+        Self { disk: disk.clone(), slots: vec![Noted::default(); slots as usize].into() }
+    }
+
+    fn slot(&self, token: u64) -> Option<&Noted> {
+        self.slots.get(usize::try_from(token).ok()?)
+    }
+
+    fn slot_mut(&mut self, token: u64) -> Option<&mut Noted> {
+        self.slots.get_mut(usize::try_from(token).ok()?)
+    }
+
+    /// The command of a request, and how many bytes it moves; none for what a device has no command
+    /// for.
+    fn command(&self, io: &Io) -> Option<(Command, usize)> {
+        let namespace = self.disk.namespace;
+        let durable = match io.kind {
+            IoKind::WriteDurable => true,
+            IoKind::Read | IoKind::Write | IoKind::SyncData | IoKind::Zero => false,
+        };
+        let Io { offset, len, .. } = *io;
+        Some(match (io.zoned, io.kind) {
+            (Some(Zoned::Append), _) => (namespace.append(offset, len, durable), len),
+            (Some(Zoned::Report), _) => (namespace.report(offset, len), len),
+            (Some(Zoned::Manage(op)), _) => (namespace.manage(offset, op), 0),
+            (Some(Zoned::ResetAll), _) => (namespace.reset_all(), 0),
+            (None, IoKind::Read) => (namespace.read(offset, len), len),
+            (None, IoKind::Write | IoKind::WriteDurable) => {
+                (namespace.write(offset, len, durable), len)
+            }
+            (None, IoKind::SyncData) => (namespace.flush(), 0),
+            (None, IoKind::Zero) => return None,
+        })
+    }
+}
+
+impl Uring<Commands> {
+    /// Where the last append of a slot landed, in bytes of the drive.
+    pub(crate) fn landed(&self, token: u64) -> Option<u64> {
+        let commands = self.below();
+        commands.slot(token).map(|slot| commands.disk.namespace.offset(slot.block))
+    }
+}
+
+impl AsRawFd for Commands {
+    fn as_raw_fd(&self) -> RawFd {
+        self.disk.file.as_raw_fd()
+    }
+}
+
+impl Below for Commands {
+    type Entry = squeue::Entry128;
+    type Completion = cqueue::Entry32;
+    const NEEDED: &'static [(u8, &'static str)] = &[
+        (opcode::UringCmd80::CODE, "commands to devices (uring_cmd, Linux 5.19)"),
+        (opcode::PollAdd::CODE, "poll"),
+    ];
+
+    fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry128 {
+        let Some((command, bytes)) = self.command(io) else {
+            // The kernel refuses it of a character device.
+            return opcode::Fallocate::new(Fixed(REGISTERED), io.len as u64).build().into();
+        };
+        let length = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if let Some(slot) = self.slot_mut(io.token) {
+            slot.bytes = length;
+        }
+        let address = if length == 0 { 0 } else { io.ptr.expose_provenance() as u64 };
+        opcode::UringCmd80::new(Fixed(REGISTERED), URING_CMD_IO)
+            .buf_index((known && length > 0).then_some(0))
+            .cmd(command.bytes(address, length))
+            .build()
+    }
+
+    fn note(&mut self, completion: &cqueue::Entry32) {
+        if let Some(slot) = self.slot_mut(completion.user_data()) {
+            slot.block = completion.big_cqe()[0];
+        }
+    }
+
+    /// Zero: all of it. Above: the device's status. Below: the kernel's number.
+    fn result(&self, token: u64, result: i32) -> io::Result<u32> {
+        match u16::try_from(result) {
+            Ok(0) => Ok(self.slot(token).map_or(0, |slot| slot.bytes)),
+            Ok(status) => Err(Status::new(status).into()),
+            Err(_) => Err(os_error(result)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(zonal_shuttle))]
+mod tests {
+    use super::*;
+
+    fn commands() -> Commands {
+        let namespace = Namespace { nsid: 1, block_shift: 12 };
+        Commands::new(&NvmeDisk::new(tempfile::tempfile().unwrap(), namespace), 4)
+    }
+
+    fn io(kind: IoKind, zoned: Option<Zoned>, token: u64) -> Io {
+        let ptr = std::ptr::without_provenance_mut(0x10000);
+        Io { kind, offset: 1 << 20, ptr, len: 8192, fixed: false, token, zoned }
+    }
+
+    #[test]
+    fn a_result_is_all_of_it_or_a_status_or_an_error() {
+        let mut commands = commands();
+        commands.entry(&io(IoKind::Write, Some(Zoned::Append), 3), false);
+        assert_eq!(commands.result(3, 0).unwrap(), 8192);
+        let error = commands.result(3, 0x41BD).unwrap_err();
+        assert_eq!(Status::of(&error), Some(Status::new(0x1BD)));
+        let error = commands.result(3, -libc::EOPNOTSUPP).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+        assert_eq!(commands.result(1 << 63, 0).unwrap(), 0, "a task's");
+    }
+
+    #[test]
+    fn requests_become_their_commands() {
+        let commands = commands();
+        let opcode = |kind, zoned| {
+            let (command, bytes) = commands.command(&io(kind, zoned, 0)).unwrap();
+            (command.opcode, command.cdw12 >> 30 & 1, bytes)
+        };
+        assert_eq!(opcode(IoKind::Write, Some(Zoned::Append)), (0x7D, 0, 8192));
+        assert_eq!(opcode(IoKind::WriteDurable, Some(Zoned::Append)), (0x7D, 1, 8192));
+        assert_eq!(opcode(IoKind::WriteDurable, None), (0x01, 1, 8192));
+        assert_eq!(opcode(IoKind::Read, None), (0x02, 0, 8192));
+        assert_eq!(opcode(IoKind::SyncData, None), (0x00, 0, 0));
+        assert_eq!(opcode(IoKind::Read, Some(Zoned::Report)).0, 0x7A);
+        let manage = Zoned::Manage(ZoneOp::Reset);
+        assert_eq!(opcode(IoKind::SyncData, Some(manage)), (0x79, 0, 0));
+        assert_eq!(opcode(IoKind::SyncData, Some(Zoned::ResetAll)), (0x79, 0, 0));
+        assert!(commands.command(&io(IoKind::Zero, None, 0)).is_none());
+    }
+
+    /// As on a kernel whose driver does not know commands in rings, and what zeroing comes to.
+    #[test]
+    fn what_takes_no_commands_says_so() {
+        if let Err(error) = NvmeDisk::probe() {
+            println!("SKIP: {error}");
+            return;
+        }
+        let device = File::options().read(true).write(true).open("/dev/zero").unwrap();
+        let disk = NvmeDisk::new(device, Namespace { nsid: 1, block_shift: 12 });
+        let error = disk.try_command().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+        let mut ring = disk.engine(&EngineOptions::default(), None).unwrap();
+        for kind in [IoKind::SyncData, IoKind::Zero] {
+            // SAFETY: neither moves bytes.
+            unsafe { ring.push(io(kind, None, 0)) }.unwrap();
+        }
+        ring.submit(2, None).unwrap();
+        let mut ended = Vec::new();
+        ring.reap(|_, result| ended.push(result.map_err(|error| error.raw_os_error().unwrap())));
+        assert_eq!(ended.len(), 2);
+        assert!(ended.iter().all(Result::is_err), "{ended:?}");
+        assert!(ended.contains(&Err(libc::EOPNOTSUPP)), "{ended:?}");
+    }
+}
