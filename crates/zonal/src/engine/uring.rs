@@ -28,7 +28,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::file::FileDisk;
@@ -77,7 +77,36 @@ const SQPOLL_IDLE_MS: u32 = 50;
 const RETRIES: u32 = 1000;
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
-/// One thread's ring over one file.
+/// A request of the kernel for an [`Io`], on a registered file or a descriptor: the crate has no type for
+/// either of them.
+macro_rules! entry {
+    ($ring:ident, $io:ident, $file:expr, $offset:expr) => {{
+        let (file, length) = ($file, rw_length($io));
+        let flags = if $io.kind == IoKind::WriteDurable { libc::RWF_DSYNC } else { 0 };
+        match $io.kind {
+            IoKind::Read if $ring.is_known($io) => {
+                opcode::ReadFixed::new(file, $io.ptr, length, 0).offset($offset).build()
+            }
+            IoKind::Read => opcode::Read::new(file, $io.ptr, length).offset($offset).build(),
+            IoKind::Write | IoKind::WriteDurable if $ring.is_known($io) => {
+                opcode::WriteFixed::new(file, $io.ptr, length, 0)
+                    .offset($offset)
+                    .rw_flags(flags)
+                    .build()
+            }
+            IoKind::Write | IoKind::WriteDurable => {
+                opcode::Write::new(file, $io.ptr, length).offset($offset).rw_flags(flags).build()
+            }
+            IoKind::SyncData => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
+            IoKind::Zero => opcode::Fallocate::new(file, $io.len as u64)
+                .offset($offset)
+                .mode($ring.file.zero_mode().bits().cast_signed())
+                .build(),
+        }
+    }};
+}
+
+/// One thread's ring over one file, or over those of a [`Spread`](super::spread::Spread).
 pub(crate) struct Uring {
     // First, so that it is dropped first: the kernel lets go of the file and the arena with it.
     ring: IoUring,
@@ -153,18 +182,18 @@ impl Uring {
     }
 
     fn entry(&self, io: &Io) -> squeue::Entry {
-        match io.kind {
-            IoKind::Read => self.read(io),
-            IoKind::Write => self.write(io, 0),
-            IoKind::WriteDurable => self.write(io, libc::RWF_DSYNC),
-            IoKind::SyncData => {
-                opcode::Fsync::new(Fixed(REGISTERED)).flags(FsyncFlags::DATASYNC).build()
+        match self.file.spread() {
+            None => entry!(self, io, Fixed(REGISTERED), io.offset),
+            Some(spread) => {
+                let (descriptor, offset) = spread.locate(io.kind, io.offset);
+                entry!(self, io, Fd(descriptor), offset)
             }
-            IoKind::Zero => opcode::Fallocate::new(Fixed(REGISTERED), io.len as u64)
-                .offset(io.offset)
-                .mode(self.file.zero_mode().bits().cast_signed())
-                .build(),
         }
+    }
+
+    /// Whether requests go to files that are not registered; see [`super::spread`].
+    pub(super) fn is_spread(&self) -> bool {
+        self.file.spread().is_some()
     }
 
     /// Whether the kernel knows these bytes: of a part of the arena it does not.
@@ -172,27 +201,6 @@ impl Uring {
         let within = |arena: &Arena| io.ptr.addr() - arena.range().0.addr().get();
         let end = self.arena.as_ref().filter(|_| io.fixed).map(|arena| within(arena) + io.len);
         end.is_some_and(|end| end <= self.registered)
-    }
-
-    fn read(&self, io: &Io) -> squeue::Entry {
-        let (file, length) = (Fixed(REGISTERED), rw_length(io));
-        if self.is_known(io) {
-            opcode::ReadFixed::new(file, io.ptr, length, 0).offset(io.offset).build()
-        } else {
-            opcode::Read::new(file, io.ptr, length).offset(io.offset).build()
-        }
-    }
-
-    fn write(&self, io: &Io, flags: i32) -> squeue::Entry {
-        let (file, length) = (Fixed(REGISTERED), rw_length(io));
-        if self.is_known(io) {
-            opcode::WriteFixed::new(file, io.ptr, length, 0)
-                .offset(io.offset)
-                .rw_flags(flags)
-                .build()
-        } else {
-            opcode::Write::new(file, io.ptr, length).offset(io.offset).rw_flags(flags).build()
-        }
     }
 
     pub(super) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
