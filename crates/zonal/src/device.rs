@@ -127,9 +127,10 @@ pub struct Limits {
 pub struct Info {
     /// As its user named it.
     pub target: String,
-    /// `memory`, `image`, `file` or `block device`.
+    /// `memory`, `image`, `file`, `block device` or `zonefs`.
     pub kind: &'static str,
-    /// How an image's data lies in its file, `contiguous` or `scattered`.
+    /// How an image's data lies in its file, `contiguous` or `scattered`; which zones the files of a zonefs
+    /// are, in words.
     pub layout: Option<&'static str>,
     /// The bytes of an image's cluster.
     pub cluster_size: Option<u64>,
@@ -257,16 +258,16 @@ impl Device {
         let OpenNotes { session, recovered, mut warnings } = self.drive.notes.clone();
         let engine = self.drive.disk().and_then(Disk::engine_warning);
         warnings.extend(engine.map(str::to_owned));
-        let (kind, image) = match &self.drive.medium {
-            Medium::Memory(_) | Medium::Planned(_) => ("memory", None),
-            Medium::Image(image) => ("image", Some(image)),
-            Medium::File(_) => ("file", None),
-            Medium::Block(_) => ("block device", None),
+        let (kind, image, layout) = match &self.drive.medium {
+            Medium::Memory(_) | Medium::Planned(_) => ("memory", None, None),
+            Medium::Image(image) => ("image", Some(image), Some(image.layout().0)),
+            Medium::File(_) => ("file", None, None),
+            Medium::Block(block) => (block.kind().0, None, block.kind().1),
         };
         Info {
             target: self.drive.name.clone(),
             kind,
-            layout: image.map(|image| image.layout().0),
+            layout,
             cluster_size: image.map(|image| image.layout().1),
             image_id: image.and_then(Image::id),
             session,

@@ -116,7 +116,8 @@ fn open_path(
     options: &OpenOptions,
     faults: Option<&Arc<Faults>>,
 ) -> Result<Device> {
-    if block::device_number(path).is_none() {
+    let is_node = block::device_number(path).is_some();
+    if !is_node && !block::is_zonefs(path) {
         return crate::image::open_as(path, name, options, faults);
     }
     if faults.is_some() {
@@ -126,7 +127,11 @@ fn open_path(
                     (zonal create), or leave it out";
         return Err(Error::new(ErrorKind::Unsupported, text).on(name).during("open"));
     }
-    block::open(path, name, options)
+    if is_node {
+        block::open(path, name, options)
+    } else {
+        block::zonefs::open(path, name, options)
+    }
 }
 
 fn open_memory(

@@ -159,7 +159,7 @@ impl Queue {
                 let text = format!(
                     "{}; {landed} bytes of it were written, the zone's write pointer is {at} by its \
                      report",
-                    io_text(&error)
+                    self.drive.block().map_or_else(|| io_text(&error), |block| block.text(&error))
                 );
                 (write_kind(&error), text)
             }
