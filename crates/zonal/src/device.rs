@@ -9,7 +9,7 @@ use crate::handle::{HandleOptions, Pool};
 use crate::image::{Image, Mapping};
 use crate::memory::Memory;
 use crate::queue::request::{Completion, Request};
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{Queue, QueueOptions, io_text};
 use crate::sync::atomic::Ordering;
 use crate::view::{Sight, View};
 use crate::zones::Zones;
@@ -438,6 +438,11 @@ impl Drive {
             Medium::Block(block) => Some(block),
             Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => None,
         }
+    }
+
+    /// What an error of the medium says, and what to do next.
+    pub(crate) fn io_text(&self, error: &io::Error) -> String {
+        self.block().map_or_else(|| io_text(error), |block| block.text(error))
     }
 
     /// What the drive's bytes are on; none for one in memory.

@@ -67,10 +67,44 @@ struct Folder {
 }
 
 /// A file of a zonefs, before it is opened.
+#[derive(Clone, Debug)]
 struct ZoneFile {
     /// Below the folder.
     path: PathBuf,
-    metadata: Metadata,
+    /// Of its inode: that of its first zone on the device.
+    number: u64,
+    look: Look,
+}
+
+/// What a file shows of its zone.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    mode: u32,
+    /// In bytes: where the write pointer is.
+    size: u64,
+    /// In bytes: what its blocks take, which is the capacity.
+    most: u64,
+}
+
+impl Look {
+    fn at(metadata: &Metadata) -> Self {
+        let (mode, size) = (metadata.mode(), metadata.len());
+        Self { mode, size, most: metadata.blocks() * SECTOR }
+    }
+
+    /// What it says of a sequential zone, and how much of that is written. Whether a zone that can be
+    /// written is open, no file tells.
+    fn state(&self) -> (ZoneState, Option<u64>) {
+        let size = self.size.min(self.most);
+        match size {
+            _ if self.mode & PERMISSIONS == 0 => (ZoneState::Offline, None),
+            // One that was read-only when it was mounted shows nothing, and is offline here.
+            _ if self.mode & WRITE_PERMISSIONS == 0 => (ZoneState::ReadOnly, Some(size)),
+            0 => (ZoneState::Empty, Some(0)),
+            _ if size == self.most => (ZoneState::Full, Some(size)),
+            _ => (ZoneState::Closed, Some(size)),
+        }
+    }
 }
 
 /// Opens the zonefs at `path`, called `name`.
@@ -82,7 +116,7 @@ fn open_mounted(path: &Path, name: &str, options: &OpenOptions) -> Result<Device
     let folder = Folder::open(path, !options.read_only)?;
     let sysfs = Sysfs::find(folder.device()?)?;
     let queue = queue(&sysfs, &folder.root)?;
-    let reported = folder.reported(&queue, sysfs.size()?)?;
+    let reported = reported(&queue, sysfs.size()?, &folder.conventional, &folder.sequential)?;
     let geometry = super::geometry(&queue, &reported)?;
     folder.refuse_short_limits(&geometry)?;
     let spread = Arc::new(Spread::new(geometry.zone_size, folder.places(geometry.zone_size)?));
@@ -169,7 +203,7 @@ fn files_in(folder: &Path, kind: &str) -> Result<Vec<ZoneFile>> {
     let file = |number: usize| {
         let path = Path::new(kind).join(number.to_string());
         let metadata = folder.join(&path).symlink_metadata().map_err(failed)?;
-        Ok(ZoneFile { path, metadata })
+        Ok(ZoneFile { path, number: metadata.ino(), look: Look::at(&metadata) })
     };
     (0..count).map(file).collect()
 }
@@ -205,38 +239,6 @@ impl Folder {
         Ok(metadata.map_err(|error| file_error(error, &self.mount.point))?.dev())
     }
 
-    /// The zones as their files show them.
-    fn reported(&self, queue: &Queue, device: u64) -> Result<Vec<Reported>> {
-        let start = |nth: usize| nth as u64 * queue.zone_size;
-        // All but the last zone of a device are as large as any; the superblock's is before these.
-        let size = |nth: usize| queue.zone_size.min(device.saturating_sub(start(nth + 1)));
-        let mut zones: Vec<Reported> = Vec::new();
-        for file in &self.conventional {
-            file.refuse_unless_zone(zones.len() + 1)?;
-            // One zone, or with aggr_cnv all of them.
-            let mut left = file.metadata.len();
-            while left > 0 {
-                let (nth, state) = (zones.len(), ZoneState::NotWp);
-                let size = size(nth).min(left);
-                if size == 0 {
-                    let text = format!("{} is longer than its device", file.path.display());
-                    return Err(Error::new(ErrorKind::Unsupported, text));
-                }
-                let start = start(nth);
-                zones.push(Reported { start, size, capacity: size, state, written: None });
-                left -= size;
-            }
-        }
-        for file in &self.sequential {
-            let nth = zones.len();
-            file.refuse_unless_zone(nth + 1)?;
-            let capacity = file.metadata.blocks() * SECTOR;
-            let (state, written) = state_of(&file.metadata, capacity);
-            zones.push(Reported { start: start(nth), size: size(nth), capacity, state, written });
-        }
-        Ok(zones)
-    }
-
     /// # Errors
     /// This process may not have as many files open as it takes, or not write files as long.
     fn refuse_short_limits(&self, geometry: &Geometry) -> Result<()> {
@@ -256,7 +258,7 @@ impl Folder {
         })?;
         let ends = limits::file_length().filter(|_| self.to_write).unwrap_or(u64::MAX);
         let mut files = self.conventional.iter().chain(&self.sequential);
-        if files.any(|file| file.metadata.blocks() * SECTOR > ends) {
+        if files.any(|file| file.look.most > ends) {
             let text = format!(
                 "this process's limit on files ends them at {ends}, inside a zone; raise it (ulimit -f)"
             );
@@ -270,7 +272,7 @@ impl Folder {
         let mut places = Vec::new();
         for file in &self.conventional {
             let (opened, writable) = self.open_file(file, self.to_write)?;
-            for nth in 0..file.metadata.len().div_ceil(zone_size) {
+            for nth in 0..file.look.size.div_ceil(zone_size) {
                 places.push(Place::new(opened.clone(), nth * zone_size, writable));
             }
         }
@@ -282,7 +284,7 @@ impl Folder {
 
     /// A file, and whether it is open to write.
     fn open_file(&self, file: &ZoneFile, to_write: bool) -> Result<(Arc<File>, bool)> {
-        let mode = file.metadata.mode();
+        let mode = file.look.mode;
         let takes_writes = mode & WRITE_PERMISSIONS != 0;
         let flags = match mode & PERMISSIONS {
             // There is nothing to read; how it stands can be asked all the same.
@@ -304,11 +306,48 @@ impl Folder {
     }
 }
 
+/// The zones of a device of so many bytes as their files show them.
+fn reported(
+    queue: &Queue,
+    device: u64,
+    conventional: &[ZoneFile],
+    sequential: &[ZoneFile],
+) -> Result<Vec<Reported>> {
+    let start = |nth: usize| nth as u64 * queue.zone_size;
+    // All but the last zone of a device are as large as any; the superblock's is before these.
+    let size = |nth: usize| queue.zone_size.min(device.saturating_sub(start(nth + 1)));
+    let mut zones: Vec<Reported> = Vec::new();
+    for file in conventional {
+        file.refuse_unless_zone(zones.len() + 1)?;
+        // One zone, or with aggr_cnv all of them.
+        let mut left = file.look.size;
+        while left > 0 {
+            let (nth, state) = (zones.len(), ZoneState::NotWp);
+            let size = size(nth).min(left);
+            if size == 0 {
+                let text = format!("{} is longer than its device", file.path.display());
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            let start = start(nth);
+            zones.push(Reported { start, size, capacity: size, state, written: None });
+            left -= size;
+        }
+    }
+    for file in sequential {
+        let nth = zones.len();
+        file.refuse_unless_zone(nth + 1)?;
+        let (state, written) = file.look.state();
+        let capacity = file.look.most;
+        zones.push(Reported { start: start(nth), size: size(nth), capacity, state, written });
+    }
+    Ok(zones)
+}
+
 impl ZoneFile {
     /// # Errors
-    /// It is not that zone of its device: its inode has the number of its first one.
+    /// It is not that zone of its device.
     fn refuse_unless_zone(&self, number: usize) -> Result<()> {
-        let found = self.metadata.ino();
+        let found = self.number;
         if found == number as u64 {
             return Ok(());
         }
@@ -318,20 +357,6 @@ impl ZoneFile {
              to come before all others"
         );
         Err(Error::new(ErrorKind::Unsupported, text))
-    }
-}
-
-/// What a file's size and mode say of its zone, and how much of it is written. Whether a zone that can be
-/// written is open, no file tells.
-fn state_of(metadata: &Metadata, capacity: u64) -> (ZoneState, Option<u64>) {
-    let (mode, size) = (metadata.mode(), metadata.len().min(capacity));
-    match size {
-        _ if mode & PERMISSIONS == 0 => (ZoneState::Offline, None),
-        // Of a zone that was read-only when it was mounted the kernel shows nothing: it is offline here.
-        _ if mode & WRITE_PERMISSIONS == 0 => (ZoneState::ReadOnly, Some(size)),
-        0 => (ZoneState::Empty, Some(0)),
-        _ if size == capacity => (ZoneState::Full, Some(size)),
-        _ => (ZoneState::Closed, Some(size)),
     }
 }
 
@@ -433,8 +458,7 @@ impl Zonefs {
     pub(super) fn standing(&self, zone: ZoneIndex) -> Result<Standing> {
         let metadata = self.spread.file(zone.index()).metadata();
         let metadata = metadata.map_err(|error| device_error(error, "the size of its file"))?;
-        let capacity = self.geometry.capacity_of(zone);
-        let (state, written) = state_of(&metadata, capacity);
+        let (state, written) = Look::at(&metadata).state();
         let wp = written.map(|written| blocks(written, &self.geometry));
         Ok(Standing { state, wp, tells_open: false })
     }
@@ -443,6 +467,11 @@ impl Zonefs {
     pub(super) fn text(&self, error: &io::Error) -> Option<String> {
         let point = self.mount.point.display();
         let errors = &self.mount.errors;
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            let text = "its zone's file ends before it, as another program has reset the zone; the next \
+                        append finds the zone's write pointer";
+            return Some(text.to_owned());
+        }
         match error.raw_os_error()? {
             libc::EROFS => Some(format!(
                 "the kernel has made this zonefs read-only after an I/O error (errors={errors}; see \
@@ -452,5 +481,81 @@ impl Zonefs {
             libc::EFBIG => Some("the kernel has the file at its maximum".to_owned()),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn queue(zones: u32) -> Queue {
+        Queue {
+            zone_size: 16 * MIB,
+            zones,
+            max_open_zones: 4,
+            max_active_zones: 0,
+            block_size: 4096,
+            max_append: 128 << 10,
+            whole_write: 508 << 10,
+            disorder: None,
+        }
+    }
+
+    fn file(path: &str, number: u64, size: u64, most: u64) -> ZoneFile {
+        ZoneFile { path: path.into(), number, look: Look { mode: 0o100_640, size, most } }
+    }
+
+    /// Those of a device of six zones, the first three conventional, the last half as large.
+    fn files() -> (Vec<ZoneFile>, Vec<ZoneFile>) {
+        let conventional = (0..2).map(|n| file("cnv/n", n + 1, 16 * MIB, 16 * MIB)).collect();
+        let sequential = vec![
+            file("seq/0", 3, 0, 12 * MIB),
+            file("seq/1", 4, 4096, 12 * MIB),
+            file("seq/2", 5, 8 * MIB, 8 * MIB),
+        ];
+        (conventional, sequential)
+    }
+
+    #[test]
+    fn zones_are_the_files_and_their_sizes_write_pointers() {
+        let (conventional, sequential) = files();
+        let zones = reported(&queue(5), 88 * MIB, &conventional, &sequential).unwrap();
+        let geometry = super::super::geometry(&queue(5), &zones).unwrap();
+        assert_eq!((geometry.zones(), geometry.conventional_zones), (5, 2));
+        assert_eq!((geometry.size, geometry.zone_capacity), (72 * MIB, 12 * MIB));
+        let states = [ZoneState::Empty, ZoneState::Closed, ZoneState::Full];
+        assert_eq!([2, 3, 4].map(|zone: usize| zones[zone].state), states);
+        assert_eq!(zones[3].written, Some(4096));
+    }
+
+    #[test]
+    fn an_aggregated_file_is_all_of_its_zones() {
+        let (_, sequential) = files();
+        let aggregated = [file("cnv/0", 1, 32 * MIB, 32 * MIB)];
+        let zones = reported(&queue(5), 88 * MIB, &aggregated, &sequential).unwrap();
+        let geometry = super::super::geometry(&queue(5), &zones).unwrap();
+        assert_eq!((geometry.zones(), geometry.conventional_zones), (5, 2));
+    }
+
+    #[test]
+    fn files_that_are_other_zones_than_they_should_be_are_refused_by_name() {
+        let (conventional, mut sequential) = files();
+        sequential[1].number = 5;
+        let error = reported(&queue(5), 88 * MIB, &conventional, &sequential).unwrap_err();
+        assert!(error.to_string().contains("seq/1 is zone 5 of its device"), "{error}");
+        let endless = [file("cnv/0", 1, u64::MAX, u64::MAX)];
+        let error = reported(&queue(5), 88 * MIB, &endless, &sequential).unwrap_err();
+        assert!(error.to_string().contains("cnv/0 is longer than its device"), "{error}");
+    }
+
+    #[test]
+    fn a_zone_that_has_died_is_known_by_its_mode() {
+        let state = |mode, size| Look { mode, size, most: 8 * MIB }.state();
+        assert_eq!(state(0o100_000, 0), (ZoneState::Offline, None));
+        assert_eq!(state(0o100_440, 4096), (ZoneState::ReadOnly, Some(4096)));
+        assert_eq!(state(0o100_640, 4096), (ZoneState::Closed, Some(4096)));
+        assert_eq!(state(0o100_640, 9 * MIB), (ZoneState::Full, Some(8 * MIB)));
     }
 }

@@ -1005,7 +1005,7 @@ impl Queue {
         if slot.stage == Stage::InLane {
             return self.failed_in_lane(number);
         }
-        let error = slot.io_error();
+        let error = slot.io_error(&self.drive);
         self.complete(number, Err(error));
     }
 
@@ -1047,7 +1047,7 @@ impl Queue {
             Verdict::Failed => {
                 let error = match finding {
                     Some(finding) => self.device_error(number, finding),
-                    None => slot.io_error(),
+                    None => slot.io_error(&self.drive),
                 };
                 self.complete(number, Err(error));
             }

@@ -6,7 +6,7 @@
 
 use super::lanes::{Pace, Step};
 use super::slot::{Slots, Stage};
-use super::{Queue, cold, io_text};
+use super::{Queue, cold};
 use crate::block::write_kind;
 use crate::device::Drive;
 use crate::engine::{Engine, IoKind};
@@ -159,7 +159,7 @@ impl Queue {
                 let text = format!(
                     "{}; {landed} bytes of it were written, the zone's write pointer is {at} by its \
                      report",
-                    self.drive.block().map_or_else(|| io_text(&error), |block| block.text(&error))
+                    self.drive.io_text(&error)
                 );
                 (write_kind(&error), text)
             }

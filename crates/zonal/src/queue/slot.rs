@@ -2,6 +2,7 @@
 
 use super::request::{Extra, Flags};
 use crate::buffer::Buffer;
+use crate::device::Drive;
 use crate::view::View;
 use crate::zones::{Leaving, SlotId, Zones};
 use std::cell::{Cell, RefCell};
@@ -138,10 +139,10 @@ impl Slot {
     }
 
     /// What the medium said, with its place.
-    pub(super) fn io_error(&mut self) -> Error {
+    pub(super) fn io_error(&mut self, drive: &Drive) -> Error {
         let error = self.error.take().unwrap_or_else(|| io::ErrorKind::Other.into());
         let kind = super::io_kind(&error);
-        let text = super::io_text(&error);
+        let text = drive.io_text(&error);
         Error::new(kind, text)
             .in_zone(self.zone.0)
             .at(self.offset, self.length())
