@@ -1,4 +1,4 @@
-//! What a drive is called: a path (of an image, or of a zoned block device), `file:` and a path, or
+//! What a drive is called: a path (of an image, a zoned block device or a mounted zonefs), `file:` and a path, or
 //! `mem:` with the drive's shape; and behind that, perhaps, how it fails.
 //!
 //! The last `,faults=` in a name ends the drive's and begins its plan's. So a path that has one in it
@@ -13,7 +13,7 @@ use zonal_core::format::Geometry;
 /// A drive's name, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// An image or a zoned block device: what it is, is looked at when it is opened.
+    /// An image, a zoned block device or a mounted zonefs: what it is, is looked at when it is opened.
     Path(PathBuf),
     /// A drive in memory, of this shape.
     Memory(Geometry),

@@ -566,7 +566,7 @@ fn what_is_no_drive_of_ones_own_is_refused_with_a_next_step() {
     };
     let read = OpenOptions { read_only: true, ..OpenOptions::default() };
     let target = Target::Path(bench.folder.clone());
-    refused(Path::new("/zonefs"), ErrorKind::NotZoned, "no zonefs is mounted");
+    refused(Path::new("/zonefs"), ErrorKind::NotZoned, "where a zonefs is mounted");
     refused(&bench.folder.join("seq"), ErrorKind::NotZoned, "mounted at, /zonefs/test");
     refused(&bench.file(0), ErrorKind::NotZoned, "mounted at, /zonefs/test");
     let drive = bench.open(EngineChoice::Auto);

@@ -345,6 +345,14 @@ impl Block {
         }
     }
 
+    /// Whether a zone can be written as its file is open.
+    pub(crate) fn is_held(&self, zone: ZoneIndex) -> bool {
+        match &self.way {
+            Way::Node(..) => true,
+            Way::Files(zonefs) => zonefs.is_held(zone),
+        }
+    }
+
     /// The zones whose files are held open for writing.
     pub(crate) fn held(&self) -> Vec<ZoneIndex> {
         match &self.way {

@@ -16,7 +16,7 @@
 
 use super::probe::{Queue, Sysfs};
 use super::report::{Reported, SECTOR};
-use super::{Block, Way, assemble, blocks, claimed, device_error, mount};
+use super::{Block, Way, assemble, blocks, claimed, device_error, mount, write_kind};
 use crate::device::{Device, OpenNotes};
 use crate::engine::file::FileDisk;
 use crate::engine::spread::{Place, Spread};
@@ -251,8 +251,8 @@ impl Folder {
         let files = self.conventional.len() as u64 + sequential + held;
         limits::allow_files(files).map_err(|most| {
             let text = format!(
-                "it takes {files} open files, and this process may have {most}; raise its limit \
-                 (ulimit -Hn)"
+                "it takes {files} more open files, and this process may have {most} in all; raise its \
+                 limit (ulimit -Hn)"
             );
             Error::new(ErrorKind::Unsupported, text)
         })?;
@@ -413,7 +413,8 @@ impl Zonefs {
     fn hold_error(&self, error: io::Error) -> Error {
         let what = "opening its file to write";
         if error.raw_os_error() != Some(libc::EBUSY) {
-            return device_error(error, what);
+            let Some(text) = self.text(&error) else { return device_error(error, what) };
+            return Error::new(write_kind(&error), format!("{what}: {text}")).with_source(error);
         }
         let open = mount::attribute(&self.device, "nr_wro_seq_files");
         let open = open.map_or(String::new(), |open| format!("; {open} are, by all programs"));

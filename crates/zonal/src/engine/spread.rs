@@ -117,11 +117,11 @@ impl Spread {
         self.places[zone].writes.load(Ordering::Acquire) != NONE
     }
 
-    /// Goes on with a zone's file that was opened for writing.
+    /// Goes on with a zone's file that was opened for writing, unless there is one.
     pub(crate) fn hold(&self, zone: usize, file: Arc<File>) {
         let mut held = lock(&self.held);
+        let file = held.entry(zone).or_insert(file);
         self.places[zone].writes.store(file.as_raw_fd(), Ordering::Release);
-        held.insert(zone, file);
     }
 
     /// Takes away what [`hold`](Self::hold) was given, to be closed. No write of the zone has a place.
@@ -178,7 +178,9 @@ mod tests {
         let writes = || spread.locate(IoKind::Write, 2 * ZONE).0;
         assert_eq!((writes(), spread.is_writable(2)), (NONE, false));
         spread.hold(2, Arc::new(tempfile::tempfile().unwrap()));
-        assert_eq!(spread.held(), [2]);
+        let first = writes();
+        spread.hold(2, Arc::new(tempfile::tempfile().unwrap()));
+        assert_eq!((spread.held(), writes()), (vec![2], first), "what is written to stays open");
         assert_eq!(spread.open_for(IoKind::Write, 2 * ZONE + 512).unwrap().1, 512);
         let file = spread.let_go(2).unwrap();
         assert!(spread.open_for(IoKind::Write, 2 * ZONE + 512).is_err());

@@ -812,8 +812,8 @@ pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
         }
         io::ErrorKind::IsADirectory => (
             ErrorKind::NotZoned,
-            "it is a folder, on which no zonefs is mounted; name an image in it, or make one with: \
-             zonal create"
+            "it is a folder; name an image in it, or the place where a zonefs is mounted, or make an \
+             image with: zonal create"
                 .to_owned(),
         ),
         io::ErrorKind::PermissionDenied => {
@@ -829,8 +829,8 @@ pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
 pub(crate) fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
     let (what, kind) = match identity.mode & libc::S_IFMT {
         libc::S_IFDIR => {
-            let what = "a folder, on which no zonefs is mounted; name an image in it, or make one with: \
-                        zonal create";
+            let what = "a folder; name an image in it, or the place where a zonefs is mounted, or make an image \
+                        with: zonal create";
             (what, ErrorKind::NotZoned)
         }
         libc::S_IFBLK => (

@@ -171,14 +171,13 @@ async fn hold(scene: &Scene, zone: ZoneIndex) -> Result<()> {
         return Ok(());
     };
     let zones = scene.zones();
-    loop {
+    // Whoever waits for a gate below waits for the holder of one whose file is open, and that one, going on
+    // from here at once, waits for none.
+    while !block.is_held(zone) {
         zones.make_room_for(zone).map_err(Error::from)?;
         let_go_of_closed(scene, block, zone).await?;
         match scene.desk.answer(block.hold(zone)?).await {
-            Ok(()) => {
-                zones.is_held(zone);
-                return Ok(());
-            }
+            Ok(()) => {}
             // Others hold some too: fewer are left than the limits say.
             Err(error) if error.kind() == ErrorKind::TooManyOpenZones => {
                 if !zones.close_first_opened() {
@@ -188,6 +187,8 @@ async fn hold(scene: &Scene, zone: ZoneIndex) -> Result<()> {
             Err(error) => return Err(error),
         }
     }
+    zones.is_held(zone);
+    Ok(())
 }
 
 /// Closes the files of zones that the rules have closed, or filled, since they were opened, as soon as

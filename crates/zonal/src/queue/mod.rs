@@ -696,7 +696,8 @@ impl Queue {
     fn make_ready(&mut self, number: u32) {
         let slot = self.slots.get(number);
         let zone = slot.zone;
-        if let Some(error) = slot.unready.take().and_then(|unready| unready.take()) {
+        let tried = slot.unready.take().and_then(|unready| unready.take());
+        if let Some(Err(error)) = tried {
             let error = error.in_zone(zone.0).at(slot.offset, slot.length());
             return self.refuse(number, error);
         }
@@ -706,9 +707,8 @@ impl Queue {
         let mailbox = self.mailbox.clone();
         self.spawn(number, |scene| {
             Box::pin(async move {
-                if let Err(error) = cold::make_ready(&scene, zone).await {
-                    outcome.replace(Some(error));
-                }
+                let made = cold::make_ready(&scene, zone).await;
+                outcome.replace(Some(made));
                 mailbox.post(Message::Turn { slot: number });
             })
         });
@@ -726,7 +726,9 @@ impl Queue {
     /// The parked request in `number` may look again, if it is still there and first.
     fn turn(&mut self, number: u32) {
         let slot = self.slots.get(number);
-        if slot.stage == Stage::Parked && self.drive.zones.holds(slot.zone, self.id, number) {
+        // While its zone is made ready there is nothing new to see, and one task for that is enough.
+        let waits = slot.stage == Stage::Parked && !slot.is_being_readied();
+        if waits && self.drive.zones.holds(slot.zone, self.id, number) {
             self.look_again(number);
         }
     }

@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// The capability that lifts the limit on locked memory (`capabilities(7)`).
 const CAP_IPC_LOCK: u32 = 14;
 
-/// Descriptors that are left to others when the limit on them is raised.
+/// Descriptors that are left to others, where there are as many, when the limit on them is raised.
 const FILES_SPARE: u64 = 64;
 
 /// Sees to it that so many more files can be open, by raising this process's limit if need be.
@@ -14,16 +14,19 @@ const FILES_SPARE: u64 = 64;
 /// How many may be open at most.
 pub(crate) fn allow_files(more: u64) -> Result<(), u64> {
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
+    let needed = open.saturating_add(more);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = open.saturating_add(more).saturating_add(FILES_SPARE);
-    if current.is_none_or(|current| current >= wanted) {
-        return Ok(());
-    }
-    if let Some(maximum) = maximum.filter(|&maximum| maximum < wanted) {
+    if let Some(maximum) = maximum.filter(|&maximum| maximum < needed) {
         return Err(maximum);
     }
-    let raised = Rlimit { current: Some(wanted), maximum };
-    setrlimit(Resource::Nofile, raised).map_err(|_| current.unwrap_or(0))
+    let wanted = maximum.unwrap_or(u64::MAX).min(needed.saturating_add(FILES_SPARE));
+    match current {
+        Some(current) if current < wanted => {
+            let raised = Rlimit { current: Some(wanted), maximum };
+            setrlimit(Resource::Nofile, raised).map_err(|_| current)
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// How long files that this process writes may become, in bytes; none: as long as they like.

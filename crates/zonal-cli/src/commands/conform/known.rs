@@ -20,6 +20,9 @@ pub(super) struct Known {
 /// How scsi_debug, as every SCSI or ATA drive, answers what changes nothing.
 const ZBC_NO_CHANGE: &str =
     "ZBC, CLOSE ZONE and OPEN ZONE: where there is nothing to change the command succeeds";
+/// What null_blk does not close for others, nor zonefs for us.
+const NO_SPARE_PLACE: &str = "null_blk closes an open zone for another one only while fewer zones are active than may \
+                              be, and zonefs closes none but under the mount option explicit-open";
 /// What null_blk keeps of the data.
 const NOT_KEPT: &str = "null_blk's documentation, memory_backed: without it no data is kept";
 
@@ -34,6 +37,7 @@ pub(super) const TABLE: &[Known] = &[
     Known { peer: "scsi_debug", rule: "state-close", case: "close empty", note: ZBC_NO_CHANGE },
     Known { peer: "scsi_debug", rule: "state-close", case: "close full", note: ZBC_NO_CHANGE },
     Known { peer: "scsi_debug", rule: "state-open", case: "open full", note: ZBC_NO_CHANGE },
+    Known { peer: "zonefs, null_blk", rule: "active-limit", case: "", note: NO_SPARE_PLACE },
     Known { peer: "memory_backed=0", rule: "append-record", case: "contents", note: NOT_KEPT },
     Known { peer: "memory_backed=0", rule: "read-pointer", case: "contents", note: NOT_KEPT },
     Known { peer: "memory_backed=0", rule: "read-finished", case: "contents", note: NOT_KEPT },
@@ -59,11 +63,11 @@ pub(super) fn excuses(peer: &str, rule: &str, faults: &[Fault]) -> Option<Vec<St
     Some(notes)
 }
 
-/// What a device node says of itself (`QEMU NVMe Ctrl`, `scsi_debug`, `null_blk memory_backed=0`);
-/// empty for what is no device.
-pub(super) fn describe_device(path: &Path) -> String {
+/// What a device node, or the device below a mounted zonefs, says of itself (`QEMU NVMe Ctrl`, `scsi_debug`,
+/// `null_blk memory_backed=0`); empty for what is no device.
+pub(super) fn describe_device(path: &Path, kind: &str) -> String {
     let Ok(metadata) = fs::metadata(path) else { return String::new() };
-    let device = metadata.rdev();
+    let device = if kind == "zonefs" { metadata.dev() } else { metadata.rdev() };
     if device == 0 {
         return String::new();
     }
@@ -82,7 +86,7 @@ fn describe_sysfs(folder: &Path, null_blk: &Path) -> String {
     let read = |path: &Path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_default();
-    if name.starts_with("nullb") {
+    if name.starts_with("nullb") || null_blk.join(&name).is_dir() {
         return match read(&null_blk.join(&name).join("memory_backed")) {
             Some(backed) => format!("null_blk memory_backed={backed}"),
             None => "null_blk".into(),
@@ -131,6 +135,9 @@ mod tests {
         let null_blk = |name| describe_sysfs(&folder(name), &folder("config"));
         assert_eq!(null_blk("nullb0"), "null_blk memory_backed=0");
         assert_eq!(null_blk("nullb1"), "null_blk");
-        assert_eq!(describe_device(place.path()), "");
+        fs::create_dir_all(folder("config/named")).unwrap();
+        fs::write(folder("config/named/memory_backed"), "1\n").unwrap();
+        assert_eq!(null_blk("named"), "null_blk memory_backed=1");
+        assert_eq!(describe_device(place.path(), "image"), "");
     }
 }
