@@ -10,7 +10,7 @@ use crate::image::{Image, Mapping};
 use crate::memory::Memory;
 use crate::nvme::Nvme;
 use crate::queue::request::{Completion, Request};
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{Queue, QueueOptions, io_text};
 use crate::sync::atomic::Ordering;
 use crate::view::{Sight, View};
 use crate::zones::Zones;
@@ -129,9 +129,10 @@ pub struct Limits {
 pub struct Info {
     /// As its user named it.
     pub target: String,
-    /// `memory`, `image`, `file`, `block device` or `NVMe namespace` (by its commands).
+    /// `memory`, `image`, `file`, `block device`, `zonefs` or `NVMe namespace` (by its commands).
     pub kind: &'static str,
-    /// How an image's data lies in its file, `contiguous` or `scattered`.
+    /// How an image's data lies in its file, `contiguous` or `scattered`; which zones the files of a zonefs
+    /// are, in words.
     pub layout: Option<&'static str>,
     /// The bytes of an image's cluster.
     pub cluster_size: Option<u64>,
@@ -263,17 +264,17 @@ impl Device {
         let OpenNotes { session, recovered, mut warnings } = self.drive.notes.clone();
         let engine = self.drive.disk().and_then(Disk::engine_warning);
         warnings.extend(engine.map(str::to_owned));
-        let (kind, image) = match &self.drive.medium {
-            Medium::Memory(_) | Medium::Planned(_) => ("memory", None),
-            Medium::Image(image) => ("image", Some(image)),
-            Medium::File(_) => ("file", None),
-            Medium::Block(_) => ("block device", None),
-            Medium::Nvme(_) => ("NVMe namespace", None),
+        let (kind, image, layout) = match &self.drive.medium {
+            Medium::Memory(_) | Medium::Planned(_) => ("memory", None, None),
+            Medium::Image(image) => ("image", Some(image), Some(image.layout().0)),
+            Medium::File(_) => ("file", None, None),
+            Medium::Block(block) => (block.kind().0, None, block.kind().1),
+            Medium::Nvme(_) => ("NVMe namespace", None, None),
         };
         Info {
             target: self.drive.name.clone(),
             kind,
-            layout: image.map(|image| image.layout().0),
+            layout,
             cluster_size: image.map(|image| image.layout().1),
             image_id: image.and_then(Image::id),
             session,
@@ -497,7 +498,12 @@ impl Drive {
         !matches!(self.medium, Medium::Memory(_))
     }
 
-    /// The file that the drive's bytes are in; none for one in memory, or one that takes commands.
+    /// What an error of the medium says, and what to do next.
+    pub(crate) fn io_text(&self, error: &io::Error) -> String {
+        self.block().map_or_else(|| io_text(error), |block| block.text(error))
+    }
+
+    /// What the drive's bytes are on; none for one in memory, or one that takes commands.
     #[inline]
     pub(crate) fn disk(&self) -> Option<&Disk> {
         match &self.medium {

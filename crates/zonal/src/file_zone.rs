@@ -20,7 +20,6 @@ use crate::sys::file::Access;
 use crate::sys::words::SharedWords;
 use crate::zones::cells::words_needed;
 use crate::zones::{Cells, Found, Keeping, Zones};
-use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -70,7 +69,7 @@ fn open_file(
     let mut limit = None;
     if !options.read_only {
         take_lock(&file, path, || None)?;
-        limit = getrlimit(Resource::Fsize).current;
+        limit = crate::sys::limits::file_length();
     }
     let disk = under(Disk::File(options.driven(file)?), faults);
     refuse_image(&disk)?;

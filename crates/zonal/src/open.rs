@@ -117,8 +117,9 @@ fn open_path(
     options: &OpenOptions,
     faults: Option<&Arc<Faults>>,
 ) -> Result<Device> {
+    let is_node = block::device_number(path).is_some();
     let is_namespace = nvme::device_number(path).is_some();
-    if block::device_number(path).is_none() && !is_namespace {
+    if !is_node && !is_namespace && !block::is_zonefs(path) {
         return crate::image::open_as(path, name, options, faults);
     }
     if faults.is_some() {
@@ -128,7 +129,13 @@ fn open_path(
                     (zonal create), or leave it out";
         return Err(Error::new(ErrorKind::Unsupported, text).on(name).during("open"));
     }
-    if is_namespace { nvme::open(path, name, options) } else { block::open(path, name, options) }
+    if is_namespace {
+        nvme::open(path, name, options)
+    } else if is_node {
+        block::open(path, name, options)
+    } else {
+        block::zonefs::open(path, name, options)
+    }
 }
 
 fn open_memory(

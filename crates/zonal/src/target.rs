@@ -1,4 +1,4 @@
-//! What a drive is called: a path (of an image, or of a device with zones), `file:` and a path, or
+//! What a drive is called: a path (of an image, of a device with zones, or of a mounted zonefs), `file:` and a path, or
 //! `mem:` with the drive's shape; and behind that, perhaps, how it fails.
 //!
 //! The last `,faults=` in a name ends the drive's and begins its plan's. So a path that has one in it
@@ -13,8 +13,8 @@ use zonal_core::format::Geometry;
 /// A drive's name, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// An image, a zoned block device, or the generic device of a zoned NVMe namespace: what it is, is
-    /// looked at when it is opened.
+    /// An image, a zoned block device, the generic device of a zoned NVMe namespace, or a mounted zonefs:
+    /// what it is, is looked at when it is opened.
     Path(PathBuf),
     /// A drive in memory, of this shape.
     Memory(Geometry),

@@ -76,9 +76,10 @@ impl Description {
         }
     }
 
-    /// How an image's data lies in its file.
+    /// How an image's data lies in its file, or which zones files are.
     fn layout(&self) -> Option<String> {
-        let (layout, cluster) = (self.layout.as_ref()?, self.cluster_size?);
+        let layout = self.layout.clone()?;
+        let Some(cluster) = self.cluster_size else { return Some(layout) };
         Some(format!("{layout}, clusters of {}", format_size(cluster)))
     }
 

@@ -1,5 +1,5 @@
 //! A zoned block device: its own zones, driven by plain writes at write pointers that are tracked
-//! here.
+//! here. It is reached by its node, or by the files of the zonefs that is mounted on it ([`zonefs`]).
 //!
 //! ```text
 //! append ─► zone rules (a place) ─► queue::lanes (order) ─► engine, O_DIRECT ─► device
@@ -18,10 +18,13 @@
 //!   reads takes nothing and changes nothing. There is no live file, and no metadata of ours.
 
 mod calls;
+mod mount;
 mod probe;
 mod report;
+pub(crate) mod zonefs;
 
 pub(crate) use calls::Answer;
+pub(crate) use mount::is_zonefs;
 pub(crate) use probe::{Queue, Sysfs, device_number};
 pub(crate) use report::Reported;
 
@@ -29,7 +32,7 @@ use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::open::OpenOptions;
-use crate::queue::io_kind;
+use crate::queue::{io_kind, io_text};
 use crate::sys::blkzoned::{self, Manage};
 use crate::sys::words::SharedWords;
 use crate::zones::cells::words_needed;
@@ -45,6 +48,7 @@ use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
 use zonal_core::units::{Blocks, Generation, ZoneIndex};
 use zonal_core::zone::{ZoneOp, ZoneState};
+use zonefs::Zonefs;
 
 /// How long `open` waits for the device of a session that has just ended: the kernel lets go of a
 /// ring, and of the device with it, in its own time.
@@ -60,11 +64,19 @@ const ZONES_A_REPORT: u32 = 4096;
 pub(crate) struct Block {
     // First: it waits for the calls under way, which have the device open.
     calls: Calls,
-    file: FileDisk,
+    way: Way,
     disk: Disk,
-    geometry: Geometry,
     whole_write: u64,
     one_by_one: bool,
+}
+
+/// How the device's zones are reached, for what blocks.
+#[derive(Clone)]
+enum Way {
+    /// By its node, with ioctls.
+    Node(FileDisk, Arc<Geometry>),
+    /// By files, with what changes and shows their length.
+    Files(Arc<Zonefs>),
 }
 
 /// Opens the device at `path`, called `name`.
@@ -91,48 +103,65 @@ fn open_device(path: &Path, name: &str, options: &OpenOptions) -> Result<Device>
     let reported = read_report(&file, 0, u32::MAX)?;
     let geometry = geometry(&queue, &reported)?;
     let file = options.driven(file)?;
-    let disk = Disk::File(file.clone());
-    let at_once = disk.engine_name().0 == "io_uring";
+    let way = Way::Node(file.clone(), Arc::new(geometry.clone()));
+    let block = Block::new(way, file, &queue, queue.disorder.is_some());
+    let at_once = block.disk.engine_name().0 == "io_uring";
     let warnings = queue.disorder.iter().filter(|_| at_once && !options.read_only).cloned();
     let notes = OpenNotes { warnings: warnings.collect(), ..OpenNotes::default() };
+    Ok(assemble(block, name, options, geometry, &reported, notes))
+}
+
+/// A drive of a device, with its zones as they were reported.
+fn assemble(
+    block: Block,
+    name: &str,
+    options: &OpenOptions,
+    geometry: Geometry,
+    reported: &[Reported],
+    notes: OpenNotes,
+) -> Device {
     let count = geometry.zones();
     let cells = Cells::new(SharedWords::heap(words_needed(count)), 0, count);
     let keeping = if options.read_only { Keeping::Nothing } else { Keeping::Device };
-    let found = |zone: ZoneIndex| found(&reported[zone.index()], &geometry);
-    let zones = Zones::new(geometry.clone(), cells, keeping, found);
-    let one_by_one = queue.disorder.is_some();
-    let whole_write = queue.whole_write;
-    let block = Block { calls: Calls::new(), file, disk, geometry, whole_write, one_by_one };
-    Ok(Device::new(Drive {
+    let shape = geometry.clone();
+    let found = |zone: ZoneIndex| found(&reported[zone.index()], &shape);
+    let zones = Zones::new(geometry, cells, keeping, found);
+    Device::new(Drive {
         name: name.to_owned(),
         zones: Arc::new(zones),
         read_only: options.read_only,
         medium: Medium::Block(block),
         notes,
-    }))
+    })
+}
+
+/// Asks for what another session may still have, again and again for as long as `open` waits for that.
+fn claimed<T>(mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let patience = Instant::now() + CLAIM_PATIENCE;
+    loop {
+        let got = ask()?;
+        if got.is_some() || Instant::now() >= patience {
+            return Ok(got);
+        }
+        std::thread::sleep(CLAIM_STEP);
+    }
 }
 
 /// Opens the device, for itself alone if it is to be written.
 fn claim(path: &Path, sysfs: &Sysfs, read_only: bool) -> Result<std::fs::File> {
-    let patience = Instant::now() + CLAIM_PATIENCE;
-    loop {
-        let error = match blkzoned::open(path, !read_only) {
-            Ok(file) => return Ok(file),
-            Err(error) => error,
-        };
-        if error.raw_os_error() != Some(libc::EBUSY) {
-            return Err(open_error(error, path));
-        }
-        if let Some(holder) = sysfs.holder() {
-            return Err(Error::new(ErrorKind::InUse, holder));
-        }
-        if Instant::now() >= patience {
-            let text = "another program has it open for itself alone; wait for that to end (fuser \
-                        -v names it), or open it to read";
-            return Err(Error::new(ErrorKind::InUse, text));
-        }
-        std::thread::sleep(CLAIM_STEP);
-    }
+    let opened = claimed(|| match blkzoned::open(path, !read_only) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => match sysfs.holder() {
+            Some(holder) => Err(Error::new(ErrorKind::InUse, holder)),
+            None => Ok(None),
+        },
+        Err(error) => Err(open_error(error, path)),
+    });
+    opened?.ok_or_else(|| {
+        let text = "another program has it open for itself alone; wait for that to end (fuser -v \
+                    names it), or open it to read";
+        Error::new(ErrorKind::InUse, text)
+    })
 }
 
 fn open_error(error: io::Error, path: &Path) -> Error {
@@ -269,8 +298,21 @@ fn blocks(bytes: u64, geometry: &Geometry) -> Blocks {
 }
 
 impl Block {
+    fn new(way: Way, file: FileDisk, queue: &Queue, one_by_one: bool) -> Self {
+        let (calls, whole_write) = (Calls::new(), queue.whole_write);
+        Self { calls, way, disk: Disk::File(file), whole_write, one_by_one }
+    }
+
     pub(crate) fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// What it is called, and how its zones lie.
+    pub(crate) fn kind(&self) -> (&'static str, Option<&'static str>) {
+        match &self.way {
+            Way::Node(..) => ("block device", None),
+            Way::Files(zonefs) => ("zonefs", Some(zonefs.layout())),
+        }
     }
 
     /// The longest write that may be on its way together with others of its zone, in bytes.
@@ -283,14 +325,82 @@ impl Block {
         self.one_by_one
     }
 
+    /// What an error of a write means here.
+    pub(crate) fn text(&self, error: &io::Error) -> String {
+        let text = match &self.way {
+            Way::Node(..) => None,
+            Way::Files(zonefs) => zonefs.text(error),
+        };
+        text.unwrap_or_else(|| io_text(error))
+    }
+
+    /// Whether a sync that failed is to be tried by another file: the file of a zone that has died cannot be
+    /// synced.
+    pub(crate) fn syncs_by_another(&self, error: &io::Error) -> bool {
+        match &self.way {
+            Way::Node(..) => false,
+            Way::Files(zonefs) => zonefs.syncs_by_another(error),
+        }
+    }
+
+    /// Whether a zone takes writes only while its file is open for writing.
+    pub(crate) fn holds_files(&self) -> bool {
+        match &self.way {
+            Way::Node(..) => false,
+            Way::Files(_) => true,
+        }
+    }
+
+    /// Whether a zone can be written as its file is open.
+    pub(crate) fn is_held(&self, zone: ZoneIndex) -> bool {
+        match &self.way {
+            Way::Node(..) => true,
+            Way::Files(zonefs) => zonefs.is_held(zone),
+        }
+    }
+
+    /// The zones whose files are held open for writing.
+    pub(crate) fn held(&self) -> Vec<ZoneIndex> {
+        match &self.way {
+            Way::Node(..) => Vec::new(),
+            Way::Files(zonefs) => zonefs.held(),
+        }
+    }
+
+    /// Has a zone's file opened for writing.
+    ///
+    /// # Errors
+    /// There is no thread to do it.
+    pub(crate) fn hold(&self, zone: ZoneIndex) -> Result<Answer<Result<()>>> {
+        let way = self.way.clone();
+        let answer = self.calls.ask(move || match way {
+            Way::Node(..) => Ok(()),
+            Way::Files(zonefs) => zonefs.hold(zone),
+        });
+        answer.map_err(no_thread)
+    }
+
+    /// Has a zone's file closed, of which no write has a place.
+    ///
+    /// # Errors
+    /// There is no thread to do it.
+    pub(crate) fn let_go(&self, zone: ZoneIndex) -> Result<Answer<()>> {
+        let way = self.way.clone();
+        let answer = self.calls.ask(move || match way {
+            Way::Node(..) => {}
+            Way::Files(zonefs) => zonefs.let_go(zone),
+        });
+        answer.map_err(no_thread)
+    }
+
     /// Has the device asked how a zone stands. With this the kernel, too, learns where the zone's
     /// write pointer is.
     ///
     /// # Errors
     /// There is no thread to ask.
     pub(crate) fn ask(&self, zone: ZoneIndex) -> Result<Answer<Result<Standing>>> {
-        let (file, geometry) = (self.file.clone(), self.geometry.clone());
-        self.calls.ask(move || standing(&file, &geometry, zone)).map_err(no_thread)
+        let way = self.way.clone();
+        self.calls.ask(move || way.standing(zone)).map_err(no_thread)
     }
 
     /// Has something done to a zone, and the device asked what came of it, which is the second
@@ -303,12 +413,25 @@ impl Block {
         zone: ZoneIndex,
         op: ZoneOp,
     ) -> Result<Answer<(Result<()>, Result<Standing>)>> {
-        let (file, geometry) = (self.file.clone(), self.geometry.clone());
-        let answer = self.calls.ask(move || {
-            let done = manage(&file, &geometry, zone, op);
-            (done, standing(&file, &geometry, zone))
-        });
+        let way = self.way.clone();
+        let answer = self.calls.ask(move || (way.manage(zone, op), way.standing(zone)));
         answer.map_err(no_thread)
+    }
+}
+
+impl Way {
+    fn standing(&self, zone: ZoneIndex) -> Result<Standing> {
+        match self {
+            Self::Node(file, geometry) => standing(file, geometry, zone),
+            Self::Files(zonefs) => zonefs.standing(zone),
+        }
+    }
+
+    fn manage(&self, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
+        match self {
+            Self::Node(file, geometry) => manage(file, geometry, zone, op),
+            Self::Files(zonefs) => zonefs.manage(zone, op),
+        }
     }
 }
 
@@ -352,7 +475,7 @@ pub(crate) fn stands(
         Error::new(ErrorKind::Unsupported, text)
     })?;
     let wp = reported.written.map(|written| blocks(written, geometry));
-    Ok(Standing { state: reported.state, wp })
+    Ok(Standing { state: reported.state, wp, tells_open: true })
 }
 
 #[cfg(test)]

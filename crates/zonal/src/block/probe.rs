@@ -60,6 +60,20 @@ impl Sysfs {
         Ok(Self { folder })
     }
 
+    /// The device's name.
+    pub(crate) fn device(&self) -> String {
+        Self::name(&self.folder)
+    }
+
+    /// How large it is, in bytes.
+    ///
+    /// # Errors
+    /// `Unsupported`: sysfs does not tell.
+    pub(crate) fn size(&self) -> Result<u64> {
+        let sectors = self.number("size")?.ok_or_else(|| missing("size"))?;
+        Ok(sectors.saturating_mul(super::report::SECTOR))
+    }
+
     fn name(folder: &Path) -> String {
         folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }

@@ -3,7 +3,8 @@
 //! The descriptor is opened for direct I/O where the file system allows it. Blocking calls go
 //! through the same descriptor, by way of aligned blocks of their own; where a write covers part
 //! of a block, the rest is read first. There is one description for everything, so that the lock
-//! taken on it covers all I/O.
+//! taken on it covers all I/O. A drive of many files ([`Spread`]) has the folder they are in as its own
+//! file, which is what is locked and kept open, and no blocking calls.
 
 use std::fs::File;
 use std::io;
@@ -15,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::{FallocateFlags, MemfdFlags, memfd_create};
 
 use super::EngineKind;
+use super::spread::Spread;
 use crate::sys::DIRECT_ALIGNMENT;
 use crate::sys::file::{self, Access, FileIdentity};
 use crate::sys::lock;
@@ -39,6 +41,8 @@ pub(crate) struct FileDisk {
 struct Inner {
     file: File,
     direct: bool,
+    /// The files to which requests go instead.
+    spread: Option<Arc<Spread>>,
     /// The mode with which `fallocate` zeroes a range; found out when it is first needed, since
     /// trying changes the file's modification time, which tells whether a live file is current.
     zero_mode: OnceLock<FallocateFlags>,
@@ -53,7 +57,7 @@ impl FileDisk {
     /// Those of `open(2)`.
     pub(crate) fn open(path: &Path, access: Access) -> io::Result<Self> {
         let (file, direct) = file::open_direct(path, access)?;
-        Ok(Self::new(file, direct))
+        Ok(Self::new(file, direct, None))
     }
 
     /// A file of so many zeros that has no name and is in memory.
@@ -63,18 +67,28 @@ impl FileDisk {
     pub(crate) fn in_memory(length: u64) -> io::Result<Self> {
         let file = File::from(memfd_create("zonal", MemfdFlags::CLOEXEC)?);
         file.set_len(length)?;
-        Ok(Self::new(file, false))
+        Ok(Self::new(file, false, None))
     }
 
-    fn new(file: File, direct: bool) -> Self {
+    fn new(file: File, direct: bool, spread: Option<Arc<Spread>>) -> Self {
         let (zero_mode, why_threads) = (OnceLock::new(), OnceLock::new());
-        let inner = Arc::new(Inner { file, direct, zero_mode, why_threads });
+        let inner = Arc::new(Inner { file, direct, spread, zero_mode, why_threads });
         Self { inner, engine: EngineKind::IoUring, may_use_threads: false }
     }
 
     /// A file that is open already, for direct I/O.
     pub(crate) fn over(file: File) -> Self {
-        Self::new(file, true)
+        Self::new(file, true, None)
+    }
+
+    /// Files in a folder, all open for direct I/O.
+    pub(crate) fn spread_over(folder: File, spread: Arc<Spread>) -> Self {
+        Self::new(folder, true, Some(spread))
+    }
+
+    /// The files to which requests go, if there are several.
+    pub(super) fn spread(&self) -> Option<&Spread> {
+        self.inner.spread.as_deref()
     }
 
     /// This handle, whose queues will have engines of that kind.

@@ -14,6 +14,7 @@ pub(crate) mod file;
 pub(crate) mod nvme;
 pub(crate) mod polled;
 pub(crate) mod sim;
+pub(crate) mod spread;
 pub(crate) mod threads;
 pub(crate) mod uring;
 mod wake;
@@ -277,6 +278,9 @@ impl Disk {
     ) -> io::Result<Engine> {
         match self {
             Self::File(disk) => match disk.engine_kind() {
+                _ if options.hipri && disk.spread().is_some() => Err(polled::refused(
+                    "the kernel gives what goes to files of a zonefs to threads of its own",
+                )),
                 EngineKind::IoUring if options.hipri => {
                     let engine = Polled::new(disk, options, arena)?;
                     Ok(Engine::Polled(Box::new(engine)))
@@ -389,7 +393,9 @@ impl Engine {
     /// Whether what is pushed reaches the kernel in that order.
     pub(crate) fn keeps_order(&self) -> bool {
         match self {
-            Self::Uring(_) | Self::Polled(_) => true,
+            // What goes to several files the kernel gives to threads of its own.
+            Self::Uring(engine) => engine.below().spread().is_none(),
+            Self::Polled(_) => true,
             // A device may do commands in any order.
             Self::Nvme(_) | Self::Threads(_) | Self::Sim(_) | Self::Faulty(_) => false,
         }

@@ -291,7 +291,14 @@ impl Work {
     /// Does it, and lets go of the bytes.
     fn run(mut self, disk: &FileDisk) -> io::Result<u32> {
         let Self { kind, offset, length, ref mut bytes, .. } = self;
-        let file = disk.file();
+        let of_its_zone;
+        let (file, offset) = match disk.spread() {
+            None => (disk.file(), offset),
+            Some(spread) => {
+                of_its_zone = spread.open_for(kind, offset)?;
+                (&*of_its_zone.0, of_its_zone.1)
+            }
+        };
         let done = retry_on_intr(|| match kind {
             IoKind::Read => pread(file, bytes.as_mut_slice(), offset),
             IoKind::Write => pwrite(file, bytes.as_slice(), offset),

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::EntryMarker as _;
-use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::file::FileDisk;
@@ -546,6 +546,35 @@ impl<B: Below> fmt::Debug for Uring<B> {
     }
 }
 
+/// A request of the kernel for an [`Io`], on a registered file or a descriptor: the crate has no type for
+/// either of them.
+macro_rules! entry {
+    ($disk:ident, $io:ident, $known:ident, $file:expr, $offset:expr) => {{
+        let (file, length) = ($file, rw_length($io));
+        let flags = if $io.kind == IoKind::WriteDurable { libc::RWF_DSYNC } else { 0 };
+        match $io.kind {
+            IoKind::Read if $known => {
+                opcode::ReadFixed::new(file, $io.ptr, length, 0).offset($offset).build()
+            }
+            IoKind::Read => opcode::Read::new(file, $io.ptr, length).offset($offset).build(),
+            IoKind::Write | IoKind::WriteDurable if $known => {
+                opcode::WriteFixed::new(file, $io.ptr, length, 0)
+                    .offset($offset)
+                    .rw_flags(flags)
+                    .build()
+            }
+            IoKind::Write | IoKind::WriteDurable => {
+                opcode::Write::new(file, $io.ptr, length).offset($offset).rw_flags(flags).build()
+            }
+            IoKind::SyncData => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
+            IoKind::Zero => opcode::Fallocate::new(file, $io.len as u64)
+                .offset($offset)
+                .mode($disk.zero_mode().bits().cast_signed())
+                .build(),
+        }
+    }};
+}
+
 impl Below for FileDisk {
     type Entry = squeue::Entry;
     type Completion = cqueue::Entry;
@@ -560,17 +589,12 @@ impl Below for FileDisk {
     ];
 
     fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
-        match io.kind {
-            IoKind::Read => read(io, known),
-            IoKind::Write => write(io, known, 0),
-            IoKind::WriteDurable => write(io, known, libc::RWF_DSYNC),
-            IoKind::SyncData => {
-                opcode::Fsync::new(Fixed(REGISTERED)).flags(FsyncFlags::DATASYNC).build()
+        match self.spread() {
+            None => entry!(self, io, known, Fixed(REGISTERED), io.offset),
+            Some(spread) => {
+                let (descriptor, offset) = spread.locate(io.kind, io.offset);
+                entry!(self, io, known, Fd(descriptor), offset)
             }
-            IoKind::Zero => opcode::Fallocate::new(Fixed(REGISTERED), io.len as u64)
-                .offset(io.offset)
-                .mode(self.zero_mode().bits().cast_signed())
-                .build(),
         }
     }
 
@@ -578,24 +602,6 @@ impl Below for FileDisk {
 
     fn result(&self, _: u64, result: i32) -> io::Result<u32> {
         u32::try_from(result).map_err(|_| os_error(result))
-    }
-}
-
-fn read(io: &Io, known: bool) -> squeue::Entry {
-    let (file, length) = (Fixed(REGISTERED), rw_length(io));
-    if known {
-        opcode::ReadFixed::new(file, io.ptr, length, 0).offset(io.offset).build()
-    } else {
-        opcode::Read::new(file, io.ptr, length).offset(io.offset).build()
-    }
-}
-
-fn write(io: &Io, known: bool, flags: i32) -> squeue::Entry {
-    let (file, length) = (Fixed(REGISTERED), rw_length(io));
-    if known {
-        opcode::WriteFixed::new(file, io.ptr, length, 0).offset(io.offset).rw_flags(flags).build()
-    } else {
-        opcode::Write::new(file, io.ptr, length).offset(io.offset).rw_flags(flags).build()
     }
 }
 

@@ -814,7 +814,9 @@ pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
         }
         io::ErrorKind::IsADirectory => (
             ErrorKind::NotZoned,
-            "it is a folder; name an image in it, or make one with: zonal create".to_owned(),
+            "it is a folder; name an image in it, or the place where a zonefs is mounted, or make an \
+             image with: zonal create"
+                .to_owned(),
         ),
         io::ErrorKind::PermissionDenied => {
             (ErrorKind::Io, "permission denied; see who may write the file".to_owned())
@@ -829,7 +831,9 @@ pub(super) fn open_error(error: io::Error, path: &Path) -> Error {
 pub(crate) fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
     let (what, kind) = match identity.mode & libc::S_IFMT {
         libc::S_IFDIR => {
-            ("a folder; name an image in it, or make one with: zonal create", ErrorKind::NotZoned)
+            let what = "a folder; name an image in it, or the place where a zonefs is mounted, or make an image \
+                        with: zonal create";
+            (what, ErrorKind::NotZoned)
         }
         libc::S_IFBLK => (
             "a block device, and this is for files; a zoned one is opened by its path alone, and \

@@ -13,7 +13,7 @@
 //!   zone report, then the verdicts.
 
 use super::task::Desk;
-use crate::block::write_kind;
+use crate::block::{Block, write_kind};
 use crate::buffer::Buffer;
 use crate::device::{Drive, Medium};
 use crate::engine::{IoKind, Zoned};
@@ -115,9 +115,16 @@ async fn operate_device(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()
     drained(&gate).await;
     latched(zones)?;
     zones.would(zone, op).map_err(Error::from)?;
+    if op == ZoneOp::Open {
+        hold(scene, zone).await?;
+    }
     // A full zone is finished, and an empty one is not left to be what somebody else made of it.
     zones.operate(zone, op).map_err(Error::from)?;
     scene.begun.set(true);
+    if op != ZoneOp::Open && scene.drive.block().is_some_and(Block::holds_files) {
+        // What closes, fills or empties a zone closes its file as well.
+        zones.is_not_held(zone);
+    }
     match manage(scene, zone, op).await? {
         (done, Ok(standing)) => {
             zones.take_over(zone, standing);
@@ -231,7 +238,50 @@ async fn reset_at_once(scene: &Scene, nvme: &Nvme) -> Result<()> {
 /// Sees to it that a zone can take data: its reset is durable, and it has a place for all of it.
 pub(super) async fn make_ready(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     settle_reset(scene, zone).await?;
+    hold(scene, zone).await?;
     allocate(scene, zone).await
+}
+
+/// Opens a zone's file for writing where that is what opens the zone on its device, and closes others for it
+/// where there may be no more.
+async fn hold(scene: &Scene, zone: ZoneIndex) -> Result<()> {
+    let Some(block) = scene.drive.block().filter(|block| block.holds_files()) else {
+        return Ok(());
+    };
+    let zones = scene.zones();
+    // Whoever waits for a gate below waits for the holder of one whose file is open, and that one, going on
+    // from here at once, waits for none.
+    while !block.is_held(zone) {
+        zones.make_room_for(zone).map_err(Error::from)?;
+        let_go_of_closed(scene, block, zone).await?;
+        match scene.desk.answer(block.hold(zone)?).await {
+            Ok(()) => {}
+            // Others hold some too: fewer are left than the limits say.
+            Err(error) if error.kind() == ErrorKind::TooManyOpenZones => {
+                if !zones.close_first_opened() {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    zones.is_held(zone);
+    Ok(())
+}
+
+/// Closes the files of zones that the rules have closed, or filled, since they were opened, as soon as
+/// nothing is in flight there. Who is about to open such a zone holds its gate, and goes first.
+async fn let_go_of_closed(scene: &Scene, block: &Block, but: ZoneIndex) -> Result<()> {
+    let zones = scene.zones();
+    let closed = |zone: &ZoneIndex| *zone != but && !zones.cells().load(*zone).state().is_open();
+    for zone in block.held().into_iter().filter(closed) {
+        let gate = GateLock::new(zones, zone).await;
+        drained(&gate).await;
+        if zones.may_let_go(zone) {
+            scene.desk.answer(block.let_go(zone)?).await;
+        }
+    }
+    Ok(())
 }
 
 /// The image, and what gives clusters, if a zone is missing some.
@@ -443,7 +493,12 @@ async fn wait_drained(zones: &Zones) {
 
 async fn sync_data(scene: &Scene) -> Result<()> {
     Counts::add(&scene.zones().counts.data_syncs);
-    let (result, _) = scene.desk.io(IoKind::SyncData, 0, 0, None).await;
+    let mut result = scene.desk.io(IoKind::SyncData, 0, 0, None).await.0;
+    while let (Err(error), Some(block)) = (&result, scene.drive.block())
+        && block.syncs_by_another(error)
+    {
+        result = scene.desk.io(IoKind::SyncData, 0, 0, None).await.0;
+    }
     result.map(|_| ()).map_err(|error| {
         scene.zones().latch(&blamed("a data sync failed", &error));
         scene.zones().latched_error().with_source(error)

@@ -699,7 +699,8 @@ impl Queue {
     fn make_ready(&mut self, number: u32) {
         let slot = self.slots.get(number);
         let zone = slot.zone;
-        if let Some(error) = slot.unready.take().and_then(|unready| unready.take()) {
+        let tried = slot.unready.take().and_then(|unready| unready.take());
+        if let Some(Err(error)) = tried {
             let error = error.in_zone(zone.0).at(slot.offset, slot.length());
             return self.refuse(number, error);
         }
@@ -709,9 +710,8 @@ impl Queue {
         let mailbox = self.mailbox.clone();
         self.spawn(number, |scene| {
             Box::pin(async move {
-                if let Err(error) = cold::make_ready(&scene, zone).await {
-                    outcome.replace(Some(error));
-                }
+                let made = cold::make_ready(&scene, zone).await;
+                outcome.replace(Some(made));
                 mailbox.post(Message::Turn { slot: number });
             })
         });
@@ -729,7 +729,9 @@ impl Queue {
     /// The parked request in `number` may look again, if it is still there and first.
     fn turn(&mut self, number: u32) {
         let slot = self.slots.get(number);
-        if slot.stage == Stage::Parked && self.drive.zones.holds(slot.zone, self.id, number) {
+        // While its zone is made ready there is nothing new to see, and one task for that is enough.
+        let waits = slot.stage == Stage::Parked && !slot.is_being_readied();
+        if waits && self.drive.zones.holds(slot.zone, self.id, number) {
             self.look_again(number);
         }
     }
@@ -1020,7 +1022,7 @@ impl Queue {
         if slot.stage == Stage::InLane {
             return self.failed_in_lane(number);
         }
-        let error = slot.io_error();
+        let error = slot.io_error(&self.drive);
         self.complete(number, Err(error));
     }
 
@@ -1062,7 +1064,7 @@ impl Queue {
             Verdict::Failed => {
                 let error = match finding {
                     Some(finding) => self.device_error(number, finding),
-                    None => slot.io_error(),
+                    None => slot.io_error(&self.drive),
                 };
                 self.complete(number, Err(error));
             }

@@ -184,7 +184,7 @@ impl Queue {
                 let text = format!(
                     "{}; {landed} bytes of it were written, the zone's write pointer is {at} by its \
                      report",
-                    io_text(&error)
+                    self.drive.io_text(&error)
                 );
                 (write_kind(&error), text)
             }

@@ -2,6 +2,7 @@
 
 use super::request::{Extra, Flags};
 use crate::buffer::Buffer;
+use crate::device::Drive;
 use crate::view::View;
 use crate::zones::{Leaving, SlotId, Zones};
 use std::cell::{Cell, RefCell};
@@ -9,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use zonal_core::error::Error;
+use zonal_core::error::{Error, Result};
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{Epoch, Write};
 
@@ -78,8 +79,8 @@ pub(super) struct Slot {
     pub(super) transferred: u32,
     /// Bytes that were last asked of the medium.
     pub(super) asked: u32,
-    /// Why the zone could not be made ready for this request, if that was tried.
-    pub(super) unready: Option<Rc<RefCell<Option<Error>>>>,
+    /// What came of making the zone ready for this request, if that was tried; nothing while it is.
+    pub(super) unready: Option<Rc<RefCell<Option<Result<()>>>>>,
     pub(super) buffer: Option<Buffer>,
     pub(super) error: Option<io::Error>,
     /// It did not fail itself: one below it in its device's zone did.
@@ -144,11 +145,16 @@ impl Slot {
             && self.view.is_blank_from(zones, self.transferred as usize, self.length())
     }
 
+    /// Whether a task makes the zone ready for it now, and will tell.
+    pub(super) fn is_being_readied(&self) -> bool {
+        self.unready.as_ref().is_some_and(|unready| unready.borrow().is_none())
+    }
+
     /// What the medium said, with its place.
-    pub(super) fn io_error(&mut self) -> Error {
+    pub(super) fn io_error(&mut self, drive: &Drive) -> Error {
         let error = self.error.take().unwrap_or_else(|| io::ErrorKind::Other.into());
         let kind = super::io_kind(&error);
-        let text = super::io_text(&error);
+        let text = drive.io_text(&error);
         Error::new(kind, text)
             .in_zone(self.zone.0)
             .at(self.offset, self.length())

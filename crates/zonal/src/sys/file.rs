@@ -1,7 +1,9 @@
 //! What `std` does not offer on files: direct opening, who a file is, and its allocation.
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -136,6 +138,20 @@ pub(crate) fn zero(file: &File, offset: u64, length: u64) -> io::Result<()> {
     }
 }
 
+/// Sets the length of the file that a path leads to, without opening it.
+///
+/// # Errors
+/// Those of `truncate(2)`.
+pub(crate) fn truncate(path: &Path, length: u64) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let length = libc::off64_t::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the name ends with a zero byte and outlives the call, which only reads it.
+    match unsafe { libc::truncate64(name.as_ptr(), length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Whether holes can be punched into a file open for writing. Tried past its end, where there is
 /// nothing to lose.
 pub(crate) fn can_punch(file: &File) -> io::Result<bool> {
@@ -178,6 +194,15 @@ mod tests {
             assert!(!flags.contains(OFlags::NONBLOCK), "{access:?}");
             assert_eq!(flags.contains(OFlags::DIRECT), direct, "{access:?}");
         }
+    }
+
+    #[test]
+    fn a_file_is_cut_by_its_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        truncate(file.path(), 4096).unwrap();
+        assert_eq!(file.as_file().metadata().unwrap().len(), 4096);
+        let error = truncate(Path::new("/no/such/file"), 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -1,9 +1,38 @@
 //! What the system lets this process have.
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The capability that lifts the limit on locked memory (`capabilities(7)`).
 const CAP_IPC_LOCK: u32 = 14;
+
+/// Descriptors that are left to others, where there are as many, when the limit on them is raised.
+const FILES_SPARE: u64 = 64;
+
+/// Sees to it that so many more files can be open, by raising this process's limit if need be.
+///
+/// # Errors
+/// How many may be open at most.
+pub(crate) fn allow_files(more: u64) -> Result<(), u64> {
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
+    let needed = open.saturating_add(more);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Some(maximum) = maximum.filter(|&maximum| maximum < needed) {
+        return Err(maximum);
+    }
+    let wanted = maximum.unwrap_or(u64::MAX).min(needed.saturating_add(FILES_SPARE));
+    match current {
+        Some(current) if current < wanted => {
+            let raised = Rlimit { current: Some(wanted), maximum };
+            setrlimit(Resource::Nofile, raised).map_err(|_| current)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// How long files that this process writes may become, in bytes; none: as long as they like.
+pub(crate) fn file_length() -> Option<u64> {
+    getrlimit(Resource::Fsize).current
+}
 
 /// How much more memory this process may register with rings, in bytes; none: as much as it likes.
 pub(crate) fn lockable_bytes() -> Option<u64> {
@@ -29,6 +58,15 @@ fn remaining(limit: u64, status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_on_open_files_is_raised_as_far_as_it_goes() {
+        allow_files(1).unwrap();
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let Some(maximum) = maximum else { return };
+        assert_eq!(allow_files(maximum), Err(maximum));
+        assert_eq!(getrlimit(Resource::Nofile).current, current, "nothing has changed");
+    }
 
     #[test]
     fn what_is_pinned_counts_and_who_is_exempt_has_no_limit() {

@@ -184,6 +184,11 @@ impl Durability {
         self.is_reset_pending(zone) || self.is_lacking(zone)
     }
 
+    fn lacks(&mut self, zone: ZoneIndex, zones: u32) {
+        self.lacking.resize(zones.div_ceil(64) as usize, 0);
+        self.lacking[zone.index() / 64] |= 1 << (zone.index() % 64);
+    }
+
     fn is_lacking(&self, zone: ZoneIndex) -> bool {
         let bits = self.lacking.get(zone.index() / 64).copied().unwrap_or(0);
         bits >> (zone.index() % 64) & 1 == 1
@@ -444,9 +449,29 @@ impl Zones {
 
     /// The zone has no place for some of its data, and takes none before it has; at open.
     pub(crate) fn lacks_clusters(&self, zone: ZoneIndex) {
-        let lacking = &mut self.control().durability.lacking;
-        lacking.resize(self.count.div_ceil(64) as usize, 0);
-        lacking[zone.index() / 64] |= 1 << (zone.index() % 64);
+        self.control().durability.lacks(zone, self.count);
+    }
+
+    /// The same of a zone whose file is not open for writing; at open.
+    pub(crate) fn is_not_held(&self, zone: ZoneIndex) {
+        self.control().durability.lacks(zone, self.count);
+    }
+
+    /// The zone's file is open for writing.
+    pub(crate) fn is_held(&self, zone: ZoneIndex) {
+        self.has_clusters(zone);
+    }
+
+    /// Whether the zone's file may be closed: the zone is not open, and nothing is in flight in it. It takes
+    /// no data from then on before [`Zones::is_held`].
+    pub(crate) fn may_let_go(&self, zone: ZoneIndex) -> bool {
+        let mut control = self.control();
+        let word = self.cells.load(zone);
+        let idle = !word.state().is_open() && word.in_flight() == 0 && !word.is_failing();
+        if idle {
+            control.durability.lacks(zone, self.count);
+        }
+        idle
     }
 
     /// The zone has a place for all its data.

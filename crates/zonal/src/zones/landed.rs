@@ -121,7 +121,8 @@ mod tests {
         fn asked(&self, conclusion: Conclusion, wp: u32) -> (Blocks, u32, u64) {
             let Conclusion::Settle(settling) = conclusion else { panic!("it is to be asked") };
             assert!(settling.dead.is_empty(), "nothing is zeroed on a device");
-            let standing = Standing { state: ZoneState::ImplicitlyOpen, wp: Some(Blocks(wp)) };
+            let state = ZoneState::ImplicitlyOpen;
+            let standing = Standing { state, wp: Some(Blocks(wp)), tells_open: true };
             self.0.settled_as_reported(settling, standing);
             let (word, mark) = (self.0.cells.load(ZONE), self.0.cells.mark(ZONE));
             assert_eq!(word.wp(), mark.end);

@@ -62,6 +62,9 @@ pub(crate) struct Standing {
     pub(crate) state: ZoneState,
     /// Its write pointer, where it has one.
     pub(crate) wp: Option<Blocks>,
+    /// Whether the state says if the zone is open; if not, one that can be written is said to be empty or
+    /// closed.
+    pub(crate) tells_open: bool,
 }
 
 impl Standing {
@@ -74,6 +77,9 @@ impl Standing {
     /// open zones it closes is the device's choice, and may change at any time: a zone that has given
     /// its open place away here asks for another with its next write.
     fn state_after(&self, taken_to_be: ZoneState) -> ZoneState {
+        if !self.tells_open && admits_write(self.state).is_ok() && taken_to_be.is_open() {
+            return taken_to_be;
+        }
         if self.state == ZoneState::ImplicitlyOpen && !taken_to_be.is_open() {
             ZoneState::Closed
         } else {
@@ -539,12 +545,44 @@ impl Zones {
     /// Sees to it that `place` is free, by an implicit close if need be.
     fn make_room(&self, control: &mut Control, place: Place) -> Result<(), Refusal> {
         if let Some(victim) = control.resources.find(place)? {
-            let (old, new) = self.change(victim, |word| {
-                word.after(ZoneOp::Close, self.capacity(victim)).unwrap_or(word)
-            });
-            control.resources.moved(victim, old.state(), new.state());
+            self.close_implicitly(control, victim);
         }
         Ok(())
+    }
+
+    /// Sees to it that there is room among the open and active zones for one more, which is closed or
+    /// empty now, by an implicit close if need be.
+    ///
+    /// # Errors
+    /// Which limit stands in the way.
+    pub(crate) fn make_room_for(&self, zone: ZoneIndex) -> Result<(), Refusal> {
+        let mut control = self.control();
+        let place = match self.cells.load(zone).state() {
+            ZoneState::Empty => Place::OpenAndActive,
+            ZoneState::Closed => Place::Open,
+            ZoneState::NotWp
+            | ZoneState::ImplicitlyOpen
+            | ZoneState::ExplicitlyOpen
+            | ZoneState::ReadOnly
+            | ZoneState::Full
+            | ZoneState::Offline => return Ok(()),
+        };
+        self.make_room(&mut control, place)
+    }
+
+    /// Closes the implicitly open zone that was opened longest ago; false: there is none.
+    pub(crate) fn close_first_opened(&self) -> bool {
+        let mut control = self.control();
+        let Some(victim) = control.resources.open_order().next() else { return false };
+        self.close_implicitly(&mut control, victim);
+        true
+    }
+
+    fn close_implicitly(&self, control: &mut Control, victim: ZoneIndex) {
+        let (old, new) = self.change(victim, |word| {
+            word.after(ZoneOp::Close, self.capacity(victim)).unwrap_or(word)
+        });
+        control.resources.moved(victim, old.state(), new.state());
     }
 
     /// Replaces a zone's word by a function of it; returns both.

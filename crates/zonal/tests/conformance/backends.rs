@@ -23,7 +23,7 @@ pub(crate) const ROOM: u64 = 3 * BLOCK;
 pub(crate) struct Backend {
     pub(crate) name: &'static str,
     pub(crate) engine: EngineChoice,
-    /// Where its device is, by this variable of the environment; none: it is made of a file or memory.
+    /// Where its device, or the folder with its zonefs, is, by this variable of the environment; none: it is made of a file or memory.
     pub(crate) device: Option<&'static str>,
     /// Makes an empty one in a folder.
     pub(crate) make: fn(&Path) -> Target,
@@ -65,6 +65,24 @@ const ZNS: [Cell; COUNT] = [
     Lacks,
     Has,
 ];
+
+/// A mounted zonefs; without conventional zones but that of its superblock, which is no file.
+const ZONEFS: [Cell; COUNT] = [
+    Has,
+    Has,
+    Refuses(NotAtWritePointer),
+    Has,
+    Has,
+    Has,
+    Has,
+    Has,
+    Refuses(Unsupported),
+    Has,
+    Lacks,
+];
+/// The same with conventional zones.
+const ZONEFS_CNV: [Cell; COUNT] =
+    [Has, Has, Has, Has, Has, Has, Has, Has, Refuses(Unsupported), Has, Lacks];
 
 pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
@@ -195,6 +213,38 @@ pub(crate) const BACKENDS: &[Backend] = &[
         make_nearly_full: None,
         cells: NULL_BLK,
     },
+    Backend {
+        name: "zonefs, io_uring",
+        engine: EngineChoice::IoUring,
+        device: Some("ZONAL_ZONEFS"),
+        make: |_| device("ZONAL_ZONEFS"),
+        make_nearly_full: None,
+        cells: ZONEFS,
+    },
+    Backend {
+        name: "zonefs, threads",
+        engine: EngineChoice::Threads,
+        device: Some("ZONAL_ZONEFS"),
+        make: |_| device("ZONAL_ZONEFS"),
+        make_nearly_full: None,
+        cells: ZONEFS,
+    },
+    Backend {
+        name: "zonefs with cnv, io_uring",
+        engine: EngineChoice::IoUring,
+        device: Some("ZONAL_ZONEFS_CNV"),
+        make: |_| device("ZONAL_ZONEFS_CNV"),
+        make_nearly_full: None,
+        cells: ZONEFS_CNV,
+    },
+    Backend {
+        name: "zonefs with cnv, threads",
+        engine: EngineChoice::Threads,
+        device: Some("ZONAL_ZONEFS_CNV"),
+        make: |_| device("ZONAL_ZONEFS_CNV"),
+        make_nearly_full: None,
+        cells: ZONEFS_CNV,
+    },
 ];
 
 impl Backend {
@@ -263,7 +313,7 @@ fn adopted(folder: &Path) -> Target {
     Target::Path(path)
 }
 
-/// The device that a variable names, with all zones emptied.
+/// The device or zonefs that a variable names, with all zones emptied.
 fn device(variable: &str) -> Target {
     let target = Target::Path(std::env::var_os(variable).unwrap().into());
     let drive = zonal::open(&target, &OpenOptions::default()).unwrap();

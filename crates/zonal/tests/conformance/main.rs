@@ -131,6 +131,30 @@ fn scsi_debug_over_threads_conforms() {
     conform("scsi_debug, threads");
 }
 
+#[test]
+fn a_zonefs_over_io_uring_conforms() {
+    let _alone = alone();
+    conform("zonefs, io_uring");
+}
+
+#[test]
+fn a_zonefs_over_threads_conforms() {
+    let _alone = alone();
+    conform("zonefs, threads");
+}
+
+#[test]
+fn a_zonefs_with_conventional_zones_over_io_uring_conforms() {
+    let _alone = alone();
+    conform("zonefs with cnv, io_uring");
+}
+
+#[test]
+fn a_zonefs_with_conventional_zones_over_threads_conforms() {
+    let _alone = alone();
+    conform("zonefs with cnv, threads");
+}
+
 /// Of a device there is only one: tests that write to it take turns.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());

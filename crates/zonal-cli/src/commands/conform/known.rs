@@ -22,6 +22,9 @@ pub(super) struct Known {
 /// How scsi_debug, as every SCSI or ATA drive, answers what changes nothing.
 const ZBC_NO_CHANGE: &str =
     "ZBC, CLOSE ZONE and OPEN ZONE: where there is nothing to change the command succeeds";
+/// What null_blk does not close for others, nor zonefs for us.
+const NO_SPARE_PLACE: &str = "null_blk closes an open zone for another one only while fewer zones are active than may \
+                              be, and zonefs closes none but under the mount option explicit-open";
 /// What null_blk keeps of the data.
 const NOT_KEPT: &str = "null_blk's documentation, memory_backed: without it no data is kept";
 
@@ -46,6 +49,7 @@ pub(super) const TABLE: &[Known] = &[
     Known { peer: "scsi_debug", rule: "state-open", case: "open full", note: ZBC_NO_CHANGE },
     Known { peer: "null_blk", rule: "append-completes", case: AT_LIMIT, note: NOT_CLOSED },
     Known { peer: "null_blk", rule: "append-completes", case: BEHIND, note: NOT_CLOSED },
+    Known { peer: "zonefs, null_blk", rule: "active-limit", case: "", note: NO_SPARE_PLACE },
     Known { peer: "memory_backed=0", rule: "append-record", case: "contents", note: NOT_KEPT },
     Known { peer: "memory_backed=0", rule: "read-pointer", case: "contents", note: NOT_KEPT },
     Known { peer: "memory_backed=0", rule: "read-finished", case: "contents", note: NOT_KEPT },
@@ -71,11 +75,11 @@ pub(super) fn excuses(peer: &str, rule: &str, faults: &[Fault]) -> Option<Vec<St
     Some(notes)
 }
 
-/// What a device node says of itself (`QEMU NVMe Ctrl`, `scsi_debug`, `null_blk memory_backed=0`);
-/// empty for what is no device.
-pub(super) fn describe_device(path: &Path) -> String {
+/// What a device node, or the device below a mounted zonefs, says of itself (`QEMU NVMe Ctrl`, `scsi_debug`,
+/// `null_blk memory_backed=0`); empty for what is no device.
+pub(super) fn describe_device(path: &Path, kind: &str) -> String {
     let Ok(metadata) = fs::metadata(path) else { return String::new() };
-    let device = metadata.rdev();
+    let device = if kind == "zonefs" { metadata.dev() } else { metadata.rdev() };
     if device == 0 {
         return String::new();
     }
@@ -152,6 +156,9 @@ mod tests {
         assert_eq!(null_blk("nullb0"), "null_blk memory_backed=0");
         assert_eq!(null_blk("managed"), "null_blk memory_backed=1");
         assert_eq!(null_blk("nullb1"), "null_blk");
-        assert_eq!(describe_device(place.path()), "");
+        fs::create_dir_all(folder("config/named")).unwrap();
+        fs::write(folder("config/named/memory_backed"), "1\n").unwrap();
+        assert_eq!(null_blk("named"), "null_blk memory_backed=1");
+        assert_eq!(describe_device(place.path(), "image"), "");
     }
 }

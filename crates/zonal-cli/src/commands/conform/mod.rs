@@ -129,7 +129,7 @@ pub(crate) fn run(args: &ConformArgs, ui: &Ui) -> Result<Outcome> {
 /// Checks all rules.
 fn examine(bench: &mut Bench<'_>, target: &str, device: &Device, seed: u64, ui: &Ui) -> Report {
     let kind = device.info().kind;
-    let described = known::describe_device(Path::new(target));
+    let described = known::describe_device(Path::new(target), kind);
     let peer = if described.is_empty() { kind.to_owned() } else { format!("{kind}, {described}") };
     let bar = Bar::new(rules::RULES.len(), ui);
     let Checks { rows, hung } = rules::check_all(bench, &peer, |rule| bar.step(rule.id));

@@ -1,0 +1,562 @@
+//! A zoned block device by the files of the zonefs that is mounted on it: one file a zone.
+//!
+//! ```text
+//! zone n ─► cnv/n, or its part of an aggregated cnv/0;  then ─► seq/0, seq/1, …
+//! size of a file in seq: write pointer · blocks: capacity · mode: read-only, offline
+//! ```
+//!
+//! The device's first zone holds the superblock and is no file, so zone `n` here is the device's zone
+//! `n + 1`.
+//!
+//! Invariants:
+//! * a file of `seq` is open for writing only while the rules have its zone open, or until the next one is
+//!   to be opened. Under the mount option `explicit-open` that is what opens and closes the zone on the
+//!   device. Which mounts have that option no kernel tells, so all are treated alike;
+//! * who writes has the folder's lock, by the description that every ring keeps open.
+
+use super::probe::{Queue, Sysfs};
+use super::report::{Reported, SECTOR};
+use super::{Block, Way, assemble, blocks, claimed, device_error, mount, write_kind};
+use crate::device::{Device, OpenNotes};
+use crate::engine::file::FileDisk;
+use crate::engine::spread::{Place, Spread};
+use crate::open::OpenOptions;
+use crate::sys::file::truncate;
+use crate::sys::limits;
+use crate::zones::Standing;
+use mount::Mount;
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, accessat, flock, openat};
+use rustix::io::Errno;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::format::Geometry;
+use zonal_core::units::ZoneIndex;
+use zonal_core::zone::{ZoneOp, ZoneState};
+
+/// How often a file that may not be opened for writing yet is tried again, after [`HOLD_PAUSE`]: the kernel
+/// closes a file that a ring has used in its own time.
+const HOLD_TRIES: u32 = 25;
+const HOLD_PAUSE: Duration = Duration::from_millis(4);
+
+/// Permission bits: of a zone that is offline none are left, of a read-only one none to write.
+const PERMISSIONS: u32 = 0o777;
+const WRITE_PERMISSIONS: u32 = 0o222;
+
+/// A mounted zonefs that is open.
+pub(super) struct Zonefs {
+    spread: Arc<Spread>,
+    geometry: Geometry,
+    mount: Mount,
+    /// The device's name.
+    device: String,
+}
+
+/// The folder that a zonefs is mounted on, and its files before they are opened.
+struct Folder {
+    root: File,
+    mount: Mount,
+    conventional: Vec<ZoneFile>,
+    sequential: Vec<ZoneFile>,
+    to_write: bool,
+}
+
+/// A file of a zonefs, before it is opened.
+#[derive(Clone, Debug)]
+struct ZoneFile {
+    /// Below the folder.
+    path: PathBuf,
+    /// Of its inode: that of its first zone on the device.
+    number: u64,
+    look: Look,
+}
+
+/// What a file shows of its zone.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    mode: u32,
+    /// In bytes: where the write pointer is.
+    size: u64,
+    /// In bytes: what its blocks take, which is the capacity.
+    most: u64,
+}
+
+impl Look {
+    fn at(metadata: &Metadata) -> Self {
+        let (mode, size) = (metadata.mode(), metadata.len());
+        Self { mode, size, most: metadata.blocks() * SECTOR }
+    }
+
+    /// What it says of a sequential zone, and how much of that is written. Whether a zone that can be
+    /// written is open, no file tells.
+    fn state(&self) -> (ZoneState, Option<u64>) {
+        let size = self.size.min(self.most);
+        match size {
+            _ if self.mode & PERMISSIONS == 0 => (ZoneState::Offline, None),
+            // One that was read-only when it was mounted shows nothing, and is offline here.
+            _ if self.mode & WRITE_PERMISSIONS == 0 => (ZoneState::ReadOnly, Some(size)),
+            0 => (ZoneState::Empty, Some(0)),
+            _ if size == self.most => (ZoneState::Full, Some(size)),
+            _ => (ZoneState::Closed, Some(size)),
+        }
+    }
+}
+
+/// Opens the zonefs at `path`, called `name`.
+pub(crate) fn open(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
+    open_mounted(path, name, options).map_err(|error| error.on(name).during("open"))
+}
+
+fn open_mounted(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
+    let folder = Folder::open(path, !options.read_only)?;
+    let sysfs = Sysfs::find(folder.device()?)?;
+    let queue = queue(&sysfs, &folder.root)?;
+    let reported = reported(&queue, sysfs.size()?, &folder.conventional, &folder.sequential)?;
+    let geometry = super::geometry(&queue, &reported)?;
+    folder.refuse_short_limits(&geometry)?;
+    let spread = Arc::new(Spread::new(geometry.zone_size, folder.places(geometry.zone_size)?));
+    let file = options.driven(FileDisk::spread_over(folder.root, spread.clone()))?;
+    let (mount, device) = (folder.mount, sysfs.device());
+    let zonefs = Zonefs { spread, geometry: geometry.clone(), mount, device };
+    let block = Block::new(Way::Files(Arc::new(zonefs)), file, &queue, true);
+    let device = assemble(block, name, options, geometry, &reported, OpenNotes::default());
+    let zones = &device.drive().zones;
+    if !options.read_only {
+        (0..zones.count()).map(ZoneIndex).for_each(|zone| zones.is_not_held(zone));
+    }
+    Ok(device)
+}
+
+/// The error of a call on the folder or a file of it.
+fn file_error(error: io::Error, path: &Path) -> Error {
+    let path = path.display();
+    let text = match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => format!(
+            "{path}: permission denied; its owner and mode were chosen with mkzonefs -o \
+             (uid=, gid=, perm=): ls -l {path} shows them, or do it as root"
+        ),
+        Some(libc::EMFILE | libc::ENFILE) => {
+            format!("{path}: {error}; raise the limit on open files (ulimit -n)")
+        }
+        _ => return device_error(error, &path.to_string()),
+    };
+    Error::new(crate::queue::io_kind(&error), text).with_source(error)
+}
+
+fn refuse_unwritable(mount: &Mount) -> Result<()> {
+    if !mount.read_only {
+        return Ok(());
+    }
+    let point = mount.point.display();
+    let text = format!(
+        "it is mounted read-only, as it was made or after an I/O error (errors={}; see dmesg); \
+         mount -o remount,rw {point}, or open it to read",
+        mount.errors
+    );
+    Err(Error::new(ErrorKind::DeviceReadOnly, text))
+}
+
+/// Takes the folder for this session alone.
+fn lock(root: &File) -> Result<()> {
+    let taken = || match flock(root, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(device_error(error.into(), "its lock")),
+        Ok(()) => Ok(Some(())),
+    };
+    claimed(taken)?.ok_or_else(|| {
+        let text = "another session has it open to write; wait for that to end (fuser -v names it), \
+                    or open it to read";
+        Error::new(ErrorKind::InUse, text)
+    })
+}
+
+/// The device's limits and shape, without the superblock's zone.
+fn queue(sysfs: &Sysfs, root: &File) -> Result<Queue> {
+    let mut queue = sysfs.queue()?;
+    let found = rustix::fs::fstatfs(root).map_err(|error| device_error(error.into(), "statfs"))?;
+    let device = sysfs.device();
+    let limit = |name, queue| mount::attribute(&device, name).unwrap_or(queue);
+    queue.max_open_zones = limit("max_wro_seq_files", queue.max_open_zones);
+    queue.max_active_zones = limit("max_active_seq_files", queue.max_active_zones);
+    queue.zones = queue.zones.saturating_sub(1);
+    #[allow(clippy::unnecessary_cast, reason = "not of one type on all architectures")]
+    let block = u32::try_from(found.f_bsize as u64).unwrap_or(queue.block_size);
+    queue.block_size = queue.block_size.max(block);
+    queue.max_append -= queue.max_append % u64::from(queue.block_size.max(1));
+    Ok(queue)
+}
+
+/// The files of a subfolder, by their numbers.
+fn files_in(folder: &Path, kind: &str) -> Result<Vec<ZoneFile>> {
+    let failed = |error| file_error(error, &folder.join(kind));
+    let entries = match folder.join(kind).read_dir() {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let count = entries.count();
+    let file = |number: usize| {
+        let path = Path::new(kind).join(number.to_string());
+        let metadata = folder.join(&path).symlink_metadata().map_err(failed)?;
+        Ok(ZoneFile { path, number: metadata.ino(), look: Look::at(&metadata) })
+    };
+    (0..count).map(file).collect()
+}
+
+impl Folder {
+    /// # Errors
+    /// A folder inside a zonefs; to write, one that is mounted read-only or in use.
+    fn open(path: &Path, to_write: bool) -> Result<Self> {
+        let failed = |error| file_error(error, path);
+        let folder = path.canonicalize().map_err(failed)?;
+        let number = folder.metadata().map_err(failed)?.dev();
+        let number = format!("{}:{}", libc::major(number), libc::minor(number));
+        let mount = Mount::of(&number, &folder)?;
+        if !folder.join("seq").is_dir() {
+            let text = format!(
+                "it is in a zonefs, of which the whole is a drive; name the folder it is mounted at, {}",
+                mount.point.display()
+            );
+            return Err(Error::new(ErrorKind::NotZoned, text));
+        }
+        let root = File::open(&folder).map_err(failed)?;
+        if to_write {
+            refuse_unwritable(&mount)?;
+            lock(&root)?;
+        }
+        let (conventional, sequential) = (files_in(&folder, "cnv")?, files_in(&folder, "seq")?);
+        Ok(Self { root, mount, conventional, sequential, to_write })
+    }
+
+    /// The number of the device below.
+    fn device(&self) -> Result<u64> {
+        let metadata = self.root.metadata();
+        Ok(metadata.map_err(|error| file_error(error, &self.mount.point))?.dev())
+    }
+
+    /// # Errors
+    /// This process may not have as many files open as it takes, or not write files as long.
+    fn refuse_short_limits(&self, geometry: &Geometry) -> Result<()> {
+        let sequential = self.sequential.len() as u64;
+        let held = match geometry.max_open_zones {
+            _ if !self.to_write => 0,
+            0 => sequential,
+            limit => u64::from(limit),
+        };
+        let files = self.conventional.len() as u64 + sequential + held;
+        limits::allow_files(files).map_err(|most| {
+            let text = format!(
+                "it takes {files} more open files, and this process may have {most} in all; raise its \
+                 limit (ulimit -Hn)"
+            );
+            Error::new(ErrorKind::Unsupported, text)
+        })?;
+        let ends = limits::file_length().filter(|_| self.to_write).unwrap_or(u64::MAX);
+        let mut files = self.conventional.iter().chain(&self.sequential);
+        if files.any(|file| file.look.most > ends) {
+            let text = format!(
+                "this process's limit on files ends them at {ends}, inside a zone; raise it (ulimit -f)"
+            );
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        Ok(())
+    }
+
+    /// Opens all files: those in `seq` to read, as they are opened to write when that is needed.
+    fn places(&self, zone_size: u64) -> Result<Vec<Place>> {
+        let mut places = Vec::new();
+        for file in &self.conventional {
+            let (opened, writable) = self.open_file(file, self.to_write)?;
+            for nth in 0..file.look.size.div_ceil(zone_size) {
+                places.push(Place::new(opened.clone(), nth * zone_size, writable));
+            }
+        }
+        for file in &self.sequential {
+            places.push(Place::new(self.open_file(file, false)?.0, 0, false));
+        }
+        Ok(places)
+    }
+
+    /// A file, and whether it is open to write.
+    fn open_file(&self, file: &ZoneFile, to_write: bool) -> Result<(Arc<File>, bool)> {
+        let mode = file.look.mode;
+        let takes_writes = mode & WRITE_PERMISSIONS != 0;
+        let flags = match mode & PERMISSIONS {
+            // There is nothing to read; how it stands can be asked all the same.
+            0 => OFlags::PATH,
+            _ if to_write && takes_writes => OFlags::RDWR | OFlags::DIRECT,
+            _ => OFlags::RDONLY | OFlags::DIRECT,
+        };
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let opened = openat(&self.root, &file.path, flags, Mode::empty()).and_then(|opened| {
+            // What this process may not write is found out now, and not by its first append.
+            if self.to_write && takes_writes {
+                accessat(&self.root, &file.path, Access::WRITE_OK, AtFlags::EACCESS)?;
+            }
+            Ok(Arc::new(File::from(opened)))
+        });
+        let opened =
+            opened.map_err(|error| file_error(error.into(), &self.mount.point.join(&file.path)))?;
+        Ok((opened, to_write && takes_writes))
+    }
+}
+
+/// The zones of a device of so many bytes as their files show them.
+fn reported(
+    queue: &Queue,
+    device: u64,
+    conventional: &[ZoneFile],
+    sequential: &[ZoneFile],
+) -> Result<Vec<Reported>> {
+    let start = |nth: usize| nth as u64 * queue.zone_size;
+    // All but the last zone of a device are as large as any; the superblock's is before these.
+    let size = |nth: usize| queue.zone_size.min(device.saturating_sub(start(nth + 1)));
+    let mut zones: Vec<Reported> = Vec::new();
+    for file in conventional {
+        file.refuse_unless_zone(zones.len() + 1)?;
+        // One zone, or with aggr_cnv all of them.
+        let mut left = file.look.size;
+        while left > 0 {
+            let (nth, state) = (zones.len(), ZoneState::NotWp);
+            let size = size(nth).min(left);
+            if size == 0 {
+                let text = format!("{} is longer than its device", file.path.display());
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            let start = start(nth);
+            zones.push(Reported { start, size, capacity: size, state, written: None });
+            left -= size;
+        }
+    }
+    for file in sequential {
+        let nth = zones.len();
+        file.refuse_unless_zone(nth + 1)?;
+        let (state, written) = file.look.state();
+        let capacity = file.look.most;
+        zones.push(Reported { start: start(nth), size: size(nth), capacity, state, written });
+    }
+    Ok(zones)
+}
+
+impl ZoneFile {
+    /// # Errors
+    /// It is not that zone of its device.
+    fn refuse_unless_zone(&self, number: usize) -> Result<()> {
+        let found = self.number;
+        if found == number as u64 {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let text = format!(
+            "{path} is zone {found} of its device, and not zone {number}: its conventional zones have \
+             to come before all others"
+        );
+        Err(Error::new(ErrorKind::Unsupported, text))
+    }
+}
+
+impl Zonefs {
+    /// Which zones the files are.
+    pub(super) fn layout(&self) -> &'static str {
+        if self.geometry.conventional_zones > 0 {
+            "a zone is a file: those in cnv, then those in seq; the superblock's is none"
+        } else {
+            "a zone is a file: zone 0 is seq/0; the superblock's is none"
+        }
+    }
+
+    /// Whether a sync is to be tried by another zone's file: the kernel refuses it, untried, by that of a
+    /// zone that has died.
+    pub(super) fn syncs_by_another(&self, error: &io::Error) -> bool {
+        matches!(error.raw_os_error(), Some(libc::EPERM | libc::EBADF))
+            && self.spread.sync_by_next()
+    }
+
+    pub(super) fn is_held(&self, zone: ZoneIndex) -> bool {
+        self.spread.is_writable(zone.index())
+    }
+
+    /// The zones whose files are open for writing only as long as that is needed.
+    pub(super) fn held(&self) -> Vec<ZoneIndex> {
+        #[allow(clippy::cast_possible_truncation)] // of so many zones
+        self.spread.held().into_iter().map(|zone| ZoneIndex(zone as u32)).collect()
+    }
+
+    /// Opens a zone's file for writing, and with it its zone.
+    pub(super) fn hold(&self, zone: ZoneIndex) -> Result<()> {
+        if self.is_held(zone) {
+            return Ok(());
+        }
+        let mut tries = HOLD_TRIES;
+        let file = loop {
+            match File::options()
+                .read(true)
+                .write(true)
+                .custom_flags(libc::O_DIRECT)
+                .open(self.proc_path(zone))
+            {
+                Ok(file) => break file,
+                Err(error) if tries > 0 && error.raw_os_error() == Some(libc::EBUSY) => tries -= 1,
+                Err(error) => return Err(self.hold_error(error)),
+            }
+            std::thread::sleep(HOLD_PAUSE);
+        };
+        self.spread.hold(zone.index(), Arc::new(file));
+        Ok(())
+    }
+
+    fn hold_error(&self, error: io::Error) -> Error {
+        let what = "opening its file to write";
+        if error.raw_os_error() != Some(libc::EBUSY) {
+            let Some(text) = self.text(&error) else { return device_error(error, what) };
+            return Error::new(write_kind(&error), format!("{what}: {text}")).with_source(error);
+        }
+        let open = mount::attribute(&self.device, "nr_wro_seq_files");
+        let open = open.map_or(String::new(), |open| format!("; {open} are, by all programs"));
+        let text = format!(
+            "{what}: no more of these may be open to write, as it is mounted with explicit-open{open}; \
+             wait for others to close some, or mount it without"
+        );
+        Error::new(ErrorKind::TooManyOpenZones, text).with_source(error)
+    }
+
+    /// Closes what [`hold`](Self::hold) opened, and with it the zone. No write of the zone has a place.
+    pub(super) fn let_go(&self, zone: ZoneIndex) {
+        drop(self.spread.let_go(zone.index()));
+    }
+
+    /// A zone's file by the descriptor it is open with: there it stays the same file whatever is mounted
+    /// meanwhile.
+    fn proc_path(&self, zone: ZoneIndex) -> PathBuf {
+        format!("/proc/self/fd/{}", self.spread.file(zone.index()).as_raw_fd()).into()
+    }
+
+    /// Does something to a zone in which nothing is in flight.
+    pub(super) fn manage(&self, zone: ZoneIndex, op: ZoneOp) -> Result<()> {
+        let length = match op {
+            // Whoever asked has had its file opened.
+            ZoneOp::Open => return Ok(()),
+            ZoneOp::Close => {
+                self.let_go(zone);
+                return Ok(());
+            }
+            ZoneOp::Finish => self.geometry.capacity_of(zone),
+            ZoneOp::Reset => 0,
+        };
+        let refused = |error| device_error(error, "the kernel refused");
+        // By name: that takes no file that is open to write, of which there may be no more.
+        truncate(&self.proc_path(zone), length).map_err(refused)?;
+        self.let_go(zone);
+        Ok(())
+    }
+
+    /// How a zone stands by its file.
+    pub(super) fn standing(&self, zone: ZoneIndex) -> Result<Standing> {
+        let metadata = self.spread.file(zone.index()).metadata();
+        let metadata = metadata.map_err(|error| device_error(error, "the size of its file"))?;
+        let (state, written) = Look::at(&metadata).state();
+        let wp = written.map(|written| blocks(written, &self.geometry));
+        Ok(Standing { state, wp, tells_open: false })
+    }
+
+    /// What an error of a zone's file means here, where that is not plain.
+    pub(super) fn text(&self, error: &io::Error) -> Option<String> {
+        let point = self.mount.point.display();
+        let errors = &self.mount.errors;
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            let text = "its zone's file ends before it, as another program has reset the zone; the next \
+                        append finds the zone's write pointer";
+            return Some(text.to_owned());
+        }
+        match error.raw_os_error()? {
+            libc::EROFS => Some(format!(
+                "the kernel has made this zonefs read-only after an I/O error (errors={errors}; see \
+                 dmesg); see to the device, then mount -o remount,rw {point}"
+            )),
+            libc::EINVAL => Some("the kernel has the file's end elsewhere".to_owned()),
+            libc::EFBIG => Some("the kernel has the file at its maximum".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn queue(zones: u32) -> Queue {
+        Queue {
+            zone_size: 16 * MIB,
+            zones,
+            max_open_zones: 4,
+            max_active_zones: 0,
+            block_size: 4096,
+            max_append: 128 << 10,
+            whole_write: 508 << 10,
+            disorder: None,
+        }
+    }
+
+    fn file(path: &str, number: u64, size: u64, most: u64) -> ZoneFile {
+        ZoneFile { path: path.into(), number, look: Look { mode: 0o100_640, size, most } }
+    }
+
+    /// Those of a device of six zones, the first three conventional, the last half as large.
+    fn files() -> (Vec<ZoneFile>, Vec<ZoneFile>) {
+        let conventional = (0..2).map(|n| file("cnv/n", n + 1, 16 * MIB, 16 * MIB)).collect();
+        let sequential = vec![
+            file("seq/0", 3, 0, 12 * MIB),
+            file("seq/1", 4, 4096, 12 * MIB),
+            file("seq/2", 5, 8 * MIB, 8 * MIB),
+        ];
+        (conventional, sequential)
+    }
+
+    #[test]
+    fn zones_are_the_files_and_their_sizes_write_pointers() {
+        let (conventional, sequential) = files();
+        let zones = reported(&queue(5), 88 * MIB, &conventional, &sequential).unwrap();
+        let geometry = super::super::geometry(&queue(5), &zones).unwrap();
+        assert_eq!((geometry.zones(), geometry.conventional_zones), (5, 2));
+        assert_eq!((geometry.size, geometry.zone_capacity), (72 * MIB, 12 * MIB));
+        let states = [ZoneState::Empty, ZoneState::Closed, ZoneState::Full];
+        assert_eq!([2, 3, 4].map(|zone: usize| zones[zone].state), states);
+        assert_eq!(zones[3].written, Some(4096));
+    }
+
+    #[test]
+    fn an_aggregated_file_is_all_of_its_zones() {
+        let (_, sequential) = files();
+        let aggregated = [file("cnv/0", 1, 32 * MIB, 32 * MIB)];
+        let zones = reported(&queue(5), 88 * MIB, &aggregated, &sequential).unwrap();
+        let geometry = super::super::geometry(&queue(5), &zones).unwrap();
+        assert_eq!((geometry.zones(), geometry.conventional_zones), (5, 2));
+    }
+
+    #[test]
+    fn files_that_are_other_zones_than_they_should_be_are_refused_by_name() {
+        let (conventional, mut sequential) = files();
+        sequential[1].number = 5;
+        let error = reported(&queue(5), 88 * MIB, &conventional, &sequential).unwrap_err();
+        assert!(error.to_string().contains("seq/1 is zone 5 of its device"), "{error}");
+        let endless = [file("cnv/0", 1, u64::MAX, u64::MAX)];
+        let error = reported(&queue(5), 88 * MIB, &endless, &sequential).unwrap_err();
+        assert!(error.to_string().contains("cnv/0 is longer than its device"), "{error}");
+    }
+
+    #[test]
+    fn a_zone_that_has_died_is_known_by_its_mode() {
+        let state = |mode, size| Look { mode, size, most: 8 * MIB }.state();
+        assert_eq!(state(0o100_000, 0), (ZoneState::Offline, None));
+        assert_eq!(state(0o100_440, 4096), (ZoneState::ReadOnly, Some(4096)));
+        assert_eq!(state(0o100_640, 4096), (ZoneState::Closed, Some(4096)));
+        assert_eq!(state(0o100_640, 9 * MIB), (ZoneState::Full, Some(8 * MIB)));
+    }
+}

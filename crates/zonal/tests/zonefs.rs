@@ -1,0 +1,584 @@
+//! What a real kernel's zonefs, and others, do to a drive behind our back: files that other programs cut,
+//! write or hold, zones that die, blocks that are bad, under each of its mount options. Runs on the device
+//! that `ZONAL_ZONEFS_DEVICE` names, a null_blk of configfs with a zonefs that is not mounted
+//! (`guest/run`), which it empties.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+
+use std::fs::{self, File, OpenOptions as Opening};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use zonal::{
+    Buffer, Completion, Device, EngineChoice, ErrorKind, OpenOptions, Queue, QueueOptions, Request,
+    Target, ZoneState,
+};
+
+const BLOCK: usize = 4096;
+const ENGINES: [EngineChoice; 2] = [EngineChoice::IoUring, EngineChoice::Threads];
+const REPAIR: &str = "errors=repair";
+const EXPLICIT: &str = "errors=repair,explicit-open";
+
+/// The device, mounted, which one test has at a time.
+struct Bench {
+    device: PathBuf,
+    folder: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Bench {
+    /// Empty, mounted with these options; none, having said so, where there is no device.
+    fn new(options: &str) -> Option<Self> {
+        static TURN: Mutex<()> = Mutex::new(());
+        let Some(device) = std::env::var_os("ZONAL_ZONEFS_DEVICE").map(PathBuf::from) else {
+            println!("SKIP: ZONAL_ZONEFS_DEVICE names no device; guest/run has one");
+            return None;
+        };
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = PathBuf::from("/zonefs/test");
+        fs::create_dir_all(&folder).unwrap();
+        let bench = Self { device, folder, _turn };
+        // All but the zone of the superblock, whose size is that of all.
+        let zone = (bench.zone_size() / 512).to_string();
+        command("blkzone", &["reset", "-o", &zone, bench.device()]);
+        command("mount", &["-t", "zonefs", "-o", options, bench.device(), bench.folder()]);
+        Some(bench)
+    }
+
+    fn device(&self) -> &str {
+        self.device.to_str().unwrap()
+    }
+
+    fn folder(&self) -> &str {
+        self.folder.to_str().unwrap()
+    }
+
+    fn name(&self) -> &str {
+        self.device.file_name().unwrap().to_str().unwrap()
+    }
+
+    fn zone_size(&self) -> u64 {
+        let path = format!("/sys/block/{}/queue/chunk_sectors", self.name());
+        fs::read_to_string(path).unwrap().trim().parse::<u64>().unwrap() * 512
+    }
+
+    fn open(&self, engine: EngineChoice) -> Device {
+        let options = OpenOptions { engine, ..OpenOptions::default() };
+        zonal::open(&Target::Path(self.folder.clone()), &options).unwrap()
+    }
+
+    /// The file of a zone.
+    fn file(&self, zone: u32) -> PathBuf {
+        self.folder.join("seq").join(zone.to_string())
+    }
+
+    fn size(&self, zone: u32) -> u64 {
+        fs::metadata(self.file(zone)).unwrap().len()
+    }
+
+    /// A zone's file in another program's hands, open to write.
+    fn other(&self, zone: u32) -> std::io::Result<File> {
+        Opening::new().write(true).custom_flags(libc::O_DIRECT).open(self.file(zone))
+    }
+
+    /// What another program says of a zone of the device: its write pointer, from its start, and its state.
+    fn on_device(&self, zone: u32) -> (u64, String) {
+        let start = ((u64::from(zone) + 1) * self.zone_size() / 512).to_string();
+        let line = command("blkzone", &["report", "-o", &start, "-c", "1", self.device()]);
+        let word = |before: &str, after: char| {
+            line.split_once(before).unwrap().1.split(after).next().unwrap().to_owned()
+        };
+        let written = u64::from_str_radix(&word("wptr 0x", ' '), 16).unwrap() * 512;
+        (written, word("zcond:", ')').split_once('(').unwrap().1.to_owned())
+    }
+
+    fn set(&self, attribute: &str, value: &str) {
+        let configfs = Path::new("/sys/kernel/config/nullb").join(self.name());
+        fs::write(configfs.join(attribute), value).unwrap();
+    }
+
+    /// Makes a block of a zone bad, or good again.
+    fn set_bad(&self, zone: u32, block: u64, bad: bool) {
+        let first = (u64::from(zone) + 1) * self.zone_size() / 512 + block * 8;
+        let sign = if bad { '+' } else { '-' };
+        self.set("badblocks", &format!("{sign}{first}-{}", first + 7));
+    }
+
+    /// Makes the device say a zone's condition, or take that back.
+    fn set_condition(&self, zone: u32, attribute: &str) {
+        let sector = (u64::from(zone) + 1) * self.zone_size() / 512;
+        self.set(attribute, &sector.to_string());
+    }
+
+    fn remount(&self, how: &str) {
+        let options = format!("remount,{how}");
+        command("mount", &["-t", "zonefs", "-o", &options, self.device(), self.folder()]);
+    }
+
+    fn files_open_to_write(&self) -> u32 {
+        let path = format!("/sys/fs/zonefs/{}/nr_wro_seq_files", self.name());
+        fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // The kernel lets go of a ring that was used in its own time.
+        for _ in 0..100 {
+            if Command::new("umount").arg(&self.folder).output().unwrap().status.success() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(std::thread::panicking(), "{} is still in use", self.folder());
+    }
+}
+
+fn command(name: &str, arguments: &[&str]) -> String {
+    let ran = Command::new(name).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{name} {arguments:?}: {said}");
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+fn blocks(byte: u8, count: usize) -> Buffer {
+    Buffer::from_slice(&vec![byte; count * BLOCK])
+}
+
+fn queue(drive: &Device) -> Queue {
+    drive.queue(&QueueOptions::default()).unwrap()
+}
+
+fn run(queue: &mut Queue, request: Request) -> Completion {
+    queue.push(request).unwrap();
+    queue.submit_and_wait(1).unwrap();
+    queue.next_completion().unwrap()
+}
+
+/// Appends, and says where from the zone's start.
+fn append(queue: &mut Queue, zone: u32, byte: u8, count: usize) -> u64 {
+    let completion = run(queue, Request::append(zone, blocks(byte, count)));
+    completion.result.unwrap();
+    completion.offset - queue.report(zone..=zone).unwrap()[0].start
+}
+
+fn append_error(queue: &mut Queue, zone: u32) -> zonal::Error {
+    run(queue, Request::append(zone, blocks(1, 1))).result.unwrap_err()
+}
+
+/// A zone's first blocks.
+fn read(queue: &mut Queue, zone: u32, count: usize) -> Vec<u8> {
+    let start = queue.report(zone..=zone).unwrap()[0].start;
+    let completion = run(queue, Request::read_at(start, blocks(0xEE, count)));
+    completion.result.unwrap();
+    completion.buffer.unwrap().chunks(BLOCK).map(|block| block[0]).collect()
+}
+
+fn state(drive: &Device, zone: u32) -> ZoneState {
+    drive.report(zone..=zone).unwrap()[0].state
+}
+
+fn pointer(drive: &Device, zone: u32) -> u64 {
+    let zone = drive.report(zone..=zone).unwrap()[0];
+    zone.write_pointer.unwrap() - zone.start
+}
+
+/// Appends single blocks, so many in flight, until one fails; what was acknowledged (block, byte) and the
+/// errors.
+fn load(queue: &mut Queue, zone: u32, depth: u8, at: impl Fn(usize)) -> Load {
+    let start = queue.report(zone..=zone).unwrap()[0].start;
+    let mut load = Load::default();
+    for byte in 0..depth {
+        queue.push(Request::append(zone, blocks(byte, 1)).tag(byte.into())).unwrap();
+    }
+    while queue.in_flight() > 0 {
+        queue.submit_and_wait(1).unwrap();
+        while let Some(Completion { tag, result, offset, .. }) = queue.next_completion() {
+            match result {
+                Ok(_) => {
+                    load.acknowledged.push(((offset - start) as usize / BLOCK, tag as u8));
+                    at(load.acknowledged.len());
+                    if load.errors.is_empty() {
+                        let request = Request::append(zone, blocks(tag as u8, 1));
+                        queue.push(request.tag(tag)).unwrap();
+                    }
+                }
+                Err(error) => load.errors.push(error),
+            }
+        }
+    }
+    load
+}
+
+#[derive(Debug, Default)]
+struct Load {
+    acknowledged: Vec<(usize, u8)>,
+    errors: Vec<zonal::Error>,
+}
+
+impl Load {
+    /// The first error that is not of a write behind one.
+    fn at_fault(&self) -> &zonal::Error {
+        let behind = |error: &&zonal::Error| error.kind() == ErrorKind::BehindFailedWrite;
+        self.errors.iter().find(|error| !behind(error)).unwrap()
+    }
+
+    fn is_all_there(&self, queue: &mut Queue, zone: u32) {
+        let blocks = self.acknowledged.iter().map(|&(block, _)| block + 1).max().unwrap();
+        let found = read(queue, zone, blocks);
+        for &(block, byte) in &self.acknowledged {
+            assert_eq!(found[block], byte, "block {block} of zone {zone}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_another_program_cuts_is_gone_on_with() {
+    for options in [REPAIR, EXPLICIT] {
+        let Some(bench) = Bench::new(options) else { return };
+        for engine in ENGINES {
+            let drive = bench.open(engine);
+            let mut queue = queue(&drive);
+            append(&mut queue, 0, 1, 3);
+            let before = drive.generation(0).unwrap();
+            bench.other(0).unwrap().set_len(0).unwrap();
+            let error = append_error(&mut queue, 0);
+            assert_eq!(error.kind(), ErrorKind::NotAtWritePointer);
+            assert!(error.to_string().contains("another program has reset the zone"), "{error}");
+            assert_eq!(drive.generation(0), Some(before + 1));
+            assert_eq!((pointer(&drive, 0), bench.size(0)), (0, 0));
+            assert_eq!(read(&mut queue, 0, 3), [0; 3], "nothing of the earlier life");
+            assert_eq!(append(&mut queue, 0, 2, 1), 0);
+            assert_eq!((pointer(&drive, 0), bench.size(0)), (4096, 4096));
+            assert_eq!(read(&mut queue, 0, 2), [2, 0]);
+            // Its end is found as well.
+            bench.other(0).unwrap().set_len(drive.geometry().zone_capacity).unwrap();
+            let error = append_error(&mut queue, 0);
+            assert!(error.to_string().contains("another program has written"), "{error}");
+            assert_eq!(state(&drive, 0), ZoneState::Full);
+            run(&mut queue, Request::reset(0)).result.unwrap();
+            assert_eq!((bench.size(0), bench.on_device(0).1.as_str()), (0, "em"));
+            drop(queue);
+            drive.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_read_that_another_program_cuts_short_says_so() {
+    let Some(bench) = Bench::new(REPAIR) else { return };
+    let drive = bench.open(EngineChoice::IoUring);
+    let mut queue = queue(&drive);
+    append(&mut queue, 0, 1, 3);
+    bench.other(0).unwrap().set_len(0).unwrap();
+    let start = drive.report(0..1).unwrap()[0].start;
+    let error = run(&mut queue, Request::read_at(start, blocks(0, 3))).result.unwrap_err();
+    assert!(error.to_string().contains("its zone's file ends before it"), "{error}");
+}
+
+#[test]
+fn what_another_program_writes_is_found_and_kept() {
+    let Some(bench) = Bench::new(REPAIR) else { return };
+    let drive = bench.open(EngineChoice::Auto);
+    let mut queue = queue(&drive);
+    append(&mut queue, 0, 1, 1);
+    bench.other(0).unwrap().write_all_at(&blocks(9, 2), BLOCK as u64).unwrap();
+    let error = append_error(&mut queue, 0);
+    assert!(error.to_string().contains("another program has written to the zone"), "{error}");
+    assert_eq!(pointer(&drive, 0), 3 * BLOCK as u64);
+    assert_eq!(append(&mut queue, 0, 2, 1), 3 * BLOCK as u64);
+    assert_eq!(read(&mut queue, 0, 5), [1, 9, 9, 2, 0]);
+    assert_eq!(bench.size(0), pointer(&drive, 0));
+}
+
+#[test]
+fn a_bad_block_fails_one_write_and_the_zone_goes_on_where_its_file_ends() {
+    for options in [REPAIR, EXPLICIT] {
+        let Some(bench) = Bench::new(options) else { return };
+        for engine in ENGINES {
+            let drive = bench.open(engine);
+            let mut queue = queue(&drive);
+            bench.set_bad(0, 50, true);
+            let load = load(&mut queue, 0, 16, |_| ());
+            bench.set_bad(0, 50, false);
+            let error = load.at_fault();
+            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+            assert!(error.to_string().contains("bytes of it were written"), "{error}");
+            assert!(load.acknowledged.len() >= 50, "{}", load.acknowledged.len());
+            let end = pointer(&drive, 0);
+            assert_eq!((bench.size(0), bench.on_device(0).0), (end, end));
+            assert_eq!(append(&mut queue, 0, 77, 1), end);
+            load.is_all_there(&mut queue, 0);
+            assert_eq!(
+                read(&mut queue, 0, end as usize / BLOCK + 2)[end as usize / BLOCK..],
+                [77, 0]
+            );
+            run(&mut queue, Request::reset(0)).result.unwrap();
+            drop(queue);
+            drive.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_the_mount_does_about_an_error_is_what_callers_are_told() {
+    for (errors, kind, after) in [
+        ("zone-ro", ErrorKind::ZoneReadOnly, ZoneState::ReadOnly),
+        ("zone-offline", ErrorKind::ZoneOffline, ZoneState::Offline),
+    ] {
+        let Some(bench) = Bench::new(&format!("errors={errors}")) else { return };
+        let drive = bench.open(EngineChoice::IoUring);
+        let mut queue = queue(&drive);
+        bench.set_bad(0, 50, true);
+        let load = load(&mut queue, 0, 16, |_| ());
+        bench.set_bad(0, 50, false);
+        assert_eq!(
+            (load.at_fault().kind(), state(&drive, 0)),
+            (kind, after),
+            "{}",
+            load.at_fault()
+        );
+        assert_eq!(append_error(&mut queue, 0).kind(), kind);
+        if after == ZoneState::ReadOnly {
+            load.is_all_there(&mut queue, 0);
+            assert_eq!(pointer(&drive, 0), bench.size(0));
+        } else {
+            let start = drive.report(0..1).unwrap()[0].start;
+            let read = run(&mut queue, Request::read_at(start, blocks(0, 1)));
+            assert_eq!(read.result.unwrap_err().kind(), kind);
+        }
+        // The other zones go on, and are synced though the first one cannot be.
+        append(&mut queue, 1, 1, 1);
+        run(&mut queue, Request::flush()).result.unwrap();
+        drop(queue);
+        drive.close().unwrap();
+    }
+}
+
+#[test]
+fn a_zonefs_made_read_only_by_an_error_is_named_and_gone_on_with_when_it_is_not() {
+    let Some(bench) = Bench::new("errors=remount-ro") else { return };
+    for engine in ENGINES {
+        let drive = bench.open(engine);
+        let mut queue = queue(&drive);
+        append(&mut queue, 1, 5, 1);
+        bench.set_bad(0, 50, true);
+        let load = load(&mut queue, 0, 16, |_| ());
+        bench.set_bad(0, 50, false);
+        assert_eq!(load.at_fault().kind(), ErrorKind::Io, "{}", load.at_fault());
+        let end = pointer(&drive, 0);
+        assert_eq!((bench.size(0), bench.on_device(0).0), (end, end));
+        load.is_all_there(&mut queue, 0);
+        for zone in [0, 1, 2] {
+            let error = append_error(&mut queue, zone);
+            assert_eq!(error.kind(), ErrorKind::DeviceReadOnly, "{error}");
+            assert!(error.to_string().contains("mount -o remount,rw /zonefs/test"), "{error}");
+        }
+        bench.remount("rw");
+        assert_eq!(append(&mut queue, 0, 77, 1), end);
+        assert_eq!(append(&mut queue, 1, 6, 1), 4096);
+        append(&mut queue, 2, 7, 1);
+        assert_eq!((read(&mut queue, 1, 3), pointer(&drive, 1)), (vec![5, 6, 0], bench.size(1)));
+        run(&mut queue, Request::reset_all()).result.unwrap();
+        drop(queue);
+        drive.close().unwrap();
+    }
+}
+
+#[test]
+fn zones_that_die_under_load_are_found_and_nothing_acknowledged_is_lost() {
+    let kinds = [
+        ("zone_readonly", ZoneState::ReadOnly, ErrorKind::ZoneReadOnly),
+        ("zone_offline", ZoneState::Offline, ErrorKind::ZoneOffline),
+    ];
+    for (options, engine) in [REPAIR, EXPLICIT].into_iter().zip(ENGINES) {
+        let Some(bench) = Bench::new(options) else { return };
+        let drive = bench.open(engine);
+        for (zone, (attribute, dead, kind)) in (0..).zip(kinds) {
+            let mut queue = queue(&drive);
+            let die = |count| {
+                if count == 100 {
+                    bench.set_condition(zone, attribute);
+                }
+            };
+            let load = load(&mut queue, zone, 16, die);
+            assert_eq!(load.at_fault().kind(), kind, "{}", load.at_fault());
+            assert_eq!(state(&drive, zone), dead);
+            assert_eq!(append_error(&mut queue, zone).kind(), kind);
+            if dead == ZoneState::ReadOnly {
+                load.is_all_there(&mut queue, zone);
+                assert_eq!(pointer(&drive, zone), bench.size(zone));
+            }
+            append(&mut queue, 4, 1, 1);
+            run(&mut queue, Request::flush()).result.unwrap();
+        }
+        drive.close().unwrap();
+        // One that is read-only when it is mounted is offline: the kernel does not know how much is written.
+        let drive = bench.open(engine);
+        assert_eq!(state(&drive, 0), ZoneState::ReadOnly);
+        assert_eq!(state(&drive, 1), ZoneState::Offline);
+        drive.close().unwrap();
+        kinds.iter().zip(0..).for_each(|((name, ..), zone)| bench.set_condition(zone, name));
+    }
+}
+
+#[test]
+fn under_explicit_open_a_zone_is_open_on_its_device_while_it_is_open_here() {
+    let Some(bench) = Bench::new(EXPLICIT) else { return };
+    let drive = bench.open(EngineChoice::IoUring);
+    let limit = drive.limits().max_open_zones.unwrap();
+    let mut queue = queue(&drive);
+    assert_eq!(bench.files_open_to_write(), 0);
+    run(&mut queue, Request::open(0)).result.unwrap();
+    assert_eq!(
+        (bench.on_device(0).1.as_str(), state(&drive, 0)),
+        ("oe", ZoneState::ExplicitlyOpen)
+    );
+    run(&mut queue, Request::close(0)).result.unwrap();
+    assert_eq!((bench.on_device(0).1.as_str(), state(&drive, 0)), ("em", ZoneState::Empty));
+    // More than may be open, in turn: each takes the place of the first.
+    for round in 0..3_u8 {
+        for zone in 0..limit + 1 {
+            assert_eq!(append(&mut queue, zone, round, 1), u64::from(round) * 4096);
+            assert!(bench.files_open_to_write() <= limit);
+            assert_eq!(bench.on_device(zone).1, "oe");
+        }
+    }
+    let open = (0..limit + 1).filter(|&zone| bench.on_device(zone).1 == "oe").count();
+    assert_eq!(open as u32, limit);
+    run(&mut queue, Request::finish(0)).result.unwrap();
+    assert_eq!(
+        (bench.on_device(0).1.as_str(), bench.size(0)),
+        ("fu", drive.geometry().zone_capacity)
+    );
+    run(&mut queue, Request::reset(1)).result.unwrap();
+    assert_eq!((bench.on_device(1).1.as_str(), bench.size(1)), ("em", 0));
+    drop(queue);
+    drive.close().unwrap();
+    // The kernel closes what a ring has used in its own time.
+    let closed = || (0..limit + 1).all(|zone| bench.on_device(zone).1 != "oe");
+    assert!((0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        closed() && bench.files_open_to_write() == 0
+    }));
+}
+
+#[test]
+fn files_that_others_hold_leave_fewer_places_and_are_named_when_none_is_left() {
+    let Some(bench) = Bench::new(EXPLICIT) else { return };
+    for engine in ENGINES {
+        let drive = bench.open(engine);
+        let limit = drive.limits().max_open_zones.unwrap();
+        let mut queue = queue(&drive);
+        let mut others: Vec<_> = (0..limit - 1).map(|n| bench.other(8 + n).unwrap()).collect();
+        // One place is left, which goes round.
+        for round in 0..3_u8 {
+            for zone in 0..3 {
+                assert_eq!(append(&mut queue, zone, round, 1), u64::from(round) * 4096);
+            }
+        }
+        drop(queue);
+        drive.close().unwrap();
+        let drive = bench.open(engine);
+        let mut queue = self::queue(&drive);
+        others.push(
+            (0..100)
+                .find_map(|_| {
+                    std::thread::sleep(Duration::from_millis(20));
+                    bench.other(11).ok()
+                })
+                .unwrap(),
+        );
+        for request in [Request::append(0, blocks(1, 1)), Request::open(0)] {
+            let refused = run(&mut queue, request);
+            let error = refused.result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooManyOpenZones, "{error}");
+            assert!(error.to_string().contains("mounted with explicit-open"), "{error}");
+        }
+        assert_eq!(pointer(&drive, 0), 3 * 4096);
+        // What needs no open zone is done.
+        run(&mut queue, Request::reset(1)).result.unwrap();
+        run(&mut queue, Request::finish(2)).result.unwrap();
+        drop(others);
+        assert_eq!(append(&mut queue, 0, 9, 1), 3 * 4096);
+        run(&mut queue, Request::reset_all()).result.unwrap();
+        drop(queue);
+        drive.close().unwrap();
+    }
+}
+
+#[test]
+fn without_explicit_open_no_file_that_another_holds_is_in_the_way() {
+    let Some(bench) = Bench::new(REPAIR) else { return };
+    let drive = bench.open(EngineChoice::IoUring);
+    let limit = drive.limits().max_open_zones.unwrap();
+    let _others: Vec<_> = (0..=limit).map(|n| bench.other(8 + n).unwrap()).collect();
+    let mut queue = queue(&drive);
+    (0..=limit).for_each(|zone| assert_eq!(append(&mut queue, zone, 1, 1), 0));
+}
+
+#[test]
+fn queues_that_meet_in_zones_take_turns_and_lose_nothing() {
+    for options in [REPAIR, EXPLICIT] {
+        let Some(bench) = Bench::new(options) else { return };
+        let drive = bench.open(EngineChoice::IoUring);
+        let zones = drive.limits().max_open_zones.unwrap() + 2;
+        let work = |first: u8| {
+            let mut queue = queue(&drive);
+            let mut places = Vec::new();
+            for round in 0..4 {
+                for byte in first..first + 24 {
+                    let zone = (u32::from(byte) + round) % zones;
+                    let length = 1 + usize::from(byte) % 3;
+                    queue
+                        .push(Request::append(zone, blocks(byte, length)).tag(byte.into()))
+                        .unwrap();
+                }
+                queue.submit_and_wait(24).unwrap();
+                while let Some(c) = queue.next_completion() {
+                    places.push((c.offset, c.result.unwrap() as usize / BLOCK, c.tag as u8));
+                }
+            }
+            places
+        };
+        let places: Vec<_> = std::thread::scope(|scope| {
+            let threads = [1, 101].map(|first| scope.spawn(move || work(first)));
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        let mut queue = queue(&drive);
+        for (offset, count, byte) in places {
+            let read = run(&mut queue, Request::read_at(offset, blocks(0xEE, count)));
+            assert!(read.buffer.unwrap().iter().all(|&b| b == byte), "at {offset}");
+        }
+        (0..zones).for_each(|zone| assert_eq!(bench.size(zone), pointer(&drive, zone)));
+    }
+}
+
+#[test]
+fn what_is_no_drive_of_ones_own_is_refused_with_a_next_step() {
+    let Some(bench) = Bench::new(REPAIR) else { return };
+    let refused = |path: &Path, kind: ErrorKind, words: &str| {
+        let error = zonal::open(&Target::Path(path.into()), &OpenOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    let read = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let target = Target::Path(bench.folder.clone());
+    refused(Path::new("/zonefs"), ErrorKind::NotZoned, "where a zonefs is mounted");
+    refused(&bench.folder.join("seq"), ErrorKind::NotZoned, "mounted at, /zonefs/test");
+    refused(&bench.file(0), ErrorKind::NotZoned, "mounted at, /zonefs/test");
+    let drive = bench.open(EngineChoice::Auto);
+    append(&mut queue(&drive), 0, 3, 2);
+    refused(&bench.folder, ErrorKind::InUse, "another session");
+    let reader = zonal::open(&target, &read).unwrap();
+    assert_eq!(self::read(&mut queue(&reader), 0, 3), [3, 3, 0]);
+    drop(reader);
+    drive.close().unwrap();
+    bench.remount("ro");
+    refused(&bench.folder, ErrorKind::DeviceReadOnly, "mount -o remount,rw /zonefs/test");
+    let reader = zonal::open(&target, &read).unwrap();
+    assert_eq!((pointer(&reader, 0), state(&reader, 0)), (8192, ZoneState::Closed));
+    assert_eq!(append_error(&mut queue(&reader), 0).kind(), ErrorKind::DeviceReadOnly);
+}
