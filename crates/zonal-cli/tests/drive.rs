@@ -10,6 +10,17 @@ use std::os::unix::fs::PermissionsExt;
 const M: u64 = 1 << 20;
 
 #[test]
+fn a_last_zone_that_is_smaller_is_said() {
+    let place = Place::new();
+    place.ok("create small --size 64M").says(&["64M, 1 zone of 64M"]);
+    let info = place.ok("info small").text();
+    for line in ["zone size           256M", "last zone           64M"] {
+        assert!(info.contains(line), "{info}");
+    }
+    assert!(!place.ok("info mem:size=64M,zone-size=8M").text().contains("last zone"));
+}
+
+#[test]
 fn a_created_drive_has_the_shape_that_was_asked_for() {
     let place = Place::with_disk(
         "--zone-capacity 6M --conventional-zones 2 --max-open-zones 3 --max-active-zones 4 \

@@ -73,6 +73,11 @@ fn what_is_no_plan_is_refused_by_name_with_all_there_is() {
     ]);
     place.run("info disk,faults=cut=x").exits(2).says(&["`x`", "cut"]);
     place.run("info disk,faults=offline=99").exits(2).says(&["zone 99", "0 to 7"]);
+    place.run("info disk,faults=bad=63M..65M").exits(2).says(&["66060288..68157440", "67108864"]);
+    place.ok("info disk,faults=bad=63M..64M,bad=1M..2M");
+    let twice = ["a fault plan has one `seed`", "leave one out"];
+    place.run("info disk,faults=seed=1,cut=9,seed=2").exits(2).says(&twice);
+    place.run("sim --runs 1 --faults cut,none").exits(2).says(&["`none` stands alone"]);
 }
 
 #[test]

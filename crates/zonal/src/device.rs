@@ -493,6 +493,16 @@ impl Drive {
                 return Err(Error::new(ErrorKind::InvalidInput, text).in_zone(zone));
             }
         }
+        let end = self.zones.geometry.size;
+        let grows = matches!(self.medium, Medium::File(_));
+        if let Some(bad) = faults.bad().find(|bad| bad.end > end && !grows) {
+            let (from, to) = (bad.start, bad.end);
+            let text = format!(
+                "its fault plan names the bytes {from}..{to}, and the drive has {end}; name some \
+                 that it has"
+            );
+            return Err(Error::new(ErrorKind::OutOfRange, text));
+        }
         for fault in faults.zones_at_open() {
             if self.zones.cells().load(ZoneIndex(fault.zone)).state() == fault.condition {
                 continue;

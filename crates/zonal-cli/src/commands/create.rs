@@ -163,7 +163,7 @@ pub(crate) fn run(args: &CreateArgs, ui: &Ui) -> Result<Outcome> {
             path.display(),
             format_size(geometry.size),
             plural(geometry.zones() as usize, "zone"),
-            format_size(geometry.zone_size)
+            format_size(geometry.zone_size.min(geometry.size))
         ));
     }
     Ok(Outcome::Done)

@@ -82,6 +82,12 @@ impl Description {
         Some(format!("{layout}, clusters of {}", format_size(cluster)))
     }
 
+    /// The size of the last zone, where it is smaller than the others.
+    fn shorter_last_zone(&self) -> Option<u64> {
+        let size = self.size.checked_rem(self.zone_size)?;
+        (size > 0).then_some(size)
+    }
+
     /// Name and value, a line each; what is not known of this kind of drive is left out.
     fn write(&self, mut out: impl Write) -> io::Result<()> {
         let limit = |limit: Option<u32>| limit.map_or_else(|| "no limit".into(), |n| n.to_string());
@@ -92,6 +98,7 @@ impl Description {
             ("size", Some(format_size(self.size))),
             ("zones", Some(self.zones.to_string())),
             ("zone size", Some(format_size(self.zone_size))),
+            ("last zone", self.shorter_last_zone().map(format_size)),
             ("zone capacity", Some(format_size(self.zone_capacity))),
             ("conventional zones", Some(self.conventional_zones.to_string())),
             ("block size", Some(format_size(self.block_size.into()))),

@@ -360,6 +360,22 @@ pub(crate) enum Engine {
     Faulty(Box<FaultyEngine>),
 }
 
+/// # Safety
+/// As [`Engine::push`].
+unsafe fn push_simulated(engine: &mut SimEngine, io: Io) -> Result<(), Io> {
+    if !engine.has_room() {
+        return Err(io);
+    }
+    let length = match io.kind {
+        IoKind::Read | IoKind::Write | IoKind::WriteDurable => io.len,
+        IoKind::SyncData | IoKind::Zero => 0,
+    };
+    // SAFETY: the caller's promise; the engine drops it when it reports the token.
+    let bytes = unsafe { LentBytes::new(io.ptr, length) };
+    engine.push(&io, bytes);
+    Ok(())
+}
+
 impl Engine {
     /// Whether what is pushed reaches the kernel in that order.
     pub(crate) fn keeps_order(&self) -> bool {
@@ -376,8 +392,23 @@ impl Engine {
     /// Until the token is reaped (or the engine dropped), `io.len` bytes from `io.ptr` must be
     /// initialised and stay allocated; nobody else may touch them, except to read what is being
     /// written. With `fixed`, they lie in the arena the engine was made with.
+    #[inline]
     pub(crate) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
         debug_assert_ne!(io.token, u64::MAX, "the engine's own token");
+        match self {
+            // SAFETY: the caller's promise, handed on.
+            Self::Uring(engine) => unsafe { engine.push(io) },
+            // SAFETY: likewise.
+            other => unsafe { other.push_elsewhere(io) },
+        }
+    }
+
+    /// The same where it is no plain ring: apart, so that nothing but a ring's push is inlined.
+    ///
+    /// # Safety
+    /// As [`push`](Self::push).
+    #[inline(never)]
+    unsafe fn push_elsewhere(&mut self, io: Io) -> Result<(), Io> {
         match self {
             // SAFETY: the caller's promise, handed on.
             Self::Uring(engine) => unsafe { engine.push(io) },
@@ -385,19 +416,8 @@ impl Engine {
             Self::Polled(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push(io) },
-            Self::Sim(engine) => {
-                if !engine.has_room() {
-                    return Err(io);
-                }
-                let length = match io.kind {
-                    IoKind::Read | IoKind::Write | IoKind::WriteDurable => io.len,
-                    IoKind::SyncData | IoKind::Zero => 0,
-                };
-                // SAFETY: the caller's promise; the engine drops it when it reports the token.
-                let bytes = unsafe { LentBytes::new(io.ptr, length) };
-                engine.push(&io, bytes);
-                Ok(())
-            }
+            // SAFETY: likewise.
+            Self::Sim(engine) => unsafe { push_simulated(engine, io) },
             Self::Faulty(engine) => {
                 // SAFETY: likewise.
                 unsafe { engine.push(io) };
@@ -414,6 +434,7 @@ impl Engine {
     ///
     /// # Errors
     /// The kernel's, after retries for want of memory. Nothing pushed is lost: submit again.
+    #[inline]
     pub(crate) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Uring(engine) => engine.submit(wait_for, timeout),

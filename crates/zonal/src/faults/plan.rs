@@ -1,6 +1,7 @@
 //! What a plan says, and how it is written.
 
 use crate::target::size;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -12,6 +13,19 @@ use zonal_core::zone::ZoneState;
 const WORDS: &str = "seed, fail-write, tear-write, fail-read, fail-sync, bad, bad-read, bad-write, \
                      read-only, offline, latency, read-latency, write-latency, sync-latency, \
                      short-per-mille, fail-per-mille, space, cut and kill";
+
+/// Those of which a plan may have several.
+const SEVERAL: [&str; 9] = [
+    "fail-write",
+    "tear-write",
+    "fail-read",
+    "fail-sync",
+    "bad",
+    "bad-read",
+    "bad-write",
+    "read-only",
+    "offline",
+];
 
 /// What goes wrong on a drive, and when. By default nothing does.
 ///
@@ -260,14 +274,21 @@ impl FromStr for FaultPlan {
     type Err = Error;
 
     /// # Errors
-    /// `InvalidInput`: a word that there is not, or a value that cannot be; the error names it.
+    /// `InvalidInput`: a word that there is not, one that is said twice, or a value that cannot be;
+    /// the error names it.
     fn from_str(text: &str) -> Result<Self> {
+        let mut said = BTreeSet::new();
         let words = text.split(',').filter(|word| !word.is_empty());
-        words.into_iter().try_fold(Self::new(), |plan, word| match word.split_once('=') {
-            Some((name, value)) => plan.say(name, value),
-            None => Err(invalid(format!(
-                "`{word}` has no value; write name=value, where the names are {WORDS}"
-            ))),
+        words.into_iter().try_fold(Self::new(), |plan, word| {
+            let (name, value) = word.split_once('=').ok_or_else(|| {
+                invalid(format!(
+                    "`{word}` has no value; write name=value, where the names are {WORDS}"
+                ))
+            })?;
+            if !SEVERAL.contains(&name) && !said.insert(name) {
+                return Err(invalid(format!("a fault plan has one `{name}`; leave one out")));
+            }
+            plan.say(name, value)
         })
     }
 }

@@ -151,6 +151,11 @@ impl Faults {
         self.plan.zones.iter().map(|fault| fault.zone)
     }
 
+    /// The ranges that cannot be used, in bytes.
+    pub(crate) fn bad(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.plan.bad.iter().map(|bad| &bad.bytes)
+    }
+
     /// The drive is open: from here on its requests count. `length` is that of a disk whose length
     /// is not durable by itself.
     pub(crate) fn arm(&self, outage: Option<Box<dyn Outage>>, length: Option<u64>) {

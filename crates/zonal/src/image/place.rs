@@ -87,6 +87,22 @@ impl Place {
         !matches!(self, Self::Nowhere)
     }
 
+    /// What the live file of a session here says of itself.
+    fn expected<'a>(
+        &self,
+        zones: u32,
+        session: &'a zonal::Session,
+        image: &'a FileIdentity,
+    ) -> Result<Expected<'a>> {
+        Ok(Expected {
+            zones,
+            nonce: &session.nonce,
+            boot: self.boot()?,
+            image,
+            flush_sequence: session.flush_sequence,
+        })
+    }
+
     /// The live file of the session that the image says was cut off, believed or not; none where
     /// there is no place for one.
     pub(super) fn earlier(
@@ -95,13 +111,7 @@ impl Place {
         session: &zonal::Session,
     ) -> Result<Option<Result<Cells, Doubt>>> {
         let Some(image) = self.identity()? else { return Ok(None) };
-        let expected = Expected {
-            zones,
-            nonce: &session.nonce,
-            boot: self.boot()?,
-            image: &image,
-            flush_sequence: session.flush_sequence,
-        };
+        let expected = self.expected(zones, session, &image)?;
         Ok(match self {
             Self::File { live, .. } => Some(live::open(live, &expected)),
             Self::Sim(session) => Some(session.live(&expected)),
@@ -114,13 +124,7 @@ impl Place {
         let Some(image) = self.identity()? else {
             return Ok(Ok(Cells::new(SharedWords::heap(words_needed(zones)), 0, zones)));
         };
-        let expected = Expected {
-            zones,
-            nonce: &session.nonce,
-            boot: self.boot()?,
-            image: &image,
-            flush_sequence: session.flush_sequence,
-        };
+        let expected = self.expected(zones, session, &image)?;
         Ok(match self {
             Self::File { live, .. } => live::create(live, &expected, self.now_ns()),
             Self::Sim(session) => Ok(session.begin(&expected)),

@@ -5,7 +5,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// A mapping of this process, page aligned, unmapped on drop.
 #[derive(Debug)]
@@ -24,14 +24,6 @@ impl Mapping {
     fn from_raw(start: *mut std::ffi::c_void, length: usize) -> io::Result<Self> {
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { start, length })
-    }
-
-    /// Has all pages ready to be read, by one call instead of a fault for each. Where the kernel
-    /// cannot (before Linux 5.14), the faults do it.
-    fn populate(&self) {
-        // SAFETY: mapped by us with this length, and this advice changes no byte.
-        let _ =
-            unsafe { madvise(self.start.as_ptr().cast(), self.length, Advice::LinuxPopulateRead) };
     }
 }
 
@@ -69,11 +61,6 @@ impl AnonymousMap {
     pub(crate) fn length(&self) -> usize {
         self.0.length
     }
-
-    /// All of it is read next.
-    pub(crate) fn populate(&self) {
-        self.0.populate();
-    }
 }
 
 /// A file's first bytes as 64-bit words, shared with the page cache and so with whoever opens
@@ -100,11 +87,6 @@ impl SharedWords {
         let start =
             unsafe { mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0)? };
         Mapping::from_raw(start, length).map(Self)
-    }
-
-    /// All of them are read next.
-    pub(crate) fn populate(&self) {
-        self.0.populate();
     }
 
     /// The words. Plain stores to them reach the file even if the process is killed right after.

@@ -103,6 +103,7 @@ impl Cells {
     /// Over memory of at least `base + words_needed(zones)` words.
     pub(crate) fn new(words: SharedWords, base: usize, zones: u32) -> Self {
         assert!(words.len() >= base + words_needed(zones), "the cells do not fit their memory");
+        words.uses(base + slots_start(zones));
         Self { words, base, zones, stride: stride(zones) }
     }
 
@@ -155,9 +156,13 @@ impl Cells {
     #[inline]
     fn slot_cells(&self, id: SlotId) -> (&AtomicU64, &AtomicU64) {
         debug_assert!(id.queue < QUEUES_MAX && id.slot < DEPTH_MAX);
-        let at =
-            self.base + slots_start(self.zones) + 2 * (id.queue * DEPTH_MAX + id.slot) as usize;
+        let at = self.slot_at(id);
         (self.words.get(at), self.words.get(at + 1))
+    }
+
+    #[inline]
+    fn slot_at(&self, id: SlotId) -> usize {
+        self.base + slots_start(self.zones) + 2 * (id.queue * DEPTH_MAX + id.slot) as usize
     }
 
     /// Publishes a range, before its write is issued.
@@ -222,11 +227,18 @@ impl Cells {
         }
     }
 
+    /// A queue is about to use its first `depth` slots.
+    pub(crate) fn uses_slots(&self, queue: u32, depth: u32) {
+        self.words.uses(self.slot_at(SlotId { queue, slot: depth }));
+    }
+
     /// Every range that is published.
+    #[allow(clippy::cast_possible_truncation)] // there are QUEUES_MAX * DEPTH_MAX of them
     pub(crate) fn all_published(&self) -> Vec<InFlight> {
-        self.words.populate();
-        (0..QUEUES_MAX)
-            .flat_map(|queue| (0..DEPTH_MAX).map(move |slot| SlotId { queue, slot }))
+        let first = self.slot_at(SlotId { queue: 0, slot: 0 });
+        let slots = self.words.used().saturating_sub(first).div_ceil(2) as u32;
+        (0..slots)
+            .map(|at| SlotId { queue: at / DEPTH_MAX, slot: at % DEPTH_MAX })
             .filter_map(|id| self.published(id))
             .collect()
     }
@@ -310,6 +322,22 @@ mod tests {
     fn every_range_in_flight_is_seen() {
         assert_eq!(seen(&busy(0).0), 0);
         assert_eq!(seen(&busy(3).0), 3);
+    }
+
+    #[test]
+    fn a_copy_has_all_ranges_of_the_queues_there_are() {
+        let words = std::sync::Arc::new(SharedWords::heap(words_needed(1)));
+        let cells = Cells::new(SharedWords::share(&words), 0, 1);
+        let ids = [(0, 0), (0, 7), (3, 63)].map(|(queue, slot)| SlotId { queue, slot });
+        for id in ids {
+            cells.uses_slots(id.queue, id.slot + 1);
+            cells.publish(id, ZoneIndex(0), Extent::new(Blocks(id.slot), Blocks(1)));
+        }
+        let copy = Cells::new(words.copy(), 0, 1);
+        for cells in [cells, copy] {
+            let starts: Vec<_> = cells.all_published().iter().map(|r| r.extent.start.0).collect();
+            assert_eq!(starts, [0, 7, 63]);
+        }
     }
 
     #[test]

@@ -302,7 +302,9 @@ impl Zones {
         }
         control.queues[id] = QueueEntry::Open(mailbox);
         self.depths[id].store(depth, Ordering::Release);
-        Ok(u32::try_from(id).unwrap_or(0))
+        let id = u32::try_from(id).unwrap_or(0);
+        self.cells.uses_slots(id, depth);
+        Ok(id)
     }
 
     /// Closes a queue's entry. Writes of it that are held keep their slots until they settle.

@@ -29,7 +29,7 @@ use serde::Serialize;
 
 use crate::outcome::Outcome;
 use crate::output::{Ui, format_seconds, plural, print_json};
-use history::{Failure, History, keep_panics};
+use history::{Failure, History, Told, keep_panics};
 use script::{Faults, WORDS};
 use shape::Shapes;
 use truth::Violation;
@@ -85,7 +85,11 @@ fn parse_faults(text: &str) -> Result<Faults, String> {
             }
         },
     };
-    text.split(',').try_fold(Faults::NONE, |faults, word| Ok(faults.and(one(word.trim())?)))
+    let words: Vec<_> = text.split(',').map(str::trim).collect();
+    if words.len() > 1 && words.contains(&"none") {
+        return Err("`none` stands alone; leave it out, or the others".to_owned());
+    }
+    words.into_iter().try_fold(Faults::NONE, |faults, word| Ok(faults.and(one(word)?)))
 }
 
 #[cfg(zonal_break)]
@@ -184,7 +188,7 @@ pub(crate) fn run(args: &SimArgs, ui: &Ui) -> Result<Outcome> {
         Some((_, Failure::Stuck(_))) => Outcome::Stuck,
         Some((_, Failure::Crashed(_))) => Outcome::Crashed,
     };
-    let failure = failure.map(|(seed, failure)| found(args, seed, &failure)).transpose()?;
+    let failure = failure.map(|(seed, failure)| found(args, ui, seed, &failure)).transpose()?;
     #[allow(clippy::cast_precision_loss, reason = "a rate")]
     let summary = Summary {
         seed: args.seed,
@@ -223,13 +227,7 @@ fn work(args: &SimArgs, ui: &Ui, shared: &Shared, job: usize) -> Result<()> {
         counts.add(&told.counts);
         shared.ended.fetch_add(1, Ordering::AcqRel);
         if args.trace {
-            let trace = format!("seed {seed}\n{}", told.trace);
-            // Stdout is for what a machine reads, then.
-            if ui.json {
-                io::stderr().write_all(trace.as_bytes())?;
-            } else {
-                io::stdout().write_all(trace.as_bytes())?;
-            }
+            write_trace(ui, &format!("seed {seed}"), &told)?;
         }
         if let Some(failure) = told.failure {
             let mut lowest = locked(&shared.failure);
@@ -241,6 +239,16 @@ fn work(args: &SimArgs, ui: &Ui, shared: &Shared, job: usize) -> Result<()> {
     }
     locked(&shared.counts).add(&counts);
     Ok(())
+}
+
+/// What a history did, to where nothing reads JSON.
+fn write_trace(ui: &Ui, title: &str, told: &Told) -> io::Result<()> {
+    let trace = format!("{title}\n{}", told.trace);
+    if ui.json {
+        io::stderr().write_all(trace.as_bytes())
+    } else {
+        io::stdout().write_all(trace.as_bytes())
+    }
 }
 
 /// Shows how far they are, and ends the program if one hangs.
@@ -279,11 +287,15 @@ fn replay(args: &SimArgs, seed: u64) -> String {
 }
 
 /// What is to be said of a failure, with the shortest history there is.
-fn found(args: &SimArgs, seed: u64, failure: &Failure) -> Result<Found> {
+fn found(args: &SimArgs, ui: &Ui, seed: u64, failure: &Failure) -> Result<Found> {
     let history = History::of(seed, args.steps as usize, args.faults, &mut Shapes::default())?;
     let shrunk = if args.quick { history } else { history.shrunk(failure) };
     // What the short one says fits what is shown.
-    let failure = shrunk.run(false).failure.unwrap_or_else(|| failure.clone());
+    let told = shrunk.run(args.trace);
+    if args.trace {
+        write_trace(ui, "the same, as short as it could be made", &told)?;
+    }
+    let failure = told.failure.unwrap_or_else(|| failure.clone());
     let (kind, promised, seen) = match failure {
         Failure::Violation(Violation { promise, seen }) => ("violation", promise, seen),
         Failure::Stuck(what) => ("stuck", "everything ends".to_owned(), what),

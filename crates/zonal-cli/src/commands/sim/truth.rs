@@ -141,6 +141,8 @@ struct Zone {
     finished: BTreeSet<u32>,
     /// At least this is there after a cut.
     floor: (u32, u32),
+    /// Life and write pointer as the session found them: what ended there may be long forgotten.
+    found: (u32, u32),
     /// Operations that were asked for and not heard of.
     resets: u32,
     finishes: u32,
@@ -218,6 +220,7 @@ impl Truth {
                 end,
                 finished: BTreeSet::new(),
                 floor: (0, end),
+                found: (0, end),
                 resets: 0,
                 finishes: 0,
                 failed: false,
@@ -483,8 +486,10 @@ impl Truth {
             };
             if let Some(value) = values.iter_mut().find(own) {
                 (value.ended, value.well) = (Some(now), well);
+                let asked = value.asked;
+                // Of what others wrote since, nothing is promised.
                 if durable && well {
-                    supersede(values, now + 1);
+                    overwrite(values, asked);
                 }
             }
         }
@@ -716,7 +721,8 @@ impl Truth {
             }
         }
         let zone = &mut self.zones[at];
-        (zone.life, zone.end, zone.floor) = (life, wp, (life, wp));
+        (zone.life, zone.end) = (life, wp);
+        (zone.floor, zone.found) = ((life, wp), (life, wp));
         zone.next_life = zone.next_life.max(life + 1);
         zone.lives = BTreeSet::from([life]);
         zone.finished = if wp == zone.capacity { zone.lives.clone() } else { BTreeSet::new() };
@@ -776,7 +782,9 @@ impl Truth {
                 Held::Block { record, index, .. } => {
                     self.record(record).is_some_and(|record| index + 1 == record.blocks)
                 }
-                Held::Zeros => self.may_have_failed_before(at, life, wp),
+                Held::Zeros => {
+                    zone.found == (life, wp) || self.may_have_failed_before(at, life, wp)
+                }
                 Held::Torn => false,
             };
             let promise = "a zone ends where a record ends that was submitted whole";
@@ -858,10 +866,13 @@ fn supersede(values: &mut Vec<Value>, when: u64) {
         .map(|value| value.asked)
         .max();
     if let Some(newest) = newest {
-        values.retain(|value| {
-            value.ended.is_none_or(|ended| ended >= newest) || value.asked == newest
-        });
+        overwrite(values, newest);
     }
+}
+
+/// Takes out what had ended before the write that was asked for then.
+fn overwrite(values: &mut Vec<Value>, asked: u64) {
+    values.retain(|value| value.ended.is_none_or(|ended| ended >= asked) || value.asked == asked);
 }
 
 const fn is_open(state: ZoneState) -> bool {

@@ -407,9 +407,8 @@ impl<'a> World<'a> {
         let kind = completion.result.as_ref().err().map(zonal::Error::kind);
         let held = completion.flags.contains(Flags::HELD);
         self.counts.settlements += u64::from(held || kind == Some(ErrorKind::BehindFailedWrite));
-        if kind == Some(ErrorKind::DeviceReadOnly) && !self.latched {
-            self.latched = true;
-            self.counts.read_only += 1;
+        if kind == Some(ErrorKind::DeviceReadOnly) {
+            self.latch();
         }
         match asked {
             Asked::Write(record) => Ok(self.truth.written(record, &completion)?),
@@ -462,9 +461,19 @@ impl<'a> World<'a> {
     fn end_one(&mut self, io: &PendingIo, how: How) -> Ran {
         let outcome = self.outcome(io, how);
         self.counts.failures += u64::from(outcome != Outcome::Ok);
+        // It need not be heard of: a write that waits for a sync has an error of its own.
+        if is_durable(io.kind) && outcome != Outcome::Ok {
+            self.latch();
+        }
         self.note(format_args!("  {:?} {} +{}: {outcome:?}", io.kind, io.offset, io.len));
         let ended = self.disk.complete(io.id, outcome);
         ensure_ran(ended, "a pending I/O is there", format!("{io:?}"))
+    }
+
+    /// The drive takes no more writes in this session.
+    fn latch(&mut self) {
+        self.counts.read_only += u64::from(!self.latched);
+        self.latched = true;
     }
 
     /// How an I/O ends, of the ways in which one of its kind can.
@@ -472,11 +481,7 @@ impl<'a> World<'a> {
         let sector = self.shape.sector();
         let length = usize::try_from(io.len).unwrap_or(usize::MAX);
         let part = |sectors: usize| (sectors * sector).min(length.saturating_sub(sector));
-        let durable = match io.kind {
-            IoKind::SyncData | IoKind::WriteDurable => true,
-            IoKind::Read | IoKind::Write | IoKind::Zero => false,
-        };
-        if durable && !self.faults.has(Faults::SYNC) {
+        if is_durable(io.kind) && !self.faults.has(Faults::SYNC) {
             return Outcome::Ok;
         }
         match (how, io.kind) {
@@ -880,6 +885,14 @@ impl<'a> World<'a> {
             seen: error.to_string(),
         })?;
         self.opened(device, After::Kill, random)
+    }
+}
+
+/// Whether it makes something durable, so that the drive is in doubt where it fails.
+fn is_durable(kind: IoKind) -> bool {
+    match kind {
+        IoKind::SyncData | IoKind::WriteDurable => true,
+        IoKind::Read | IoKind::Write | IoKind::Zero => false,
     }
 }
 
