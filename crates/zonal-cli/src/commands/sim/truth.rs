@@ -123,6 +123,19 @@ struct Value {
     asked: u64,
     ended: Option<u64>,
     well: bool,
+    /// When it was known to be overwritten, for reads that began before.
+    over: Option<u64>,
+}
+
+impl Value {
+    fn new(held: Held, asked: u64) -> Self {
+        Self { held, asked, ended: None, well: false, over: None }
+    }
+
+    /// One that is there for certain.
+    fn found(held: Held, now: u64) -> Self {
+        Self { ended: Some(now), well: true, ..Self::new(held, now) }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -174,6 +187,7 @@ type Part = (u64, u32);
 /// What a read has to show.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
+    when: u64,
     /// For each block: zone, block in it, what was acknowledged there.
     blocks: Vec<(usize, u32, Option<Part>)>,
     /// What each block of a conventional zone may have held, in their order.
@@ -208,7 +222,7 @@ impl Truth {
             let size = blocks(geometry.size_of(index));
             let capacity = if conventional { size } else { blocks(geometry.capacity_of(index)) };
             let end = if full.contains(&zone) { capacity } else { 0 };
-            let nothing = Value { held: Held::Zeros, asked: 0, ended: Some(0), well: true };
+            let nothing = Value::found(Held::Zeros, 0);
             Zone {
                 conventional,
                 start: geometry.start_of(index) / block_size,
@@ -315,7 +329,7 @@ impl Truth {
         if let (true, Some(at)) = (conventional, at) {
             for index in 0..blocks {
                 let held = Held::Block { record: number, zone: label, index };
-                let value = Value { held, asked, ended: None, well: false };
+                let value = Value::new(held, asked);
                 if let Some(values) = self.zones[zone].values.get_mut((at + index) as usize) {
                     values.push(value);
                 }
@@ -348,7 +362,8 @@ impl Truth {
     /// What a read of so many blocks has to show; it touches zones from `zone` on.
     pub(super) fn look(&mut self, start: u64, blocks: u32) -> Look {
         let when = self.tick();
-        let mut look = Look { blocks: Vec::new(), values: BTreeMap::new(), lives: BTreeMap::new() };
+        let mut look =
+            Look { when, blocks: Vec::new(), values: BTreeMap::new(), lives: BTreeMap::new() };
         for at in start..start + u64::from(blocks) {
             let zone = self.zones.iter().rposition(|zone| zone.start <= at).unwrap_or(0);
             let block = u32::try_from(at - self.zones[zone].start).unwrap_or(u32::MAX);
@@ -356,8 +371,8 @@ impl Truth {
             look.lives.insert(zone, (life, self.zones[zone].resets > 0));
             if let Some(values) = self.zones[zone].values.get(block as usize) {
                 let mut values = values.clone();
-                supersede(&mut values, when);
-                let held = values.iter().map(|value| value.held);
+                supersede(&mut values, when, when);
+                let held = values.iter().filter(|v| v.over.is_none()).map(|value| value.held);
                 look.values.insert((zone, block), held.collect());
             }
             look.blocks.push((zone, block, self.acknowledged_at(zone, life, block)));
@@ -489,7 +504,7 @@ impl Truth {
                 let asked = value.asked;
                 // Of what others wrote since, nothing is promised.
                 if durable && well {
-                    overwrite(values, asked);
+                    overwrite(values, asked, now);
                 }
             }
         }
@@ -529,10 +544,11 @@ impl Truth {
     }
 
     pub(super) fn flushed(&mut self, noted: &Noted) {
+        let now = self.tick();
         for (zone, &floor) in self.zones.iter_mut().zip(&noted.ends) {
             zone.raise(floor);
             for values in &mut zone.values {
-                supersede(values, noted.when);
+                supersede(values, noted.when, now);
             }
         }
     }
@@ -558,7 +574,9 @@ impl Truth {
         let seen = || format!("zone {at}, block {block}: {held:?}, expected {expected:?}");
         if zone.conventional {
             let before = look.values.get(&(at, block)).is_some_and(|values| values.contains(&held));
-            let since = zone.values[block as usize].iter().any(|value| value.held == held);
+            let since = zone.values[block as usize]
+                .iter()
+                .any(|value| value.held == held && value.over.is_none_or(|over| over >= look.when));
             let fits = before || since;
             ensure!(fits, "a conventional zone reads as it was written", "{}", seen());
             return Ok(());
@@ -662,15 +680,15 @@ impl Truth {
         let now = self.tick();
         for (block, (values, &held)) in self.zones[at].values.iter_mut().zip(held).enumerate() {
             if after == After::Kill {
-                supersede(values, now);
+                supersede(values, now, now);
             }
-            let fits = values.iter().any(|value| value.held == held);
+            let fits = values.iter().any(|value| value.held == held && value.over.is_none());
             let promise = match after {
                 After::Cut => "a conventional zone keeps what was flushed",
                 After::Kill => "a conventional zone keeps what was acknowledged",
             };
             ensure!(fits, promise, "zone {at}, block {block}: {held:?}, may be {values:?}");
-            *values = vec![Value { held, asked: now, ended: Some(now), well: true }];
+            *values = vec![Value::found(held, now)];
         }
         for record in self.records.iter_mut().filter(|record| record.zone == at) {
             record.fate = Fate::Gone;
@@ -858,21 +876,24 @@ impl Zone {
     }
 }
 
-/// Takes out what is certainly overwritten by a write that had ended well before `when`.
-fn supersede(values: &mut Vec<Value>, when: u64) {
+/// Marks what is certainly overwritten by a write that had ended well before `when`.
+fn supersede(values: &mut [Value], when: u64, now: u64) {
     let newest = values
         .iter()
         .filter(|value| value.well && value.ended.is_some_and(|ended| ended < when))
         .map(|value| value.asked)
         .max();
     if let Some(newest) = newest {
-        overwrite(values, newest);
+        overwrite(values, newest, now);
     }
 }
 
-/// Takes out what had ended before the write that was asked for then.
-fn overwrite(values: &mut Vec<Value>, asked: u64) {
-    values.retain(|value| value.ended.is_none_or(|ended| ended >= asked) || value.asked == asked);
+/// What had ended before the write that was asked for then is overwritten.
+fn overwrite(values: &mut [Value], asked: u64, now: u64) {
+    for value in values.iter_mut().filter(|value| value.over.is_none()) {
+        let before = value.ended.is_some_and(|ended| ended < asked) && value.asked != asked;
+        value.over = before.then_some(now);
+    }
 }
 
 const fn is_open(state: ZoneState) -> bool {
