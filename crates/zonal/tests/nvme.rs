@@ -466,6 +466,32 @@ fn who_writes_keeps_others_away_and_who_reads_does_not() {
     drop(bench.open());
 }
 
+/// Zones of no power of two: the kernel makes no block device of them that could be held.
+#[test]
+fn without_a_block_device_other_sessions_are_kept_away_all_the_same() {
+    let Some(path) = std::env::var_os("ZONAL_NVME_ODD").map(PathBuf::from) else {
+        println!("SKIP: ZONAL_NVME_ODD names no device; guest/run has one");
+        return;
+    };
+    let target = Target::Path(path);
+    let open =
+        |read_only| zonal::open(&target, &OpenOptions { read_only, ..OpenOptions::default() });
+    let drive = open(false).unwrap();
+    assert!(!drive.geometry().zone_size.is_power_of_two());
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    run(&mut queue, Request::reset_all()).result.unwrap();
+    let second = zone(&drive, 1);
+    assert_eq!(append(&mut queue, &second, 6, 2), drive.geometry().zone_size);
+    let error = open(false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    assert!(error.to_string().contains("another session of zonal writes to it"), "{error}");
+    let mut reader = open(true).unwrap().queue(&QueueOptions::default()).unwrap();
+    assert_eq!(read(&mut reader, second.start, 2), [6, 6]);
+    drop(queue);
+    drive.close().unwrap();
+    open(false).unwrap().close().unwrap();
+}
+
 #[test]
 fn what_pass_through_cannot_do_is_refused_by_name() {
     let Some(bench) = Bench::new() else { return };
