@@ -479,6 +479,8 @@ fn files_that_others_hold_leave_fewer_places_and_are_named_when_none_is_left() {
                 assert_eq!(append(&mut queue, zone, round, 1), u64::from(round) * 4096);
             }
         }
+        run(&mut queue, Request::reset_all()).result.unwrap();
+        append(&mut queue, 0, 4, 3);
         drop(queue);
         drive.close().unwrap();
         let drive = bench.open(engine);
@@ -498,11 +500,13 @@ fn files_that_others_hold_leave_fewer_places_and_are_named_when_none_is_left() {
             assert!(error.to_string().contains("mounted with explicit-open"), "{error}");
         }
         assert_eq!(pointer(&drive, 0), 3 * 4096);
-        // What needs no open zone is done.
-        run(&mut queue, Request::reset(1)).result.unwrap();
-        run(&mut queue, Request::finish(2)).result.unwrap();
+        // A reset needs no place, and null_blk one for a finish.
+        run(&mut queue, Request::reset(0)).result.unwrap();
+        let error = run(&mut queue, Request::finish(2)).result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooManyOpenZones, "{error}");
+        assert_eq!((state(&drive, 2), bench.size(2)), (ZoneState::Empty, 0));
         drop(others);
-        assert_eq!(append(&mut queue, 0, 9, 1), 3 * 4096);
+        assert_eq!(append(&mut queue, 0, 9, 1), 0);
         run(&mut queue, Request::reset_all()).result.unwrap();
         drop(queue);
         drive.close().unwrap();
@@ -524,7 +528,8 @@ fn queues_that_meet_in_zones_take_turns_and_lose_nothing() {
     for options in [REPAIR, EXPLICIT] {
         let Some(bench) = Bench::new(options) else { return };
         let drive = bench.open(EngineChoice::IoUring);
-        let zones = drive.limits().max_open_zones.unwrap() + 2;
+        // One more than may be open, and fewer than may be active: null_blk closes no zone for another then.
+        let zones = drive.limits().max_open_zones.unwrap() + 1;
         let work = |first: u8| {
             let mut queue = queue(&drive);
             let mut places = Vec::new();

@@ -125,7 +125,19 @@ async fn operate_device(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()
         // What closes, fills or empties a zone closes its file as well.
         zones.is_not_held(zone);
     }
-    match manage(scene, zone, op).await? {
+    let (mut done, mut standing) = manage(scene, zone, op).await?;
+    // Some devices want an open place for a finish, and close no zone that a file keeps open.
+    while op == ZoneOp::Finish
+        && let Some(block) = scene.drive.block().filter(|block| block.holds_files())
+        && done.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooManyOpenZones)
+        && zones.close_first_opened()
+    {
+        // First its own, so that whoever waits for this gate is not waited for.
+        scene.desk.answer(block.let_go(zone)?).await;
+        let_go_of_closed(scene, block, zone).await?;
+        (done, standing) = manage(scene, zone, op).await?;
+    }
+    match (done, standing) {
         (done, Ok(standing)) => {
             zones.take_over(zone, standing);
             done
