@@ -411,7 +411,7 @@ fn a_stdout_without_room_is_named() {
 #[test]
 fn one_zone_is_called_so() {
     let place = Place::new();
-    place.ok("create disk --size 64M").says(&["64M, 1 zone of 256M"]);
+    place.ok("create disk --size 64M").says(&["64M, 1 zone of 64M"]);
     place.run("report disk --zones 3").exits(2).says(&["the drive has 1 zone;"]);
     place.run("open disk --zone 3").exits(2).says(&["the drive has 1 zone,"]);
     assert_eq!(place.ok("check disk").text(), "disk: 1 zone, nothing wrong\n");
