@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions as Opening};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use zonal::{
     Buffer, Completion, Device, EngineChoice, ErrorKind, Flags, OpenOptions, Queue, QueueOptions,
@@ -221,25 +221,29 @@ fn ordered_and_other_appends_of_several_queues_mingle() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
     let zone = zone(&drive, 3);
+    let together = Barrier::new(4);
     let found = thread::scope(|scope| {
         let writers: Vec<_> = (0..4_u8)
             .map(|writer| {
-                let drive = &drive;
+                let (drive, together) = (&drive, &together);
                 scope.spawn(move || {
                     let mut queue = drive.queue(&QueueOptions::default()).unwrap();
                     let mut found = Vec::new();
-                    for n in 0..40_u8 {
-                        let data = blocks(writer << 6 | n, 1);
-                        let request = match writer {
-                            0 | 1 => Request::append_ordered(3, data),
-                            _ => Request::append(3, data),
-                        };
-                        queue.push(request.tag(n.into())).unwrap();
-                    }
-                    queue.submit_and_wait(40).unwrap();
-                    while let Some(completion) = queue.next_completion() {
-                        completion.result.unwrap();
-                        found.push((completion.tag as u8, completion.offset));
+                    together.wait();
+                    for round in 0..8 {
+                        for n in round * 8..round * 8 + 8 {
+                            let data = blocks(writer << 6 | n, 1);
+                            let request = match writer {
+                                0 | 1 => Request::append_ordered(3, data),
+                                _ => Request::append(3, data),
+                            };
+                            queue.push(request.tag(n.into())).unwrap();
+                        }
+                        queue.submit_and_wait(8).unwrap();
+                        while let Some(completion) = queue.next_completion() {
+                            completion.result.unwrap();
+                            found.push((completion.tag as u8, completion.offset));
+                        }
                     }
                     found.sort_unstable();
                     let ordered = found.is_sorted_by_key(|&(_, offset)| offset);
@@ -250,10 +254,10 @@ fn ordered_and_other_appends_of_several_queues_mingle() {
             .collect();
         writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<BTreeMap<_, _>>()
     });
-    assert_eq!(found.len(), 160, "no two at one place");
+    assert_eq!(found.len(), 256, "no two at one place");
     let mut queue = drive.queue(&QueueOptions::default()).unwrap();
     let bytes: Vec<_> = found.into_values().collect();
-    assert_eq!(read(&mut queue, zone.start, 160), bytes);
+    assert_eq!(read(&mut queue, zone.start, 256), bytes);
 }
 
 #[test]

@@ -26,7 +26,7 @@ impl Zones {
     }
 
     /// Lets an append in that the device will place, and says above what it lands: the zone's
-    /// acknowledged end. That is looked at when the append is in, since nobody resets the zone any more then, and
+    /// acknowledged end. That is looked at when the append is in, as nobody resets the zone then, and
     /// before it is sent.
     pub(crate) fn enter_placing(
         &self,
