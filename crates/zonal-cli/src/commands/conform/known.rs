@@ -139,7 +139,7 @@ mod tests {
         let folder = |name: &str| place.path().join(name);
         fs::create_dir_all(folder("sda/device")).unwrap();
         fs::write(folder("sda/device/model"), "scsi_debug      \n").unwrap();
-        assert_eq!(describe_sysfs(&folder("sda"), place.path()), "scsi_debug");
+        assert_eq!(describe_sysfs(&folder("sda"), &folder("config")), "scsi_debug");
         fs::create_dir_all(folder("config/nullb0")).unwrap();
         fs::write(folder("config/nullb0/memory_backed"), "0\n").unwrap();
         let null_blk = |name| describe_sysfs(&folder(name), &folder("config"));
