@@ -106,7 +106,7 @@ impl FileDisk {
         self.engine
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.inner.file
     }
 

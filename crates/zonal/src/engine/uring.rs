@@ -133,6 +133,28 @@ impl Uring {
     /// As [`Engine::push`](super::Engine::push).
     pub(super) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
         let entry = self.entry(&io).user_data(io.token);
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.push_entry(entry, io) }
+    }
+
+    /// # Safety
+    /// As [`Engine::push_untorn`](super::Engine::push_untorn).
+    pub(super) unsafe fn push_untorn(&mut self, io: Io) -> Result<(), Io> {
+        let durable = if io.kind == IoKind::WriteDurable { libc::RWF_DSYNC } else { 0 };
+        // Never from a registered buffer: the kernel takes those for several pieces, and refuses.
+        let entry = opcode::Write::new(Fixed(REGISTERED), io.ptr, rw_length(&io))
+            .offset(io.offset)
+            .rw_flags(libc::RWF_ATOMIC | durable)
+            .build()
+            .user_data(io.token);
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.push_entry(entry, io) }
+    }
+
+    /// # Safety
+    /// As [`Engine::push`](super::Engine::push), of the request that `entry` is made from.
+    #[inline]
+    unsafe fn push_entry(&mut self, entry: squeue::Entry, io: Io) -> Result<(), Io> {
         if self.sqpoll {
             if self.staged.len() >= self.ring.params().sq_entries() as usize {
                 return Err(io);
