@@ -15,7 +15,7 @@ use crate::engine::{Disk, EngineOptions};
 use crate::faults::Random;
 use std::sync::Arc;
 use zonal_core::error::{Error, ErrorKind};
-use zonal_core::untorn::journal::{BLOCK, BLOCK_BYTES, FileId, Header, Mark, RING_OFFSET};
+use zonal_core::untorn::journal::{BLOCK, BLOCK_BYTES, FileId, Header, Mark};
 
 /// Blocks of the file.
 const BLOCKS: usize = 8;
@@ -536,6 +536,7 @@ fn every_broken_rule_of_untorn_writes_is_found() {
 #[cfg(not(zonal_break))]
 mod journal_files {
     use super::*;
+    use zonal_core::untorn::journal::RING_OFFSET;
 
     /// A journal with two live records, the file's units torn in their places.
     fn two_records() -> (SimImage, SimImage) {
