@@ -339,6 +339,24 @@ fn a_file_system_without_direct_io_is_refused() {
 }
 
 #[test]
+fn journalled_data_is_refused_by_name() {
+    let Some(ground) = Ground::new(&["mkfs.ext4"]) else { return };
+    let (folder, disk) = (ground.folder("journalled"), ground.file("journalled.disk", 64 << 20));
+    make_file_system("ext4", &disk);
+    run("mount", &["-t", "ext4", "-o", "loop,data=journal"], &[&disk, &folder]);
+    let path = folder.join("file");
+    std::fs::write(&path, vec![0; 8192]).unwrap();
+    for journal in [JournalUse::Never, JournalUse::Always] {
+        let options = AtomicOptions { journal, ..AtomicOptions::default() };
+        let error = AtomicFile::open(&path, &options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("data=journal"), "{error}");
+    }
+    assert!(!folder.join("file.journal").exists());
+    run("umount", &[], &[&folder]);
+}
+
+#[test]
 fn a_journal_that_has_no_space_leaves_nothing_behind() {
     let Some(ground) = Ground::new(&["mkfs.ext4"]) else { return };
     let folder = ground.folder("small");

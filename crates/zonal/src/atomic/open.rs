@@ -12,7 +12,7 @@ use crate::image::{random_id, take_lock};
 use crate::open::OpenOptions;
 use crate::queue::{io_kind, io_text};
 use crate::sync::Mutex;
-use crate::sys::file::{Access, FileIdentity, untorn_units};
+use crate::sys::file::{Access, FileIdentity, is_really_direct, untorn_units};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -118,6 +118,12 @@ impl Subject {
         if !file.is_direct() {
             let text = "its file system has no direct I/O, and a write through the page cache may be torn; \
                         put it on another (XFS, ext4, btrfs)";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if !is_really_direct(file.file()).map_err(|error| file_error("the file", error))? {
+            let text = "its file system takes direct I/O for this file through the page cache (journalled data, \
+                        or encrypted), and such a write may be torn; put it on another, or mount that one \
+                        without data=journal";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let driven = OpenOptions { engine: options.engine, ..OpenOptions::default() };

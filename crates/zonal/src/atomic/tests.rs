@@ -89,9 +89,14 @@ fn file_id() -> FileId {
 
 /// An empty file and a new journal, on the disks.
 fn blank(ring_blocks: u64) -> (SimImage, SimImage) {
+    blank_on(ring_blocks, BLOCK)
+}
+
+/// The same, where a cut may tear the journal's blocks in sectors of so many bytes.
+fn blank_on(ring_blocks: u64, sector: usize) -> (SimImage, SimImage) {
     let data = SimImage::new(BLOCKS as u64 * BLOCK_BYTES, BLOCK);
     let header = Header::new([9; 16], ring_blocks * BLOCK_BYTES, file_id()).unwrap();
-    let disk = SimDisk::new(&SimImage::new(0, BLOCK), SimMode::Manual);
+    let disk = SimDisk::new(&SimImage::new(0, sector), SimMode::Manual);
     journal::make(&Disk::Sim(disk.clone()), &header).unwrap();
     (data, disk.image())
 }
@@ -416,11 +421,44 @@ fn a_replay_that_is_cut_off_anywhere_can_be_done_again() {
     assert!(cuts > 15, "{cuts}");
 }
 
+/// A cut in the middle of making a journal, at any request and with any sectors of its header, leaves one
+/// that is made anew, or a whole one.
+#[cfg(not(zonal_break))]
+#[test]
+fn a_making_that_is_cut_off_anywhere_is_begun_again() {
+    let header = Header::new([0xa5; 16], 8 * BLOCK_BYTES, file_id()).unwrap();
+    let (mut nothing, mut whole) = (0, 0);
+    for stop in 0.. {
+        let disk = SimDisk::new(&SimImage::new(0, 512), SimMode::Manual);
+        disk.stop_after(Some(stop));
+        let under = Disk::Sim(disk.clone());
+        let done = journal::make(&under, &header)
+            .and_then(|()| Journal::begin(under, &header, header.tail, file_id()))
+            .is_ok();
+        each_choice(&disk.unstable_contents(), &mut |choice| {
+            let left = Disk::Sim(SimDisk::new(&chosen(&disk, choice), SimMode::Manual));
+            match journal::look(&left).map_err(|error| Violation(format!("{choice:?}: {error}")))? {
+                Found::Nothing => nothing += 1,
+                Found::Journal(found) => {
+                    assert!(found.session <= 1 && found.tail == header.tail);
+                    whole += 1;
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+        if done {
+            break;
+        }
+    }
+    assert!(nothing > 3 && whole > 3, "{nothing} {whole}");
+}
+
 /// A random life of a file: sessions that end by cuts, with failures of either disk on the way.
 fn live(seed: u64) -> Result<u64, Violation> {
     let mut random = Random::new(seed);
     let ring = 8 + random.below(12) as u64;
-    let (mut data, mut journal) = blank(ring);
+    let (mut data, mut journal) = blank_on(ring, [512, BLOCK][random.below(2)]);
     let (mut first, mut writes) = (1, 0);
     for _ in 0..4 {
         let mut world = World::new(&data, &journal);

@@ -117,6 +117,21 @@ fn queue_setting(device: u64, name: &str) -> Option<(PathBuf, String)> {
     Some((setting, value.trim().to_owned()))
 }
 
+/// `STATX_DIOALIGN` of `linux/stat.h`: Linux 6.1.
+const DIRECT_ALIGNMENT_FIELDS: u32 = 0x2000;
+
+/// Whether an open file's direct I/O is really direct. A file may be opened for it, and its file system then
+/// go through the page cache all the same: ext4 does so with journalled data. True where the kernel
+/// does not tell.
+///
+/// # Errors
+/// Those of `statx(2)`.
+pub(crate) fn is_really_direct(file: &File) -> io::Result<bool> {
+    let wanted = StatxFlags::from_bits_retain(DIRECT_ALIGNMENT_FIELDS);
+    let found = statx(file, "", AtFlags::EMPTY_PATH, wanted)?;
+    Ok(found.stx_mask & DIRECT_ALIGNMENT_FIELDS == 0 || found.stx_dio_mem_align != 0)
+}
+
 /// What the kernel promises of untorn writes to a file, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UntornUnits {
