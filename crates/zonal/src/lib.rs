@@ -108,4 +108,5 @@ pub use zones::cells::{DEPTH_MAX, QUEUES_MAX};
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guides/from-libzbd.md")]
 #[doc = include_str!("../../../docs/guides/testing-with-faults.md")]
+#[doc = include_str!("../../../docs/guides/untorn-writes.md")]
 mod guides {}

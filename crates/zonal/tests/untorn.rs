@@ -338,6 +338,52 @@ fn a_file_system_without_direct_io_is_refused() {
     run("umount", &[], &[&folder]);
 }
 
+/// A unit that found no space in its place is whole in the journal, and goes there when there is room.
+#[test]
+fn a_full_file_system_costs_no_unit() {
+    let Some(ground) = Ground::new(&["mkfs.ext4"]) else { return };
+    let (folder, disk) = (ground.folder("full"), ground.file("full.disk", 32 << 20));
+    make_file_system("ext4", &disk);
+    let _mounted = Mounted::over_loop(&disk, &folder, "ext4");
+    let (path, unit) = (folder.join("file"), 64 << 10);
+    File::create(&path).unwrap().set_len(8 << 20).unwrap();
+    let options = AtomicOptions {
+        journal: JournalUse::Always,
+        journal_bytes: 1 << 20,
+        ..AtomicOptions::default()
+    };
+    let file = AtomicFile::open(&path, &options).unwrap();
+    file.write_atomic_at(0, vec![1; unit]).wait().unwrap();
+    let filler = folder.join("filler");
+    let mut length = 0;
+    let taken = File::create(&filler).unwrap();
+    for piece in [1 << 20, 64 << 10, 4096] {
+        while fallocate(&taken, FallocateFlags::empty(), length, piece).is_ok() {
+            length += piece;
+        }
+    }
+    let at = 1 << 20;
+    let failed = file.write_atomic_at(at, vec![2; unit]).wait().unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::NoSpace, "{}", failed.error);
+    let failed = file.read_at(at, file.buffer(4096)).wait().unwrap_err();
+    assert!(failed.error.to_string().contains("whole in the journal"), "{}", failed.error);
+    let failed = file.write_at(0, vec![3; 4096]).wait().unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::NoSpace, "{}", failed.error);
+    let read = file.read_at(0, file.buffer(unit)).wait().unwrap();
+    assert!(read.buffer.iter().all(|byte| *byte == 1), "what is whole can be read");
+    assert_eq!(file.close().unwrap_err().kind(), ErrorKind::NoSpace);
+
+    let error = AtomicFile::open(&path, &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    drop(taken);
+    std::fs::remove_file(&filler).unwrap();
+    let file = AtomicFile::open(&path, &options).unwrap();
+    assert!(file.replayed().units >= 1);
+    let read = file.read_at(at, file.buffer(unit)).wait().unwrap();
+    assert!(read.buffer.iter().all(|byte| *byte == 2));
+    file.close().unwrap();
+}
+
 #[test]
 fn journalled_data_is_refused_by_name() {
     let Some(ground) = Ground::new(&["mkfs.ext4"]) else { return };
