@@ -38,13 +38,15 @@ controls:
     RUSTFLAGS='--cfg zonal_break' CARGO_TARGET_DIR={{ controls_dir }} \
         cargo test -p zonal --test negative_controls -- --nocapture
     RUSTFLAGS='--cfg zonal_break' CARGO_TARGET_DIR={{ controls_dir }} \
+        cargo test -p zonal --lib atomic:: -- --nocapture
+    RUSTFLAGS='--cfg zonal_break' CARGO_TARGET_DIR={{ controls_dir }} \
         cargo test -p zonal-cli --test sim_controls -- --nocapture
     RUSTFLAGS='--cfg zonal_break --cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_controls_dir }} \
         cargo test -p zonal --test shuttle_controls -- --nocapture
 
 # Power cuts, full and failing disks, on file systems of their own. As root; ZONAL_CUTS=300 for more cuts.
 disks:
-    cargo test -p zonal --test power --test full --test failing -- --nocapture
+    cargo test -p zonal --test power --test full --test failing --test untorn -- --nocapture
 
 # Hostile images, a minute for each target; `just fuzz 3600` for an hour. Wants cargo-fuzz.
 fuzz seconds="60":

@@ -4,9 +4,9 @@ mod common;
 
 use common::Place;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "create", "adopt", "info", "report", "append", "cat", "read", "write", "open", "close",
-    "finish", "reset", "flush", "check", "conform", "bench",
+    "finish", "reset", "flush", "check", "conform", "bench", "atomic",
 ];
 
 #[test]

@@ -37,10 +37,29 @@ pub enum Rule {
     PunchAfterEntry,
     /// A repair keeps what is mapped.
     RepairKeepsMapped,
+    /// A unit's record is written before the unit goes to its place.
+    RecordBeforeUnit,
+    /// A record is durable before its units go to their places.
+    RecordDurable,
+    /// A record whose checksums are wrong is not replayed.
+    RecordsProven,
+    /// A record is reclaimed after its units are durable in their places.
+    ReclaimAfterSync,
+    /// An ordinary write waits for the records that a crash would replay over it.
+    OrdinaryWaits,
 }
 
 impl Rule {
-    /// Every rule.
+    /// The rules of untorn writes.
+    pub const UNTORN: [Self; 5] = [
+        Self::RecordBeforeUnit,
+        Self::RecordDurable,
+        Self::RecordsProven,
+        Self::ReclaimAfterSync,
+        Self::OrdinaryWaits,
+    ];
+
+    /// Every rule of zoned drives.
     pub const ALL: [Self; 15] = [
         Self::AcknowledgeLooksAtFailing,
         Self::DataBeforePointer,

@@ -24,7 +24,7 @@ use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{Refusal, ZoneOp, ZoneState};
 
 /// Longest single write or read, in bytes: what one request of the kernel moves.
-const TRANSFER_MAX: u64 = 1 << 30;
+pub(crate) const TRANSFER_MAX: u64 = 1 << 30;
 
 /// An opened drive: made by [`open`](crate::open), shared by all threads, cloned for nothing.
 ///

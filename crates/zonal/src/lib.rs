@@ -50,12 +50,14 @@
 //! * [`Device::append`] and its kin, [`Zone`]: operations to be awaited or waited for.
 //! * [`Device::queue`] gives a [`Queue`], one thread's: push [`Request`]s, submit, take
 //!   [`Completion`]s.
+//! * [`atomic`] writes ordinary files untorn: all of a unit is there after a power cut, or none.
 //! * [`faults`] makes any drive fail as planned, for the tests of programs that write to it.
 //! * [`sim`] has a disk that fails, reorders and loses power on command, for tests.
 //!
 //! What callers may rely on, whatever is underneath, is in `docs/semantics.md`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod atomic;
 mod block;
 mod buffer;
 mod device;
@@ -108,4 +110,5 @@ pub use zones::cells::{DEPTH_MAX, QUEUES_MAX};
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guides/from-libzbd.md")]
 #[doc = include_str!("../../../docs/guides/testing-with-faults.md")]
+#[doc = include_str!("../../../docs/guides/untorn-writes.md")]
 mod guides {}

@@ -2,13 +2,14 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use zonal::{CheckOptions, Finding, Mended, RepairOptions, RepairReport, Severity};
+use zonal::atomic::{JournalReport, check_journal, is_journal};
+use zonal::{CheckOptions, ErrorKind, Finding, Mended, RepairOptions, RepairReport, Severity};
 
 use crate::{
     args::without_plan,
@@ -20,7 +21,7 @@ use crate::{
 /// The words of `check`.
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
-    /// The image
+    /// The image, or the journal of a file that is written untorn
     #[arg(value_name = "TARGET")]
     path: PathBuf,
     /// Read the data too, to see that all of it can be read; it has no checksums
@@ -35,8 +36,8 @@ pub(crate) struct CheckArgs {
     drop_unflushed: bool,
 }
 
-/// What `check --json` says. Offsets are bytes in the image's file.
-#[derive(Serialize)]
+/// What `check --json` says. Offsets are bytes in the image's or the journal's file.
+#[derive(Serialize, Default)]
 struct Checked<'a> {
     zones: u32,
     errors: usize,
@@ -48,6 +49,19 @@ struct Checked<'a> {
     /// The file with what stood there before.
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<String>,
+    /// Of a journal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<Journal>,
+}
+
+/// What is in a journal that the next opening of its file puts in place.
+#[derive(Serialize)]
+struct Journal {
+    file_inode: u64,
+    ring_bytes: u64,
+    records: u64,
+    units: u64,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -91,6 +105,14 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
     let CheckArgs { deep, repair, drop_unflushed, .. } = *args;
     let path = &without_plan(&args.path, "a check reads the image as it is; leave the plan out")?;
     OwnFiles::of_image(path).refuse_stdout()?;
+    if is_journal(path) {
+        ensure!(
+            !repair,
+            "{}: a journal is not repaired; opening its file for writing puts in place what is whole",
+            path.display()
+        );
+        return check_a_journal(path, ui);
+    }
     let RepairReport { mended, left: report, kept } = if repair {
         zonal::repair(path, &RepairOptions { deep, drop_unflushed })?
     } else {
@@ -111,7 +133,8 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
         let mended = repair.then(|| mended.iter().map(repaired).collect());
         let kept = kept.map(|kept| kept.display().to_string());
         let zones = report.zones;
-        print_json(out, &Checked { zones, errors, warnings, findings, mended, kept })?;
+        let journal = None;
+        print_json(out, &Checked { zones, errors, warnings, findings, mended, kept, journal })?;
     } else {
         let path = path.display();
         for Mended { mend, offset, .. } in &mended {
@@ -139,4 +162,35 @@ pub(crate) fn run(args: &CheckArgs, ui: &Ui) -> Result<Outcome> {
         }
     }
     Ok(if errors == 0 { Outcome::Done } else { Outcome::Negative })
+}
+
+/// Checks a journal: damage is a negative answer, and what was not put in place yet is none.
+fn check_a_journal(path: &Path, ui: &Ui) -> Result<Outcome> {
+    let mut out = io::stdout().lock();
+    let report = match check_journal(path) {
+        Ok(report) => report,
+        Err(error) if error.kind() == ErrorKind::Damaged => {
+            let (offset, text) = (error.context().offset, error.detail());
+            if ui.json {
+                let findings = vec![Found { severity: word(Severity::Error), offset, text }];
+                print_json(out, &Checked { errors: 1, findings, ..Checked::default() })?;
+            } else {
+                let at = offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
+                writeln!(out, "{}: error{at}: {text}", path.display())?;
+            }
+            return Ok(Outcome::Negative);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let JournalReport { file_inode, ring_bytes, alive, .. } = report;
+    if ui.json {
+        let (records, units, bytes) = (alive.records, alive.units, alive.bytes);
+        let journal = Journal { file_inode, ring_bytes, records, units, bytes };
+        print_json(out, &Checked { journal: Some(journal), ..Checked::default() })?;
+    } else {
+        let units = plural(usize::try_from(alive.units)?, "unit");
+        let path = path.display();
+        writeln!(out, "{path}: a journal, nothing wrong; {units} to be put in place")?;
+    }
+    Ok(Outcome::Done)
 }

@@ -45,7 +45,11 @@ pub(crate) fn run_man(args: &ManArgs, ui: &Ui) -> Result<Outcome> {
     let place = || args.dir.display().to_string();
     fs::create_dir_all(&args.dir).with_context(place)?;
     let cli = Cli::command();
-    let names = cli.get_subcommands().map(|command| format!("zonal-{}.1", command.get_name()));
+    let names = cli.get_subcommands().flat_map(|command| {
+        let name = format!("zonal-{}", command.get_name());
+        let verbs = command.get_subcommands().map(|verb| format!("{name}-{}.1", verb.get_name()));
+        verbs.chain([format!("{name}.1")]).collect::<Vec<_>>()
+    });
     let pages: Vec<PathBuf> = names.map(|name| args.dir.join(name)).collect();
     clap_mangen::generate_to(cli, &args.dir).with_context(place)?;
     for page in pages {

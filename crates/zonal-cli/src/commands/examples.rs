@@ -106,6 +106,14 @@ EXAMPLES:
   zonal bench mem:size=1G,zone-size=64M,faults=latency=100us..2ms --runtime 1s
   zonal bench disk.qcow2 --rw randread --size 1M --rate-iops 5000 --json";
 
+pub(crate) const ATOMIC: &str = "\
+EXAMPLES:
+  zonal atomic info disk.qcow2
+  zonal atomic info a.log --journal --json
+  head -c 16K a.log | zonal atomic write b.log --offset 0 --journal
+  zonal atomic bench new.db --journal --size 4M --runtime 1s
+  zonal atomic bench b.log --journal --size 1M --runtime 1s --yes --json";
+
 pub(crate) const SIM: &str = "\
 EXAMPLES:
   zonal sim --runs 200

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod append;
+mod atomic;
 mod bench;
 mod cat;
 mod check;
@@ -90,6 +91,9 @@ pub(crate) enum Command {
     /// Measure a drive, or zonal itself on a temporary image
     #[command(after_help = examples::BENCH)]
     Bench(bench::BenchArgs),
+    /// Write ordinary files and devices untorn: all of a unit is there after a power cut, or none
+    #[command(after_help = examples::ATOMIC)]
+    Atomic(atomic::AtomicArgs),
     /// Run random histories with cuts, kills and failures, and hold drives to their promises
     ///
     /// The exit code is 0 when all were kept, 1 for one that was not, 2 for an error, 3 when something hangs,
@@ -131,6 +135,7 @@ impl Command {
             Self::Dump(args) => dump::run(args, ui),
             Self::Restore(args) => restore::run(args, ui),
             Self::Bench(args) => bench::run(args, ui),
+            Self::Atomic(args) => atomic::run(args, ui),
             Self::Sim(args) => sim::run(args, ui),
             #[cfg(feature = "top")]
             Self::Top(args) => top::run(args, ui),

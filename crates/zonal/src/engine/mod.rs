@@ -434,7 +434,23 @@ impl Engine {
         }
     }
 
-    /// The same where it is no plain ring: apart, so that nothing but a ring's push is inlined.
+    /// As [`push`](Self::push) of a write that the kernel does untorn or refuses (`RWF_ATOMIC`); its limits
+    /// are the caller's to keep. Also gives it back where no kernel is behind the engine.
+    ///
+    /// # Safety
+    /// As [`push`](Self::push).
+    pub(crate) unsafe fn push_untorn(&mut self, io: Io) -> Result<(), Io> {
+        debug_assert!(matches!(io.kind, IoKind::Write | IoKind::WriteDurable), "a write");
+        match self {
+            // SAFETY: the caller's promise, handed on.
+            Self::Uring(engine) => unsafe { engine.push_untorn(io) },
+            // SAFETY: likewise.
+            Self::Threads(engine) => unsafe { engine.push_untorn(io) },
+            Self::Polled(_) | Self::Sim(_) | Self::Faulty(_) => Err(io),
+        }
+    }
+
+    /// As [`push`](Self::push) where it is no plain ring: apart, so that nothing but a ring's push is inlined.
     ///
     /// # Safety
     /// As [`push`](Self::push).

@@ -70,6 +70,7 @@ over_each_engine! {
     waits_and_notifications_from_many_threads_never_hang,
     whoever_polls_the_descriptor_is_woken_too,
     an_error_of_the_kernel_arrives_with_its_token,
+    an_untorn_write_is_the_kernels_to_refuse,
     the_lock_holds_as_long_as_an_engine_has_the_file,
 }
 
@@ -480,6 +481,30 @@ fn poll(engine: &Engine, limit_ms: i32) -> i32 {
     let mut one = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one descriptor, as said.
     unsafe { libc::poll(&raw mut one, 1, limit_ms) }
+}
+
+/// Three blocks are no unit on any file system, and most write nothing untorn at all.
+fn an_untorn_write_is_the_kernels_to_refuse(kind: Kind) {
+    let fixture = fixture(kind, 1 << 20);
+    let mut engine = engine(&fixture, 4, 8, None);
+    let mut bytes = Buffer::unpooled(12288);
+    for kind_of_write in [IoKind::Write, IoKind::WriteDurable] {
+        let (ptr, len) = (bytes.as_mut_ptr(), bytes.len());
+        let io = Io { kind: kind_of_write, offset: 0, ptr, len, fixed: false, token: 5 };
+        // SAFETY: the buffer lives until the token is reaped.
+        let pushed = unsafe { engine.push_untorn(io) };
+        if matches!(kind, Kind::TwoRings | Kind::Polled) {
+            assert!(pushed.is_err(), "asked for by nobody");
+            continue;
+        }
+        pushed.unwrap();
+        engine.submit(1, None).unwrap();
+        let mut refused = None;
+        engine.reap(|token, result| refused = Some((token, result.map_err(|e| e.raw_os_error()))));
+        let (token, result) = refused.unwrap();
+        let number = result.unwrap_err().unwrap();
+        assert!(token == 5 && [libc::EOPNOTSUPP, libc::EINVAL].contains(&number), "{number}");
+    }
 }
 
 fn an_error_of_the_kernel_arrives_with_its_token(kind: Kind) {

@@ -35,6 +35,9 @@ use crate::sys::thread;
 /// reads of an ordinary disk gain little beyond.
 const WORKERS_MAX: u32 = 8;
 
+/// The flag that has the kernel write all of it untorn or refuse.
+const UNTORN: ReadWriteFlags = ReadWriteFlags::from_bits_retain(libc::RWF_ATOMIC.cast_unsigned());
+
 /// One thread's workers over one file.
 pub(crate) struct Threads {
     pushed: Vec<Work>,
@@ -72,6 +75,8 @@ struct Lists {
 struct Work {
     kind: IoKind,
     offset: u64,
+    /// Whether the kernel is to write it untorn, or not at all.
+    untorn: bool,
     /// How many bytes are zeroed; of reads and writes `bytes` says it.
     length: u64,
     bytes: LentBytes,
@@ -118,6 +123,20 @@ impl Threads {
     /// # Safety
     /// As [`Engine::push`](super::Engine::push).
     pub(super) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.push_work(io, false) }
+    }
+
+    /// # Safety
+    /// As [`Engine::push_untorn`](super::Engine::push_untorn).
+    pub(super) unsafe fn push_untorn(&mut self, io: Io) -> Result<(), Io> {
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.push_work(io, true) }
+    }
+
+    /// # Safety
+    /// As [`Engine::push`](super::Engine::push).
+    unsafe fn push_work(&mut self, io: Io, untorn: bool) -> Result<(), Io> {
         if self.pushed.len() == self.room {
             return Err(io);
         }
@@ -129,7 +148,7 @@ impl Threads {
         // bytes before it reports the token.
         let bytes = unsafe { LentBytes::new(io.ptr, length) };
         let Io { kind, offset, len, token, .. } = io;
-        self.pushed.push(Work { kind, offset, length: len as u64, bytes, token });
+        self.pushed.push(Work { kind, offset, untorn, length: len as u64, bytes, token });
         self.in_flight += 1;
         Ok(())
     }
@@ -290,7 +309,8 @@ impl Shared {
 impl Work {
     /// Does it, and lets go of the bytes.
     fn run(mut self, disk: &FileDisk) -> io::Result<u32> {
-        let Self { kind, offset, length, ref mut bytes, .. } = self;
+        let Self { kind, offset, untorn, length, ref mut bytes, .. } = self;
+        let how = if untorn { UNTORN } else { ReadWriteFlags::empty() };
         let of_its_zone;
         let (file, offset) = match disk.spread() {
             None => (disk.file(), offset),
@@ -301,9 +321,11 @@ impl Work {
         };
         let done = retry_on_intr(|| match kind {
             IoKind::Read => pread(file, bytes.as_mut_slice(), offset),
-            IoKind::Write => pwrite(file, bytes.as_slice(), offset),
+            IoKind::Write if !untorn => pwrite(file, bytes.as_slice(), offset),
+            IoKind::Write => pwritev2(file, &[IoSlice::new(bytes.as_slice())], offset, how),
             IoKind::WriteDurable => {
-                pwritev2(file, &[IoSlice::new(bytes.as_slice())], offset, ReadWriteFlags::DSYNC)
+                let how = how | ReadWriteFlags::DSYNC;
+                pwritev2(file, &[IoSlice::new(bytes.as_slice())], offset, how)
             }
             IoKind::SyncData => fdatasync(file).map(|()| 0),
             IoKind::Zero => fallocate(file, disk.zero_mode(), offset, length).map(|()| 0),

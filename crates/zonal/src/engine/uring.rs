@@ -169,6 +169,14 @@ impl<B: Below> Uring<B> {
         let known = self.is_known(&io);
         let mut entry = self.below.entry(&io, known);
         entry.set_user_data(io.token);
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.push_entry(entry, io) }
+    }
+
+    /// # Safety
+    /// As [`Engine::push`](super::Engine::push), of the request that `entry` is made from.
+    #[inline]
+    unsafe fn push_entry(&mut self, entry: B::Entry, io: Io) -> Result<(), Io> {
         if self.sqpoll {
             if self.staged.len() >= self.ring.params().sq_entries() as usize {
                 return Err(io);
@@ -543,6 +551,22 @@ impl<B: Below> fmt::Debug for Uring<B> {
             .field("in_flight", &self.in_flight)
             .field("syscalls", &self.syscalls)
             .finish_non_exhaustive()
+    }
+}
+
+impl Uring {
+    /// # Safety
+    /// As [`Engine::push_untorn`](super::Engine::push_untorn).
+    pub(super) unsafe fn push_untorn(&mut self, io: Io) -> Result<(), Io> {
+        let durable = if io.kind == IoKind::WriteDurable { libc::RWF_DSYNC } else { 0 };
+        // Never from a registered buffer: the kernel takes those for several pieces, and refuses.
+        let entry = opcode::Write::new(Fixed(REGISTERED), io.ptr, rw_length(&io))
+            .offset(io.offset)
+            .rw_flags(libc::RWF_ATOMIC | durable)
+            .build()
+            .user_data(io.token);
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.push_entry(entry, io) }
     }
 }
 

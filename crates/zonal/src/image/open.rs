@@ -850,7 +850,7 @@ pub(crate) fn not_a_file(identity: &crate::sys::file::FileIdentity) -> Error {
     Error::new(kind, format!("it is {what}"))
 }
 
-pub(super) fn random_id() -> Result<[u8; 16]> {
+pub(crate) fn random_id() -> Result<[u8; 16]> {
     let mut id = [0; 16];
     rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| metadata_error("a random number", error.into()))?;

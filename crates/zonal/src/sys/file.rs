@@ -105,13 +105,92 @@ fn nanoseconds(time: StatxTimestamp) -> u64 {
 /// Whether a device (as in [`FileIdentity::device`]) has queues that are polled, by the setting that
 /// tells it; none where the device is not in sysfs, as those of file systems over several are not.
 pub(crate) fn polled_queues(device: u64) -> Option<(PathBuf, bool)> {
+    let (setting, value) = queue_setting(device, "io_poll")?;
+    Some((setting, value != "0"))
+}
+
+/// A setting of a device's queue: where it stands in sysfs, and what it says.
+fn queue_setting(device: u64, name: &str) -> Option<(PathBuf, String)> {
     let (major, minor) = (device >> 32, device & u64::from(u32::MAX));
     let found = Path::new(&format!("/sys/dev/block/{major}:{minor}")).canonicalize().ok()?;
     // A partition's queue is that of the disk it is on.
     let disk = found.ancestors().take(2).find(|place| place.join("queue").is_dir())?;
-    let setting = Path::new("/sys/block").join(disk.file_name()?).join("queue/io_poll");
+    let setting = Path::new("/sys/block").join(disk.file_name()?).join("queue").join(name);
     let value = std::fs::read_to_string(&setting).ok()?;
-    Some((setting, value.trim() != "0"))
+    Some((setting, value.trim().to_owned()))
+}
+
+/// `STATX_DIOALIGN` of `linux/stat.h`: Linux 6.1.
+const DIRECT_ALIGNMENT_FIELDS: u32 = 0x2000;
+
+/// Whether an open file's direct I/O is really direct. A file may be opened for it, and its file system then
+/// go through the page cache all the same: ext4 does so with journalled data. True where the kernel
+/// does not tell.
+///
+/// # Errors
+/// Those of `statx(2)`.
+pub(crate) fn is_really_direct(file: &File) -> io::Result<bool> {
+    let wanted = StatxFlags::from_bits_retain(DIRECT_ALIGNMENT_FIELDS);
+    let found = statx(file, "", AtFlags::EMPTY_PATH, wanted)?;
+    Ok(found.stx_mask & DIRECT_ALIGNMENT_FIELDS == 0 || found.stx_dio_mem_align != 0)
+}
+
+/// What the kernel promises of untorn writes to a file, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UntornUnits {
+    /// The smallest unit.
+    pub(crate) min: u64,
+    /// The largest.
+    pub(crate) max: u64,
+    /// The largest that is written in place by the device itself, and not by copy-on-write; 0: none.
+    pub(crate) max_fast: u64,
+}
+
+/// `STATX_WRITE_ATOMIC` and `STATX_ATTR_WRITE_ATOMIC` of `linux/stat.h`.
+const WRITE_ATOMIC_FIELDS: u32 = 0x0001_0000;
+const WRITE_ATOMIC_ATTRIBUTE: u64 = 0x0040_0000;
+
+/// Asks what the kernel promises of untorn writes to an open file; none: nothing.
+///
+/// # Errors
+/// Those of `statx(2)`.
+pub(crate) fn untorn_units(file: &File) -> io::Result<Option<UntornUnits>> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::from_bits_retain(WRITE_ATOMIC_FIELDS);
+    let found = statx(file, "", AtFlags::EMPTY_PATH, wanted)?;
+    let is_device = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFBLK;
+    let (major, minor) = match is_device {
+        true => (found.stx_rdev_major, found.stx_rdev_minor),
+        false => (found.stx_dev_major, found.stx_dev_minor),
+    };
+    let device = u64::from(major) << 32 | u64::from(minor);
+    let in_place = queue_setting(device, "atomic_write_unit_max_bytes");
+    Ok(promised(
+        found.stx_attributes.bits(),
+        [
+            found.stx_atomic_write_unit_min,
+            found.stx_atomic_write_unit_max,
+            found.stx_atomic_write_unit_max_opt,
+        ],
+        in_place.and_then(|(_, value)| value.parse().ok()),
+    ))
+}
+
+/// What `statx` says, taken together. That the fields are there proves nothing: ext4 and XFS fill them with
+/// zeros where they promise nothing, so the attribute and the largest unit count.
+///
+/// Where no limit of the fast path is stated, it is as far as the device goes by itself: a file system that
+/// does it all by copy-on-write states none either.
+fn promised(
+    attributes: u64,
+    [min, max, opt]: [u32; 3],
+    device: Option<u64>,
+) -> Option<UntornUnits> {
+    let (min, max, opt) = (u64::from(min), u64::from(max), u64::from(opt));
+    if attributes & WRITE_ATOMIC_ATTRIBUTE == 0 || max == 0 {
+        return None;
+    }
+    let max_fast = if opt != 0 { opt } else { device.unwrap_or(0) };
+    Some(UntornUnits { min, max, max_fast: max_fast.min(max) })
 }
 
 /// Allocates a range, so that writes into it need no new space. Lengthens the file where the
@@ -182,6 +261,18 @@ mod tests {
         assert_eq!(identity(&file).unwrap(), identity(&same).unwrap());
         assert_ne!(identity(&file).unwrap().inode, identity(&other).unwrap().inode);
         assert!(identity(&file).unwrap().is_regular());
+    }
+
+    #[test]
+    fn fields_of_zeros_and_a_missing_attribute_promise_nothing() {
+        let attribute = WRITE_ATOMIC_ATTRIBUTE;
+        assert_eq!(promised(0, [4096, 65536, 0], Some(65536)), None);
+        assert_eq!(promised(attribute, [0, 0, 0], Some(65536)), None);
+        let units = |max_fast| Some(UntornUnits { min: 4096, max: 65536, max_fast });
+        assert_eq!(promised(attribute, [4096, 65536, 0], Some(1 << 20)), units(65536));
+        assert_eq!(promised(attribute, [4096, 65536, 0], Some(0)), units(0));
+        assert_eq!(promised(attribute, [4096, 65536, 0], None), units(0));
+        assert_eq!(promised(attribute, [4096, 65536, 16384], Some(0)), units(16384));
     }
 
     #[test]

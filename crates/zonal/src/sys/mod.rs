@@ -1,7 +1,7 @@
 //! The kernel's interfaces and raw memory, behind safe functions.
 //!
 //! What is `unsafe` ends here and in the ring (`engine/uring.rs`), but for the promises of their
-//! callers: who pushes a buffer to an engine (`queue/mod.rs`, `engine/mod.rs`,
+//! callers: who pushes a buffer to an engine (`queue/mod.rs`, `atomic/driver.rs`, `engine/mod.rs`,
 //! `engine/threads.rs`), and who copies in memory that others use (`memory.rs`). Every block says
 //! which invariant makes it sound and who keeps it. Nothing in here knows about zones.
 

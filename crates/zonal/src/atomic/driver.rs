@@ -1,0 +1,505 @@
+//! What is done for one file, step by step: the order of things, without a thread or a clock of its own.
+//!
+//! ```text
+//! accept ─► waiting ─ start ─► moving ─ reap ─► ended
+//!              │ atomic, by the journal            ▲
+//!              └─► one record for many ─ durable ──┘ (then they move to their places)
+//! ```
+//!
+//! Invariants:
+//! * Each job that is accepted ends once.
+//! * Jobs that touch the same bytes, unless both only read, are done one after the other in the order in
+//!   which they were accepted. So a read sees a unit whole, and what a replay writes in the order of the
+//!   records is what was in the file.
+//! * With a journal: no unit moves before its record is durable; no record is reclaimed before a data sync
+//!   that was submitted when its units had landed; no ordinary write moves while a record is alive that a
+//!   replay would put over it.
+//! * A unit whose move failed, or ended short, is torn in its place and whole in the journal. From then on
+//!   nothing is written (*latched*), nothing of it is read, and the next opening's replay mends it.
+//! * A failed sync is final, as on drives.
+//!
+//! Records and headers of the journal are written by blocking calls in between, so that one sync serves all
+//! that waited; reads and data under way are with the kernel meanwhile.
+
+use super::journal::Journal;
+use super::operation::{Job, What};
+use super::{AtomicPath, DEPTH, WINDOW};
+use crate::engine::{Disk, Engine, Io, IoKind};
+use crate::queue::io_text;
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+use zonal_core::broken::{Rule, is_broken};
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::untorn::journal::{Entry, Mark};
+
+/// The token of the data sync; those of jobs are their places.
+const SYNC: u64 = DEPTH as u64;
+
+/// The work on one file.
+pub(super) struct Driver {
+    // First, so that it is dropped first: it waits until the kernel has let go of the buffers.
+    engine: Engine,
+    name: String,
+    disk: Disk,
+    path: AtomicPath,
+    journal: Option<Journal>,
+    waiting: VecDeque<Job>,
+    moving: Vec<Option<Moving>>,
+    free: Vec<usize>,
+    sync: Option<Sync>,
+    /// Something has ended since the last data sync was submitted that is not in the journal.
+    unsynced: bool,
+    latched: Option<Latch>,
+    /// What is torn in its place, and whole in the journal only.
+    torn: Vec<Range<u64>>,
+    ended: Vec<(u64, io::Result<u32>)>,
+}
+
+/// A job that the engine has.
+struct Moving {
+    job: Job,
+    /// The number of its record.
+    record: Option<u64>,
+}
+
+/// A data sync under way.
+struct Sync {
+    /// What may be reclaimed when it has ended.
+    until: Option<Mark>,
+    flushes: Vec<Job>,
+}
+
+/// Why nothing is written any more.
+#[derive(Clone)]
+struct Latch {
+    kind: ErrorKind,
+    text: String,
+}
+
+/// What becomes of a waiting job now.
+enum Turn {
+    Move,
+    Record,
+    Wait,
+    End(Result<AtomicPath>),
+}
+
+/// A round of starting.
+#[derive(Default)]
+struct Round {
+    left: VecDeque<Job>,
+    batch: Vec<Job>,
+    batch_bytes: u64,
+    flushes: Vec<Job>,
+    /// Somebody waits for room, or for a record to be left behind.
+    reclaim: bool,
+}
+
+impl Driver {
+    pub(super) fn new(
+        name: &str,
+        disk: Disk,
+        engine: Engine,
+        path: AtomicPath,
+        journal: Option<Journal>,
+    ) -> Self {
+        Self {
+            engine,
+            name: name.to_owned(),
+            disk,
+            path,
+            journal,
+            waiting: VecDeque::with_capacity(WINDOW),
+            moving: (0..DEPTH).map(|_| None).collect(),
+            free: (0..DEPTH).rev().collect(),
+            sync: None,
+            unsynced: false,
+            latched: None,
+            torn: Vec::new(),
+            ended: Vec::with_capacity(DEPTH),
+        }
+    }
+
+    /// Whether it takes one more job.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting.len() < WINDOW
+    }
+
+    /// Takes a job in; it is looked at by the next [`start`](Self::start).
+    pub(super) fn accept(&mut self, job: Job) {
+        self.waiting.push_back(job);
+    }
+
+    /// Whether all that was accepted has ended, and no sync is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.free.len() == DEPTH && self.sync.is_none()
+    }
+
+    /// Starts what can start: moves, one record, one data sync.
+    pub(super) fn start(&mut self) {
+        let before = self.latched.is_some();
+        self.start_round();
+        if !before && self.latched.is_some() {
+            // What was left for later is refused now; nothing else would come by to do it.
+            self.start_round();
+        }
+    }
+
+    fn start_round(&mut self) {
+        let mut round = Round::default();
+        while let Some(job) = self.waiting.pop_front() {
+            match self.turn(&job, &mut round) {
+                Turn::Move => self.move_job(job, None),
+                Turn::Record => round.batch.push(job),
+                Turn::Wait if job.what == What::Flush && self.sync.is_none() => {
+                    round.flushes.push(job);
+                }
+                Turn::Wait => round.left.push_back(job),
+                Turn::End(result) => self.end(job, result),
+            }
+        }
+        self.waiting = round.left;
+        self.record(round.batch);
+        self.start_sync(round.flushes, round.reclaim);
+    }
+
+    /// What becomes of a job, given those before it that were left in this round.
+    fn turn(&self, job: &Job, round: &mut Round) -> Turn {
+        if let (Some(latch), true) = (&self.latched, job.what != What::Read) {
+            return Turn::End(Err(Error::new(latch.kind, latch.text.clone())));
+        }
+        if job.what == What::Flush {
+            let nothing = !self.unsynced && self.sync.is_none();
+            return if nothing { Turn::End(Ok(self.path)) } else { Turn::Wait };
+        }
+        let range = job.range();
+        if self.torn.iter().any(|torn| overlap(torn, &range)) {
+            let text = "a unit there is torn, and whole in the journal; open the file again";
+            return Turn::End(Err(Error::new(ErrorKind::Io, text)));
+        }
+        if self.free.len() <= round.batch.len() || self.is_behind(job, round) {
+            return Turn::Wait;
+        }
+        let Some(journal) = &self.journal else { return Turn::Move };
+        match job.what {
+            What::WriteAtomic => {
+                let bytes = round.batch_bytes + job.length() as u64;
+                if !journal.ledger().has_room(round.batch.len() + 1, bytes) {
+                    round.reclaim = true;
+                    return Turn::Wait;
+                }
+                round.batch_bytes = bytes;
+                Turn::Record
+            }
+            What::Write if journal.ledger().overlaps(&range) && !is_broken(Rule::OrdinaryWaits) => {
+                round.reclaim = true;
+                Turn::Wait
+            }
+            What::Write | What::Read | What::Flush => Turn::Move,
+        }
+    }
+
+    /// Whether an earlier job has to end first.
+    fn is_behind(&self, job: &Job, round: &Round) -> bool {
+        let moving = self.moving.iter().flatten().map(|moving| &moving.job);
+        let mut earlier = moving.chain(&round.left).chain(&round.batch);
+        earlier.any(|other| {
+            (job.is_write() || other.is_write()) && overlap(&other.range(), &job.range())
+        })
+    }
+
+    /// Hands a job to the engine.
+    fn move_job(&mut self, mut job: Job, record: Option<u64>) {
+        let Some(place) = self.free.pop() else {
+            // `turn` counts the places; a job without one would only be late.
+            return self.waiting.push_back(job);
+        };
+        let kind = match job.what {
+            What::Read => IoKind::Read,
+            _ if job.durable && record.is_none() => IoKind::WriteDurable,
+            _ => IoKind::Write,
+        };
+        let untorn = job.what == What::WriteAtomic && record.is_none();
+        let offset = job.offset;
+        let (ptr, len) = match &mut job.buffer {
+            Some(buffer) => (buffer.as_mut_ptr(), buffer.len()),
+            None => (std::ptr::null_mut(), 0),
+        };
+        self.moving[place] = Some(Moving { job, record });
+        let io = Io { kind, offset, ptr, len, fixed: false, token: place as u64 };
+        if let Err(error) = self.push(io, untorn) {
+            self.moved(place, Err(error));
+        }
+    }
+
+    /// Pushes what `moving` keeps the bytes of; makes room once.
+    fn push(&mut self, io: Io, untorn: bool) -> io::Result<()> {
+        let push = |engine: &mut Engine| {
+            // SAFETY: the bytes are a buffer's on the heap or in a pool, which `moving` owns until the token
+            // is reaped, wherever the buffer's handle is moved; nobody else sees it. A sync has none.
+            unsafe { if untorn { engine.push_untorn(io) } else { engine.push(io) } }
+        };
+        if push(&mut self.engine).is_ok() {
+            return Ok(());
+        }
+        self.engine.submit(0, None)?;
+        let refused = || io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+        push(&mut self.engine).map_err(|_| refused())
+    }
+
+    /// Makes one record of these units durable, and moves them to their places.
+    fn record(&mut self, batch: Vec<Job>) {
+        let Some(journal) = self.journal.as_mut().filter(|_| !batch.is_empty()) else { return };
+        let units = || batch.iter().filter_map(|job| job.buffer.as_deref());
+        let entries =
+            batch.iter().map(|job| Entry::of(job.offset, job.buffer.as_deref().unwrap_or(&[])));
+        let Some(record) = journal.ledger_mut().admit(entries.collect()) else {
+            // `turn` has asked for room.
+            return batch.into_iter().rev().for_each(|job| self.waiting.push_front(job));
+        };
+        let sequence = record.mark.sequence;
+        if is_broken(Rule::RecordBeforeUnit) {
+            let copies: Vec<Vec<u8>> = units().map(<[u8]>::to_vec).collect();
+            batch.into_iter().for_each(|job| self.move_job(job, Some(sequence)));
+            let _ = self.engine.submit(0, None);
+            let units = copies.iter().map(Vec::as_slice);
+            let _ = self.journal.as_mut().map(|journal| journal.append(&record, units));
+            return;
+        }
+        match journal.append(&record, units()) {
+            Ok(()) => batch.into_iter().for_each(|job| self.move_job(job, Some(sequence))),
+            Err(error) => {
+                let text = format!(
+                    "a record could not be made durable ({}); open the file again to write",
+                    error.detail()
+                );
+                self.latch(error.kind(), text.clone());
+                for job in batch {
+                    self.end(job, Err(Error::new(error.kind(), text.clone())));
+                }
+            }
+        }
+    }
+
+    /// Submits a data sync where somebody waits for one and none is under way.
+    fn start_sync(&mut self, flushes: Vec<Job>, reclaim: bool) {
+        if self.sync.is_some() || self.latched.is_some() {
+            return self.waiting.extend(flushes);
+        }
+        let ledger = self.journal.as_ref().map(Journal::ledger);
+        let until = ledger.map(zonal_core::untorn::ledger::Ledger::landed_until);
+        let gain = ledger.is_some_and(|ledger| {
+            (reclaim || ledger.is_filling()) && until.is_some_and(|until| until != ledger.tail())
+        });
+        if flushes.is_empty() && !gain {
+            return;
+        }
+        self.sync = Some(Sync { until, flushes });
+        self.unsynced = false;
+        if is_broken(Rule::ReclaimAfterSync) {
+            return self.synced(Ok(()));
+        }
+        let io = Io {
+            kind: IoKind::SyncData,
+            offset: 0,
+            ptr: std::ptr::null_mut(),
+            len: 0,
+            fixed: false,
+            token: SYNC,
+        };
+        if let Err(error) = self.push(io, false) {
+            self.synced(Err(error));
+        }
+    }
+
+    /// Submits, and waits until something has ended, somebody notifies, or the time is up.
+    ///
+    /// # Errors
+    /// The kernel's; nothing is lost, call it again.
+    pub(super) fn wait(&mut self, wait_for: usize, limit: Option<Duration>) -> io::Result<()> {
+        self.engine.submit(wait_for, limit)
+    }
+
+    /// Takes in what has ended; how much.
+    pub(super) fn reap(&mut self) -> usize {
+        let mut ended = std::mem::take(&mut self.ended);
+        self.engine.reap(|token, result| ended.push((token, result)));
+        let count = ended.len();
+        for (token, result) in ended.drain(..) {
+            match usize::try_from(token) {
+                Ok(place) if place < DEPTH => self.moved(place, result),
+                Ok(_) | Err(_) => self.synced(result.map(drop)),
+            }
+        }
+        self.ended = ended;
+        count
+    }
+
+    /// A job's own I/O has ended.
+    fn moved(&mut self, place: usize, result: io::Result<u32>) {
+        let Some(Moving { mut job, record }) = self.moving.get_mut(place).and_then(Option::take)
+        else {
+            return;
+        };
+        self.free.push(place);
+        let result = match job.what {
+            What::Read => self.read(&mut job, result),
+            What::WriteAtomic | What::Write | What::Flush => whole(&job, result),
+        };
+        if job.is_write() && record.is_none() {
+            self.unsynced = true;
+        }
+        match (&result, record) {
+            (Ok(()), Some(sequence)) => {
+                if let Some(journal) = &mut self.journal {
+                    journal.ledger_mut().landed(sequence);
+                }
+            }
+            (Err(error), Some(_)) => {
+                self.torn.push(job.range());
+                let text = format!(
+                    "a unit could not be put in its place ({}); it is whole in the journal, and the next \
+                     opening puts it there",
+                    error.detail()
+                );
+                self.latch(error.kind(), text);
+            }
+            (Ok(()) | Err(_), None) => {}
+        }
+        let path = if job.what == What::WriteAtomic { self.path } else { AtomicPath::None };
+        self.end(job, result.map(|()| path));
+    }
+
+    /// A read that ends short is whole where the file ends.
+    fn read(&self, job: &mut Job, result: io::Result<u32>) -> Result<()> {
+        let got = result.map_err(|error| kernel_error(job.what, &error))? as usize;
+        let end = job.offset + got as u64;
+        if got < job.length() {
+            let length = self.disk.len().map_err(|error| kernel_error(job.what, &error))?;
+            if end < length {
+                return Err(short(got, job.length()));
+            }
+        }
+        if let Some(buffer) = &mut job.buffer {
+            buffer.truncate(got);
+        }
+        Ok(())
+    }
+
+    /// The data sync has ended.
+    fn synced(&mut self, result: io::Result<()>) {
+        let Some(Sync { until, flushes }) = self.sync.take() else { return };
+        let result = result
+            .map_err(|error| {
+                let text = format!("the data sync failed: {}", io_text(&error));
+                Error::new(ErrorKind::Io, text).with_source(error)
+            })
+            .and_then(|()| match (&mut self.journal, until) {
+                (Some(journal), Some(until)) => journal.reclaim(until),
+                (Some(_), None) | (None, _) => Ok(()),
+            });
+        let failure = result.err().map(|error| (error.kind(), error.detail().to_owned()));
+        if let Some((kind, text)) = &failure {
+            self.latch(
+                *kind,
+                format!("{text}; what was not durable may be gone: open the file again"),
+            );
+        }
+        for job in flushes {
+            let result = match &failure {
+                None => Ok(self.path),
+                Some((kind, text)) => Err(Error::new(*kind, text.clone())),
+            };
+            self.end(job, result);
+        }
+    }
+
+    fn latch(&mut self, kind: ErrorKind, text: String) {
+        tracing::warn!("{}: no more writes: {text}", self.name);
+        self.latched.get_or_insert(Latch { kind, text });
+    }
+
+    fn end(&self, job: Job, result: Result<AtomicPath>) {
+        let (what, offset, length) = (job.what.name(), job.offset, job.length() as u64);
+        let named = |error: Error| {
+            let error = error.on(self.name.clone()).during(what);
+            if length > 0 { error.at(offset, length) } else { error }
+        };
+        job.end(result.map_err(named), false);
+    }
+
+    /// Ends the session, all jobs having ended: everything durable, and the journal empty.
+    ///
+    /// # Errors
+    /// What had failed before; the medium's.
+    pub(super) fn close(&mut self) -> Result<()> {
+        if let Some(Latch { kind, text }) = self.latched.clone() {
+            return Err(Error::new(kind, text).on(self.name.clone()).during("close"));
+        }
+        let alive = self.journal.as_ref().is_some_and(|journal| !journal.ledger().is_empty());
+        let named = |error: Error| error.on(self.name.clone()).during("close");
+        if self.unsynced || alive {
+            self.disk.sync_data().map_err(|error| {
+                named(Error::new(ErrorKind::Io, io_text(&error)).with_source(error))
+            })?;
+        }
+        if let Some(journal) = &mut self.journal {
+            let until = journal.ledger().landed_until();
+            journal.reclaim(until).map_err(named)?;
+        }
+        Ok(())
+    }
+
+    /// Ends all jobs with `why`: the engine cannot be emptied. What the kernel may still use is never freed.
+    pub(super) fn abandon(self, why: &io::Error) {
+        let Self { engine, waiting, moving, sync, name, .. } = self;
+        std::mem::forget(engine);
+        let flushes = sync.into_iter().flat_map(|sync| sync.flushes);
+        let moving = moving.into_iter().flatten().map(|moving| moving.job);
+        for mut job in waiting.into_iter().chain(moving).chain(flushes) {
+            std::mem::forget(job.buffer.take());
+            let text = format!("the kernel's ring failed ({why}); it may have been done");
+            job.end(Err(Error::new(ErrorKind::Io, text).on(name.clone())), false);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+}
+
+fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+/// A write that is not whole has failed: it is never gone on with, as that would be splitting it.
+fn whole(job: &Job, result: io::Result<u32>) -> Result<()> {
+    let wrote = result.map_err(|error| kernel_error(job.what, &error))? as usize;
+    if wrote == job.length() { Ok(()) } else { Err(short(wrote, job.length())) }
+}
+
+fn short(got: usize, length: usize) -> Error {
+    let text = format!("it ended after {got} of {length} bytes, and is not gone on with");
+    Error::new(ErrorKind::Io, text)
+}
+
+/// What the kernel answers, with the kinds that its numbers mean here.
+fn kernel_error(what: What, error: &io::Error) -> Error {
+    let (kind, text) = match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) if what == What::WriteAtomic => (
+            ErrorKind::Unsupported,
+            "the kernel does not write this file untorn any more; open it again".to_owned(),
+        ),
+        Some(libc::EINVAL) => (
+            ErrorKind::InvalidInput,
+            "the kernel refuses this offset or length; ask the file's limits again".to_owned(),
+        ),
+        _ => (crate::queue::io_kind(error), io_text(error)),
+    };
+    let number = error.raw_os_error();
+    let source = number.map_or_else(|| io::Error::from(error.kind()), io::Error::from_raw_os_error);
+    Error::new(kind, text).with_source(source)
+}

@@ -1,0 +1,285 @@
+//! The journal's file: made, replayed, written to and reclaimed, by blocking calls of whoever owns it.
+//!
+//! What is believed of it, and what may be reclaimed, is `zonal_core::untorn`'s to say. Order on disk:
+//!
+//! 1. [`Journal::append`] returns when the record is durable; its units go to their places after that.
+//! 2. [`Journal::reclaim`] is called when a data sync has covered those places, and gives their room out
+//!    when the header that leaves them behind is durable.
+//! 3. [`replay`] puts the units of all records that are alive in their places, in order, and syncs them,
+//!    before [`Journal::begin`] leaves them behind; cut off anywhere, it can be done again.
+
+use crate::engine::Disk;
+use crate::queue::{io_kind, io_text};
+use crate::sys::memory::AlignedBytes;
+use std::io;
+use zonal_core::broken::{Rule, is_broken};
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::untorn::journal::{
+    BLOCK, BLOCK_BYTES, FileId, Header, Mark, RECORD_UNITS_MAX, RING_OFFSET, Record,
+};
+use zonal_core::untorn::ledger::Ledger;
+
+/// Of a ring that is searched for records, so many bytes are read at once.
+const SEARCH_BYTES: u64 = 1 << 20;
+
+/// What a replay put in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Records that were alive.
+    pub records: u64,
+    /// Units in them.
+    pub units: u64,
+    /// Bytes of these units.
+    pub bytes: u64,
+}
+
+/// A journal that is open for writing, with nothing to replay.
+#[derive(Debug)]
+pub(super) struct Journal {
+    disk: Disk,
+    header: Header,
+    ledger: Ledger,
+    /// A record on its way: its head, then its units.
+    room: AlignedBytes,
+}
+
+/// What stands in a journal's file.
+pub(super) enum Found {
+    /// Nothing yet, or a making that was cut off.
+    Nothing,
+    /// A journal.
+    Journal(Header),
+}
+
+/// Looks at what stands in a journal's file.
+///
+/// # Errors
+/// It is no journal of ours, a newer one, or damaged; the medium's.
+pub(super) fn look(disk: &Disk) -> Result<Found> {
+    let length = disk.len().map_err(journal_error)?;
+    let mut bytes = vec![0; near(length.min(RING_OFFSET))];
+    disk.read_exact_at(&mut bytes, 0).map_err(journal_error)?;
+    if Header::is_unfinished(&bytes) {
+        return Ok(Found::Nothing);
+    }
+    Header::decode(&bytes, length).map(Found::Journal)
+}
+
+/// Makes a journal out of an empty file: all of its space, then its first header, durable.
+///
+/// # Errors
+/// [`ErrorKind::NoSpace`]; the medium's.
+pub(super) fn make(disk: &Disk, header: &Header) -> Result<()> {
+    let length = RING_OFFSET + header.ring_bytes;
+    let failed = |error: io::Error| {
+        let text = format!("{length} bytes for the journal: {}", io_text(&error));
+        Error::new(io_kind(&error), text).with_source(error)
+    };
+    disk.set_len(0).map_err(failed)?;
+    match disk.allocate(0, length) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => fill(disk, length),
+        allocated => allocated,
+    }
+    .map_err(failed)?;
+    disk.write_all_at(&header.encode(), header.place()).map_err(failed)?;
+    disk.sync_data().map_err(failed)
+}
+
+fn fill(disk: &Disk, length: u64) -> io::Result<()> {
+    let zeros = AlignedBytes::zeroed(near(SEARCH_BYTES));
+    let mut at = 0;
+    while at < length {
+        let piece = SEARCH_BYTES.min(length - at);
+        disk.write_all_at(&zeros[..near(piece)], at)?;
+        at += piece;
+    }
+    Ok(())
+}
+
+/// Gives each record that is alive to `each`, with its units' bytes, in order. Returns what they were, and
+/// where they end.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`]: a record is broken that was durable once, since a later one is there; the
+/// medium's; those of `each`.
+pub(super) fn walk(
+    disk: &Disk,
+    header: &Header,
+    mut each: impl FnMut(&Record, &[u8]) -> Result<()>,
+) -> Result<(Replayed, Mark)> {
+    let (mut total, mut mark) = (Replayed::default(), header.tail);
+    // A ring full of records ends where it began.
+    while mark.position - header.tail.position < header.ring_bytes {
+        let mut head = vec![0; BLOCK];
+        read(disk, header, mark.position, &mut head)?;
+        let Some(record) = Record::decode(&head, header, mark)? else { break };
+        if record.next().position - header.tail.position > header.ring_bytes {
+            let text = "a record runs into the first one that is alive";
+            return Err(Error::new(ErrorKind::Damaged, text));
+        }
+        let mut units = vec![0; near(record.length() - BLOCK_BYTES)];
+        read(disk, header, mark.position + BLOCK_BYTES, &mut units)?;
+        if !record.proves(&units) {
+            break;
+        }
+        each(&record, &units)?;
+        total.records += 1;
+        total.units += record.entries.len() as u64;
+        total.bytes += units.len() as u64;
+        mark = record.next();
+    }
+    refuse_later(disk, header, mark)?;
+    Ok((total, mark))
+}
+
+/// Refuses a journal in which a record stands that can only have been written when the one at `mark`, which
+/// is not whole, was.
+fn refuse_later(disk: &Disk, header: &Header, mark: Mark) -> Result<()> {
+    let mut at = 0;
+    while at < header.ring_bytes {
+        let length = SEARCH_BYTES.min(header.ring_bytes - at);
+        let mut bytes = vec![0; near(length)];
+        disk.read_exact_at(&mut bytes, RING_OFFSET + at).map_err(journal_error)?;
+        for (block, place) in bytes.chunks(BLOCK).zip((at..).step_by(BLOCK)) {
+            if Record::is_later(block, header, mark, place) {
+                let broken = header.pieces(mark.position, BLOCK_BYTES)[0].0;
+                let text = format!(
+                    "record {} is broken, and a later one is whole at byte {}: what was acknowledged since \
+                     may be missing from the file; bring both back from a copy, or move the journal away to \
+                     go on with the file as it is",
+                    mark.sequence,
+                    RING_OFFSET + place
+                );
+                return Err(Error::new(ErrorKind::Damaged, text).at(broken, BLOCK_BYTES));
+            }
+        }
+        at += length;
+    }
+    Ok(())
+}
+
+/// Puts the units of all records that are alive in their places in the file that is `data`, durably.
+///
+/// # Errors
+/// As [`walk`]; then, and when writing fails, nothing is reclaimed, and it can be done again.
+pub(super) fn replay(journal: &Disk, header: &Header, data: &Disk) -> Result<(Replayed, Mark)> {
+    // All of it is looked at before anything is changed.
+    walk(journal, header, |_, _| Ok(()))?;
+    let failed = |error: io::Error| {
+        let text = format!("putting the journal's units in their places: {}", io_text(&error));
+        Error::new(io_kind(&error), text).with_source(error)
+    };
+    let found = walk(journal, header, |record, mut units| {
+        for entry in &record.entries {
+            let (unit, rest) = units.split_at(near(entry.length));
+            data.write_all_at(unit, entry.offset).map_err(failed)?;
+            units = rest;
+        }
+        Ok(())
+    })?;
+    if found.0.records > 0 {
+        data.sync_data().map_err(failed)?;
+    }
+    Ok(found)
+}
+
+impl Journal {
+    /// Begins a session behind the records before `tail`, which are replayed. No record is written before
+    /// its header is durable.
+    ///
+    /// # Errors
+    /// The medium's.
+    pub(super) fn begin(disk: Disk, found: &Header, tail: Mark, file: FileId) -> Result<Self> {
+        let session = found.session + 1;
+        let header = Header { session, tail, file, ..found.clone() };
+        let room = near(BLOCK_BYTES + header.record_units_max().min(RECORD_UNITS_MAX));
+        let room = AlignedBytes::zeroed(room);
+        let mut journal = Self { disk, ledger: Ledger::new(&header), header, room };
+        journal.write_header()?;
+        Ok(journal)
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    pub(super) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Writes a record that the ledger has admitted, and makes it durable.
+    ///
+    /// # Errors
+    /// The medium's. Whether the record is in the journal is then unknown; nothing may be written behind it.
+    pub(super) fn append<'a>(
+        &mut self,
+        record: &Record,
+        units: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<()> {
+        let (head, mut rest) = self.room.split_at_mut(BLOCK);
+        head.copy_from_slice(&record.encode(&self.header));
+        for unit in units {
+            let (place, behind) = rest.split_at_mut(unit.len());
+            place.copy_from_slice(unit);
+            rest = behind;
+        }
+        let mut bytes = &self.room[..near(record.length())];
+        for (offset, length) in self.header.pieces(record.mark.position, record.length()) {
+            let (piece, behind) = bytes.split_at(near(length));
+            if !piece.is_empty() {
+                self.disk.write_all_at(piece, offset).map_err(journal_error)?;
+            }
+            bytes = behind;
+        }
+        if is_broken(Rule::RecordDurable) {
+            return Ok(());
+        }
+        self.disk.sync_data().map_err(journal_error)
+    }
+
+    /// Leaves the records before `mark` behind: a data sync has covered their places.
+    ///
+    /// # Errors
+    /// The medium's. Then nothing is given out again.
+    pub(super) fn reclaim(&mut self, mark: Mark) -> Result<()> {
+        if mark == self.header.tail {
+            return Ok(());
+        }
+        self.header.tail = mark;
+        self.write_header()?;
+        self.ledger.reclaim(mark);
+        Ok(())
+    }
+
+    fn write_header(&mut self) -> Result<()> {
+        self.header.generation += 1;
+        let bytes = self.header.encode();
+        self.disk.write_all_at(&bytes, self.header.place()).map_err(journal_error)?;
+        self.disk.sync_data().map_err(journal_error)
+    }
+}
+
+/// Reads around the ring's end.
+fn read(disk: &Disk, header: &Header, position: u64, mut bytes: &mut [u8]) -> Result<()> {
+    for (offset, length) in header.pieces(position, bytes.len() as u64) {
+        let (piece, rest) = bytes.split_at_mut(near(length));
+        if !piece.is_empty() {
+            disk.read_exact_at(piece, offset).map_err(journal_error)?;
+        }
+        bytes = rest;
+    }
+    Ok(())
+}
+
+pub(super) fn journal_error(error: io::Error) -> Error {
+    Error::new(io_kind(&error), format!("the journal: {}", io_text(&error))).with_source(error)
+}
+
+/// A distance within a ring, which is far smaller than the address space.
+fn near(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(usize::MAX)
+}

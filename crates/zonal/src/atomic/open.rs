@@ -1,0 +1,367 @@
+//! A file is looked at, its journal found, replayed or made, and the thread started.
+//!
+//! Nothing is changed before everything that can be refused was: the file's kind, its limits, the lock,
+//! what stands at the journal's place.
+
+use super::journal::{self, Found, Journal, Replayed};
+use super::worker::Outfit;
+use super::{AtomicFile, AtomicLimits, AtomicOptions, AtomicPath, JournalUse};
+use crate::engine::Disk;
+use crate::engine::file::FileDisk;
+use crate::image::{random_id, take_lock};
+use crate::open::OpenOptions;
+use crate::queue::{io_kind, io_text};
+use crate::sync::Mutex;
+use crate::sys::file::{Access, FileIdentity, is_really_direct, untorn_units};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use zonal_core::error::{Error, ErrorKind, Result};
+use zonal_core::untorn::journal::{BLOCK_BYTES, FileId, Header, MAGIC, Mark};
+
+/// What ends a journal's name, behind the file's.
+const SUFFIX: &str = ".journal";
+
+/// The smallest ring that is made for a file, in bytes: units of 256 KiB.
+const RING_BYTES_MIN: u64 = 1 << 20;
+
+pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
+    let subject = Subject::open(path, options)?;
+    let kernel =
+        untorn_units(subject.file.file()).map_err(|error| file_error("the file", error))?;
+    let limits = kernel.map(|units| AtomicLimits {
+        path: AtomicPath::Native,
+        unit_min: units.min,
+        unit_max: units.max,
+        unit_max_fast: units.max_fast,
+    });
+    let wants_journal = match options.journal {
+        JournalUse::Never => false,
+        JournalUse::IfNeeded => limits.is_none(),
+        JournalUse::Always => true,
+    };
+    if wants_journal {
+        subject.refuse_device()?;
+    } else if limits.is_none() && options.all_atomic {
+        let text = "every write shall be atomic, and the kernel writes nothing of this file untorn; open it \
+                    with a journal";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    if wants_journal {
+        check_ring(options.journal_bytes)?;
+    }
+    let (journal, replayed) = subject.journal(options, wants_journal)?;
+    let limits = match (&journal, wants_journal) {
+        (Some(journal), true) => journal_limits(journal.header()),
+        // Opened to be read: what a writer would have.
+        (None, true) => {
+            let file = subject.id();
+            Header::new([0; 16], options.journal_bytes, file)
+                .map(|header| journal_limits(&header))?
+        }
+        (_, false) => limits.unwrap_or(AtomicLimits::NONE),
+    };
+    let name = path.display().to_string();
+    let disk = Disk::File(subject.file);
+    let journal = journal.filter(|_| wants_journal);
+    let outfit = Outfit { name: name.clone(), disk, path: limits.path, journal };
+    let (inbox, thread) = outfit.start()?;
+    Ok(AtomicFile {
+        name,
+        limits,
+        replayed,
+        read_only: options.read_only,
+        all_atomic: options.all_atomic,
+        fast_only: options.fast_only,
+        inbox,
+        thread: Mutex::new(Some(thread)),
+    })
+}
+
+fn check_ring(bytes: u64) -> Result<()> {
+    if bytes >= RING_BYTES_MIN {
+        return Header::new([0; 16], bytes, FileId { inode: 0, born_ns: 0 }).map(drop);
+    }
+    let text = format!("a journal of {bytes} bytes is too small; it has {RING_BYTES_MIN} at least");
+    Err(Error::new(ErrorKind::InvalidInput, text))
+}
+
+fn journal_limits(header: &Header) -> AtomicLimits {
+    AtomicLimits {
+        path: AtomicPath::Journal,
+        unit_min: BLOCK_BYTES,
+        unit_max: header.unit_max(),
+        unit_max_fast: 0,
+    }
+}
+
+/// The file that is opened.
+struct Subject {
+    file: FileDisk,
+    identity: FileIdentity,
+    path: PathBuf,
+}
+
+impl Subject {
+    fn open(path: &Path, options: &AtomicOptions) -> Result<Self> {
+        let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
+        let file = FileDisk::open(path, access).map_err(|error| open_error(error, path))?;
+        let identity = file.identity().map_err(|error| file_error("the file", error))?;
+        match identity.mode & libc::S_IFMT {
+            libc::S_IFREG | libc::S_IFBLK => {}
+            _ => {
+                let text = "it is neither a file nor a block device; name one";
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+        }
+        if !file.is_direct() {
+            let text = "its file system has no direct I/O, and a write through the page cache may be torn; \
+                        put it on another (XFS, ext4, btrfs)";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if !is_really_direct(file.file()).map_err(|error| file_error("the file", error))? {
+            let text = "its file system takes direct I/O for this file through the page cache (journalled data, \
+                        or encrypted), and such a write may be torn; put it on another, or mount that one \
+                        without data=journal";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let driven = OpenOptions { engine: options.engine, ..OpenOptions::default() };
+        let file = driven.driven(file)?;
+        Ok(Self { file, identity, path: path.to_owned() })
+    }
+
+    fn refuse_device(&self) -> Result<()> {
+        if self.identity.is_regular() {
+            return Ok(());
+        }
+        let text = "a journal is for files: nothing tells for good which device it would be of, and replayed \
+                    onto another it would destroy that one; make a file system, or leave the journal out";
+        Err(Error::new(ErrorKind::Unsupported, text))
+    }
+
+    fn id(&self) -> FileId {
+        let FileIdentity { inode, born_ns, .. } = self.identity;
+        FileId { inode, born_ns: born_ns.unwrap_or(0) }
+    }
+
+    /// Where its journal is, or would be.
+    fn place(&self, options: &AtomicOptions) -> Result<PathBuf> {
+        if let Some(path) = &options.journal_path {
+            let same = self.file.is_at(path).map_err(|error| file_error("the journal", error))?;
+            if same {
+                let text = "the journal's place is the file itself; name another";
+                return Err(Error::new(ErrorKind::InvalidInput, text));
+            }
+            return Ok(path.clone());
+        }
+        let real = fs::canonicalize(&self.path).map_err(|error| file_error("the file", error))?;
+        let mut name = OsString::from(real);
+        name.push(SUFFIX);
+        Ok(PathBuf::from(name))
+    }
+
+    /// The journal, if one is wanted; what stood in one that was there is in its place.
+    fn journal(
+        &self,
+        options: &AtomicOptions,
+        wanted: bool,
+    ) -> Result<(Option<Journal>, Replayed)> {
+        let nothing = Ok((None, Replayed::default()));
+        if !self.identity.is_regular() {
+            return nothing;
+        }
+        let place = self.place(options)?;
+        let named = |error: Error| {
+            let text = format!("{}: {}", place.display(), error.detail());
+            let context = error.context().clone();
+            let error = Error::new(error.kind(), text).with_source(error);
+            match (context.offset, context.length) {
+                (Some(offset), Some(length)) => error.at(offset, length),
+                _ => error,
+            }
+        };
+        let there = fs::symlink_metadata(&place).is_ok();
+        if !there && (!wanted || options.read_only) {
+            return nothing;
+        }
+        if !options.read_only {
+            take_lock(&self.file, &self.path, || None)?;
+        }
+        let found = if there { self.find(&place, wanted, options).map_err(named)? } else { None };
+        match found {
+            Some((disk, header)) => self.go_on(disk, &header, options, wanted).map_err(named),
+            None if wanted && !options.read_only => {
+                let journal = self.make(&place, there, options.journal_bytes).map_err(named)?;
+                Ok((Some(journal), Replayed::default()))
+            }
+            None => nothing,
+        }
+    }
+
+    /// The journal that stands there; none if it has not been made to its end, or is none and not wanted.
+    fn find(
+        &self,
+        place: &Path,
+        wanted: bool,
+        options: &AtomicOptions,
+    ) -> Result<Option<(Disk, Header)>> {
+        let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
+        let file = FileDisk::open(place, access).map_err(journal::journal_error)?;
+        let identity = file.identity().map_err(journal::journal_error)?;
+        if !identity.is_regular() {
+            let text = "what is at the journal's place is no file; name another place";
+            return Err(Error::new(ErrorKind::InvalidInput, text));
+        }
+        let disk = Disk::File(file);
+        match journal::look(&disk) {
+            Ok(Found::Journal(header)) => Ok(Some((disk, header))),
+            Ok(Found::Nothing) => Ok(None),
+            // A file of somebody else's, which nobody wants to have for a journal.
+            Err(error) if error.kind() == ErrorKind::InvalidInput && !wanted => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Goes on with a journal that is there: replays it, and begins a session.
+    fn go_on(
+        &self,
+        disk: Disk,
+        header: &Header,
+        options: &AtomicOptions,
+        wanted: bool,
+    ) -> Result<(Option<Journal>, Replayed)> {
+        let (alive, end) = journal::walk(&disk, header, |_, _| Ok(()))?;
+        if alive.records > 0 && header.file != self.id() {
+            return self.refuse_foreign(header, wanted, &alive);
+        }
+        if options.read_only || options.journal == JournalUse::Never {
+            if alive.records == 0 {
+                return Ok((None, Replayed::default()));
+            }
+            let text = format!(
+                "{} units are in the journal that may be torn in the file; open it once for writing, with the \
+                 journal",
+                alive.units
+            );
+            return Err(Error::new(ErrorKind::Unclean, text));
+        }
+        let data = Disk::File(self.file.clone());
+        let (replayed, end): (Replayed, Mark) = match alive.records {
+            0 => (alive, end),
+            _ => journal::replay(&disk, header, &data)?,
+        };
+        if replayed.records > 0 {
+            tracing::info!("{}: {} units put in their places", self.path.display(), replayed.units);
+        }
+        let journal = Journal::begin(disk, header, end, self.id())?;
+        Ok((Some(journal), replayed))
+    }
+
+    fn refuse_foreign(
+        &self,
+        header: &Header,
+        wanted: bool,
+        alive: &Replayed,
+    ) -> Result<(Option<Journal>, Replayed)> {
+        if !wanted {
+            return Ok((None, Replayed::default()));
+        }
+        let text = format!(
+            "the journal is of another file (inode {}, and this one is {}) and has {} units of it; bring that \
+             file back, or move the journal away",
+            header.file.inode, self.identity.inode, alive.units
+        );
+        Err(Error::new(ErrorKind::InvalidInput, text))
+    }
+
+    /// Makes the journal; one that could not be made to its end leaves nothing behind.
+    fn make(&self, place: &Path, there: bool, ring_bytes: u64) -> Result<Journal> {
+        let access = if there { Access::ReadWrite } else { Access::CreateNew };
+        let file = FileDisk::open(place, access).map_err(journal::journal_error)?;
+        let disk = Disk::File(file);
+        let made = self.fill(&disk, place, ring_bytes);
+        if made.is_err() && !there {
+            let _ = fs::remove_file(place);
+        }
+        Journal::begin(disk, &made?, Mark { position: 0, sequence: 1 }, self.id())
+    }
+
+    fn fill(&self, disk: &Disk, place: &Path, ring_bytes: u64) -> Result<Header> {
+        // It holds what the file holds, so the same people may read it.
+        let mode = fs::metadata(&self.path).map(|meta| meta.permissions());
+        mode.and_then(|mode| fs::set_permissions(place, mode)).map_err(journal::journal_error)?;
+        let header = Header::new(random_id()?, ring_bytes, self.id())?;
+        journal::make(disk, &header)?;
+        // A journal whose name is lost would be as good as none.
+        let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = File::open(folder.unwrap_or(Path::new(".")));
+        folder.and_then(|folder| folder.sync_all()).map_err(journal::journal_error)?;
+        Ok(header)
+    }
+}
+
+fn file_error(what: &str, error: io::Error) -> Error {
+    Error::new(io_kind(&error), format!("{what}: {}", io_text(&error))).with_source(error)
+}
+
+fn open_error(error: io::Error, path: &Path) -> Error {
+    let (kind, text) = match error.kind() {
+        io::ErrorKind::NotFound => {
+            (ErrorKind::NotFound, format!("make an empty one with: touch {}", path.display()))
+        }
+        io::ErrorKind::IsADirectory => {
+            (ErrorKind::Unsupported, "it is a folder; name a file in it".to_owned())
+        }
+        io::ErrorKind::PermissionDenied => {
+            (ErrorKind::Io, "permission denied; see who may write the file".to_owned())
+        }
+        _ => (io_kind(&error), io_text(&error)),
+    };
+    Error::new(kind, text).with_source(error)
+}
+
+/// Whether what is at `path` begins as a journal does.
+#[must_use]
+pub fn is_journal(path: &Path) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == MAGIC
+}
+
+/// What a check of a journal found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalReport {
+    /// The inode of the file it is for.
+    pub file_inode: u64,
+    /// Bytes of records that it holds at most.
+    pub ring_bytes: u64,
+    /// The number of the next record.
+    pub next_sequence: u64,
+    /// What an opening would put in its place.
+    pub alive: Replayed,
+}
+
+/// Checks a journal without changing it: its header, and every record that is alive.
+///
+/// # Errors
+/// `Damaged`, with the place; `InvalidInput`: it is none; `Unsupported`: a newer one; the file's.
+pub fn check_journal(path: &Path) -> Result<JournalReport> {
+    let named = |error: Error| error.on(path.display().to_string()).during("check");
+    let file = FileDisk::open(path, Access::ReadOnly).map_err(|error| open_error(error, path));
+    let disk = Disk::File(file.map_err(named)?);
+    let header = match journal::look(&disk).map_err(named)? {
+        Found::Journal(header) => header,
+        Found::Nothing => {
+            let text = "its making was cut off, and nothing is in it; the next opening makes it";
+            return Err(named(Error::new(ErrorKind::Damaged, text)));
+        }
+    };
+    let (alive, end) = journal::walk(&disk, &header, |_, _| Ok(())).map_err(named)?;
+    Ok(JournalReport {
+        file_inode: header.file.inode,
+        ring_bytes: header.ring_bytes,
+        next_sequence: end.sequence,
+        alive,
+    })
+}

@@ -1,0 +1,324 @@
+//! The journal beside an ordinary file: what it makes whole after a kill, what stands in its place and is
+//! none, and that nothing is changed where something is refused. Needs no root.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
+#![cfg(not(zonal_shuttle))]
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+use zonal::ErrorKind;
+use zonal::atomic::{
+    AtomicFile, AtomicOptions, AtomicPath, JOURNAL_BYTES, JournalUse, check_journal, is_journal,
+};
+
+const UNIT: usize = 16384;
+
+struct Place(TempDir);
+
+impl Place {
+    /// A folder with the file `pages`: four units of ones.
+    fn new() -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        fs::write(folder.path().join("pages"), vec![1; 4 * UNIT]).unwrap();
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn pages(&self) -> PathBuf {
+        self.path("pages")
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.path("pages.journal")
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(self.pages()).unwrap()
+    }
+
+    /// All files, with what is in them.
+    fn all(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let entries = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut all: Vec<_> = entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        all.sort();
+        all
+    }
+
+    /// Opening is refused, and changes nothing.
+    fn refuses(&self, options: &AtomicOptions, kind: ErrorKind, words: &[&str]) {
+        let before = self.all();
+        let error = AtomicFile::open(self.pages(), options).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        for word in words {
+            assert!(error.to_string().contains(word), "{word}: {error}");
+        }
+        assert!(self.all() == before, "something has changed: {error}");
+    }
+
+    /// A process writes twos over the second and third unit and is killed; then they are torn, as by a cut.
+    fn cut_off(&self) {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "the_child"])
+            .env("ZONAL_UNTORN_CHILD", self.pages())
+            .output()
+            .unwrap();
+        assert!(!child.status.success(), "it should have been killed");
+        let file = OpenOptions::new().write(true).open(self.pages()).unwrap();
+        assert_eq!(self.bytes()[UNIT..3 * UNIT], vec![2; 2 * UNIT]);
+        file.write_all_at(&vec![1; UNIT / 2], UNIT as u64).unwrap();
+        file.write_all_at(&vec![1; UNIT / 4], (2 * UNIT + UNIT / 2) as u64).unwrap();
+    }
+}
+
+fn with_journal() -> AtomicOptions {
+    AtomicOptions { journal: JournalUse::Always, journal_bytes: 1 << 20, ..Default::default() }
+}
+
+#[test]
+#[ignore = "the process that is killed by others of these tests"]
+fn the_child() {
+    let path = std::env::var_os("ZONAL_UNTORN_CHILD").unwrap();
+    let file = AtomicFile::open(path, &with_journal()).unwrap();
+    for at in [UNIT, 2 * UNIT] {
+        file.write_atomic_at(at as u64, vec![2; UNIT]).wait().unwrap();
+    }
+    std::process::abort();
+}
+
+#[test]
+fn a_journal_is_made_used_and_left_empty() {
+    let place = Place::new();
+    fs::set_permissions(place.pages(), fs::Permissions::from_mode(0o640)).unwrap();
+    let options = AtomicOptions { journal: JournalUse::Always, ..Default::default() };
+    let file = AtomicFile::open(place.pages(), &options).unwrap();
+    let limits = file.limits();
+    assert_eq!((limits.path, limits.unit_max_fast), (AtomicPath::Journal, 0));
+    assert_eq!((limits.unit_min, limits.unit_max), (4096, 1 << 20));
+    let mut length = limits.unit_min;
+    while length <= limits.unit_max {
+        let data = vec![length.trailing_zeros() as u8; length as usize];
+        let written = file.write_atomic_at(length, data).wait().unwrap();
+        assert_eq!((written.path, written.offset), (AtomicPath::Journal, length));
+        length *= 2;
+    }
+    let ordinary = file.write_at(0, vec![9; 4096]).wait().unwrap();
+    assert_eq!(ordinary.path, AtomicPath::None);
+    file.flush().wait().unwrap();
+    let read = file.read_at(1 << 20, file.buffer(4 << 20)).wait().unwrap();
+    assert_eq!(read.buffer.len(), 1 << 20, "up to the file's end");
+    for (offset, length) in [(0, 2 << 20), (4096, 8192), (0, 5000), (512, 4096)] {
+        let failed = file.write_atomic_at(offset, vec![1; length]).wait().unwrap_err();
+        assert_eq!(failed.error.kind(), ErrorKind::InvalidInput);
+    }
+    file.close().unwrap();
+    assert_eq!(fs::metadata(place.journal()).unwrap().mode() & 0o777, 0o640);
+    assert!(is_journal(&place.journal()) && !is_journal(&place.pages()));
+    let report = check_journal(&place.journal()).unwrap();
+    assert_eq!((report.alive.records, report.ring_bytes), (0, JOURNAL_BYTES));
+    assert_eq!(report.file_inode, fs::metadata(place.pages()).unwrap().ino());
+    let bytes = place.bytes();
+    for power in 12..=20 {
+        let at = 1_usize << power;
+        assert!(bytes[at..2 * at].iter().all(|byte| usize::from(*byte) == power), "{power}");
+    }
+    assert_eq!(bytes[..4096], [9; 4096]);
+    // Nothing is in it, so it is in nobody's way.
+    AtomicFile::open(place.pages(), &AtomicOptions::default()).unwrap().close().unwrap();
+}
+
+#[test]
+fn units_that_a_cut_has_torn_are_put_in_their_places() {
+    let place = Place::new();
+    place.cut_off();
+    let torn = place.bytes();
+    let alive = check_journal(&place.journal()).unwrap().alive;
+    assert_eq!((alive.records, alive.units, alive.bytes), (2, 2, 2 * UNIT as u64));
+    // Who does not know of the journal, or may not write, is not shown torn units.
+    place.refuses(&AtomicOptions::default(), ErrorKind::Unclean, &["pages.journal", "2 units"]);
+    let read_only = AtomicOptions { read_only: true, ..with_journal() };
+    place.refuses(&read_only, ErrorKind::Unclean, &["open it once for writing"]);
+    assert!(place.bytes() == torn);
+    for rounds in 0..2 {
+        let file = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+        assert_eq!(file.replayed().units, if rounds == 0 { 2 } else { 0 });
+        file.close().unwrap();
+        let whole = [vec![1; UNIT], vec![2; 2 * UNIT], vec![1; UNIT]].concat();
+        assert!(place.bytes() == whole);
+    }
+}
+
+#[test]
+fn a_journal_with_units_of_another_file_is_refused_and_an_empty_one_taken_over() {
+    let place = Place::new();
+    place.cut_off();
+    let copy = Place::new();
+    fs::copy(place.journal(), copy.journal()).unwrap();
+    copy.refuses(
+        &with_journal(),
+        ErrorKind::InvalidInput,
+        &["another file", "2 units", "pages.journal"],
+    );
+    // Without a journal nobody would replay it.
+    AtomicFile::open(copy.pages(), &AtomicOptions::default()).unwrap().close().unwrap();
+    assert!(copy.bytes() == vec![1; 4 * UNIT]);
+
+    AtomicFile::open(place.pages(), &with_journal()).unwrap().close().unwrap();
+    fs::copy(place.journal(), copy.journal()).unwrap();
+    let file = AtomicFile::open(copy.pages(), &with_journal()).unwrap();
+    file.write_atomic_at(0, vec![5; UNIT]).wait().unwrap();
+    file.close().unwrap();
+    let report = check_journal(&copy.journal()).unwrap();
+    assert_eq!(report.file_inode, fs::metadata(copy.pages()).unwrap().ino());
+}
+
+#[test]
+fn what_is_no_journal_or_a_newer_or_a_damaged_one_is_refused() {
+    let place = Place::new();
+    fs::write(place.journal(), b"SQLite format 3\0 and more").unwrap();
+    place.refuses(
+        &with_journal(),
+        ErrorKind::InvalidInput,
+        &["no journal of zonal's", "move it away"],
+    );
+    AtomicFile::open(place.pages(), &AtomicOptions::default()).unwrap().close().unwrap();
+    fs::remove_file(place.journal()).unwrap();
+    fs::create_dir(place.journal()).unwrap();
+    let error = AtomicFile::open(place.pages(), &with_journal()).unwrap_err();
+    assert!(error.to_string().contains("pages.journal"), "{error}");
+    fs::remove_dir(place.journal()).unwrap();
+
+    place.cut_off();
+    let good = fs::read(place.journal()).unwrap();
+    let put = |at: usize, bytes: &[u8]| {
+        let mut changed = good.clone();
+        changed[at..at + bytes.len()].copy_from_slice(bytes);
+        changed
+    };
+    let sealed = |at: usize, bytes: &[u8]| {
+        let mut changed = put(at, bytes);
+        for copy in [0, 4096] {
+            let crc = crc32c(&changed[copy..copy + 4092]).to_be_bytes();
+            changed[copy + 4092..copy + 4096].copy_from_slice(&crc);
+        }
+        changed
+    };
+    for (journal, kind, words) in [
+        (sealed(4096 + 8, &[0, 0, 0, 2]), ErrorKind::Unsupported, &["version 2"][..]),
+        (sealed(4096 + 48, &[0xff; 8]), ErrorKind::Damaged, &["ring has"]),
+        (
+            [put(100, &[7])[..4096].to_vec(), put(4096 + 100, &[7])[4096..].to_vec()].concat(),
+            ErrorKind::Damaged,
+            &["both copies"],
+        ),
+        // The first record's unit, with the second record whole behind it.
+        (put(8192 + 4096 + 77, &[0xee; 3]), ErrorKind::Damaged, &["record 1 is broken"]),
+        (good[..20000].to_vec(), ErrorKind::Damaged, &["cut short"]),
+    ] {
+        fs::write(place.journal(), journal).unwrap();
+        place.refuses(&with_journal(), kind, words);
+        place.refuses(&AtomicOptions::default(), kind, words);
+        assert_eq!(check_journal(&place.journal()).unwrap_err().kind(), kind);
+    }
+    fs::write(place.journal(), good).unwrap();
+    AtomicFile::open(place.pages(), &with_journal()).unwrap().close().unwrap();
+}
+
+/// CRC-32C, bit by bit: not the library's own.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc: u32, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    })
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    let place = Place::new();
+    for journal_bytes in [0, 4096, (1 << 20) + 1, 2 << 30] {
+        let options = AtomicOptions { journal_bytes, ..with_journal() };
+        place.refuses(&options, ErrorKind::InvalidInput, &[&journal_bytes.to_string()]);
+    }
+    let itself = AtomicOptions { journal_path: Some(place.pages()), ..with_journal() };
+    place.refuses(&itself, ErrorKind::InvalidInput, &["the file itself"]);
+    let nowhere = AtomicOptions { journal_path: Some(place.path("no/where")), ..with_journal() };
+    place.refuses(&nowhere, ErrorKind::Io, &["no/where"]);
+    let error = AtomicFile::open(place.path("absent"), &with_journal()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("touch"), "{error}");
+    let error = AtomicFile::open(place.0.path(), &with_journal()).unwrap_err();
+    assert!(error.to_string().contains("folder"), "{error}");
+    let error = AtomicFile::open("/dev/null", &with_journal()).unwrap_err();
+    assert!(error.to_string().contains("neither a file nor a block device"), "{error}");
+
+    let fast = AtomicOptions { fast_only: true, ..with_journal() };
+    let file = AtomicFile::open(place.pages(), &fast).unwrap();
+    let failed = file.write_atomic_at(0, vec![1; UNIT]).wait().unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::Unsupported);
+    assert!(failed.error.to_string().contains("the journal"), "{}", failed.error);
+    let error = AtomicFile::open(place.pages(), &with_journal()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+    file.close().unwrap();
+}
+
+#[test]
+fn a_file_behind_a_link_has_its_journal_beside_itself() {
+    let place = Place::new();
+    let link = place.path("link");
+    std::os::unix::fs::symlink(place.pages(), &link).unwrap();
+    AtomicFile::open(&link, &with_journal()).unwrap().close().unwrap();
+    assert!(place.journal().exists() && !place.path("link.journal").exists());
+    let elsewhere = place.path("elsewhere");
+    let options = AtomicOptions { journal_path: Some(elsewhere.clone()), ..with_journal() };
+    AtomicFile::open(&link, &options).unwrap().close().unwrap();
+    assert!(is_journal(&elsewhere));
+}
+
+#[test]
+fn many_threads_write_the_same_units_and_each_is_one_of_theirs() {
+    let place = Place::new();
+    let file = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..8_u8 {
+            let file = &file;
+            scope.spawn(move || {
+                for round in 0..60_u64 {
+                    let offset = (round * 7 + u64::from(writer)) % 4 * UNIT as u64;
+                    file.write_atomic_at(offset, vec![10 + writer; UNIT]).wait().unwrap();
+                    let read = file.read_at(offset, file.buffer(UNIT)).wait().unwrap();
+                    let whole = read.buffer.iter().all(|byte| *byte == read.buffer[0]);
+                    assert!(whole, "a read that is half old");
+                }
+            });
+        }
+    });
+    // One that nobody waits for is carried out all the same.
+    let mut orphan = Box::pin(file.write_atomic_at(0, vec![99; UNIT]));
+    let poll = orphan.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    assert!(poll.is_pending());
+    drop(orphan);
+    file.close().unwrap();
+    assert_eq!(place.bytes()[..UNIT], vec![99; UNIT]);
+    for unit in place.bytes().chunks(UNIT) {
+        assert!(unit.iter().all(|byte| *byte == unit[0]));
+    }
+}
+
+#[test]
+fn a_closed_file_takes_nothing_more() {
+    let place = Place::new();
+    let path: &Path = &place.pages();
+    let file = AtomicFile::open(path, &with_journal()).unwrap();
+    let late = file.write_atomic_at(0, vec![4; UNIT]);
+    file.close().unwrap();
+    let failed = late.wait().unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::DeviceReadOnly);
+    assert!(failed.buffer.is_some());
+    assert!(place.bytes() == vec![1; 4 * UNIT]);
+}
