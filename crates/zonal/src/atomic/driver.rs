@@ -228,7 +228,8 @@ impl Driver {
             None => (std::ptr::null_mut(), 0),
         };
         self.moving[place] = Some(Moving { job, record });
-        let io = Io { kind, offset, ptr, len, fixed: false, token: place as u64 };
+        let token = place as u64;
+        let io = Io { kind, offset, ptr, len, fixed: false, zoned: None, token };
         if let Err(error) = self.push(io, untorn) {
             self.moved(place, Err(error));
         }
@@ -307,6 +308,7 @@ impl Driver {
             ptr: std::ptr::null_mut(),
             len: 0,
             fixed: false,
+            zoned: None,
             token: SYNC,
         };
         if let Err(error) = self.push(io, false) {

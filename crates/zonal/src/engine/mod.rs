@@ -446,7 +446,7 @@ impl Engine {
             Self::Uring(engine) => unsafe { engine.push_untorn(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push_untorn(io) },
-            Self::Polled(_) | Self::Sim(_) | Self::Faulty(_) => Err(io),
+            Self::Polled(_) | Self::Nvme(_) | Self::Sim(_) | Self::Faulty(_) => Err(io),
         }
     }
 

@@ -490,7 +490,8 @@ fn an_untorn_write_is_the_kernels_to_refuse(kind: Kind) {
     let mut bytes = Buffer::unpooled(12288);
     for kind_of_write in [IoKind::Write, IoKind::WriteDurable] {
         let (ptr, len) = (bytes.as_mut_ptr(), bytes.len());
-        let io = Io { kind: kind_of_write, offset: 0, ptr, len, fixed: false, token: 5 };
+        let (offset, fixed, zoned, token) = (0, false, None, 5);
+        let io = Io { kind: kind_of_write, offset, ptr, len, fixed, zoned, token };
         // SAFETY: the buffer lives until the token is reaped.
         let pushed = unsafe { engine.push_untorn(io) };
         if matches!(kind, Kind::TwoRings | Kind::Polled) {
