@@ -612,6 +612,7 @@ impl Below for FileDisk {
         (opcode::PollAdd::CODE, "poll"),
     ];
 
+    #[inline]
     fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
         match self.spread() {
             None => entry!(self, io, known, Fixed(REGISTERED), io.offset),

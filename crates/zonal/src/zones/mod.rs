@@ -455,7 +455,7 @@ impl Zones {
     }
 
     /// Lets a write in: takes its place and publishes its range.
-    #[inline]
+    #[inline(always)] // also where devices have callers of their own: it is the hot path
     pub(crate) fn enter(
         &self,
         id: SlotId,
@@ -601,7 +601,7 @@ impl Zones {
     }
 
     /// Ends a write that went well: acknowledged at once, or held until its failing zone settles.
-    #[inline]
+    #[inline(always)] // also where devices have callers of their own: it is the hot path
     pub(crate) fn acknowledge(&self, leaving: &Leaving) -> Conclusion {
         let Leaving { id, zone, extent, epoch } = *leaving;
         let capacity = self.capacity(zone);
