@@ -10,7 +10,9 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
 mod forbid;
+mod one_by_one;
 
+use one_by_one::{BLOCK, append, blocks, read, run};
 use std::fs::{self, OpenOptions as Opening};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -19,11 +21,10 @@ use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use zonal::{
-    Buffer, Completion, Device, EngineChoice, ErrorKind, OpenOptions, Queue, QueueOptions, Request,
-    Target, ZoneInfo, ZoneKind, ZoneState,
+    Completion, Device, EngineChoice, ErrorKind, OpenOptions, Queue, QueueOptions, Request, Target,
+    ZoneInfo, ZoneKind, ZoneState,
 };
 
-const BLOCK: usize = 4096;
 const ENGINES: [EngineChoice; 2] = [EngineChoice::IoUring, EngineChoice::Threads];
 
 /// The device, which one test has at a time.
@@ -86,28 +87,6 @@ impl Bench {
         let folder = configfs.join(self.path.file_name().unwrap());
         fs::write(folder.join(attribute), value).unwrap();
     }
-}
-
-fn blocks(byte: u8, count: usize) -> Buffer {
-    Buffer::from_slice(&vec![byte; count * BLOCK])
-}
-
-fn run(queue: &mut Queue, request: Request) -> Completion {
-    queue.push(request).unwrap();
-    queue.submit_and_wait(1).unwrap();
-    queue.next_completion().unwrap()
-}
-
-fn append(queue: &mut Queue, zone: &ZoneInfo, byte: u8, count: usize) -> u64 {
-    let completion = run(queue, Request::append(zone.zone, blocks(byte, count)));
-    completion.result.unwrap();
-    completion.offset
-}
-
-fn read(queue: &mut Queue, offset: u64, count: usize) -> Vec<u8> {
-    let completion = run(queue, Request::read_at(offset, blocks(0xEE, count)));
-    completion.result.unwrap();
-    completion.buffer.unwrap().chunks(BLOCK).map(|block| block[0]).collect()
 }
 
 /// The sequential zone of that place among them.

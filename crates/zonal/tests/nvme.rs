@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
+mod one_by_one;
+
+use one_by_one::{BLOCK, append, blocks, read, run};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions as Opening};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -13,11 +16,9 @@ use std::process::Command;
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use zonal::{
-    Buffer, Completion, Device, EngineChoice, ErrorKind, Flags, OpenOptions, Queue, QueueOptions,
-    Request, Target, ZoneInfo, ZoneState,
+    Completion, Device, EngineChoice, ErrorKind, Flags, OpenOptions, Queue, QueueOptions, Request,
+    Target, ZoneInfo, ZoneState,
 };
-
-const BLOCK: usize = 4096;
 
 /// The namespace, which one test has at a time.
 struct Bench {
@@ -76,28 +77,6 @@ impl Bench {
         let at = zone.start + self.written(zone);
         other.unwrap().write_all_at(&blocks(9, count), at).unwrap();
     }
-}
-
-fn blocks(byte: u8, count: usize) -> Buffer {
-    Buffer::from_slice(&vec![byte; count * BLOCK])
-}
-
-fn run(queue: &mut Queue, request: Request) -> Completion {
-    queue.push(request).unwrap();
-    queue.submit_and_wait(1).unwrap();
-    queue.next_completion().unwrap()
-}
-
-fn append(queue: &mut Queue, zone: &ZoneInfo, byte: u8, count: usize) -> u64 {
-    let completion = run(queue, Request::append(zone.zone, blocks(byte, count)));
-    completion.result.unwrap();
-    completion.offset
-}
-
-fn read(queue: &mut Queue, offset: u64, count: usize) -> Vec<u8> {
-    let completion = run(queue, Request::read_at(offset, blocks(0xEE, count)));
-    completion.result.unwrap();
-    completion.buffer.unwrap().chunks(BLOCK).map(|block| block[0]).collect()
 }
 
 fn zone(drive: &Device, number: u32) -> ZoneInfo {
