@@ -20,8 +20,8 @@ const BLOCK: usize = 4096;
 const REPAIR: &str = "errors=repair";
 const EXPLICIT: &str = "errors=repair,explicit-open";
 
-/// Both engines. Before Linux 6.6 zonefs makes zone appends of what threads write, which on null_blk end as
-/// `EIO` with the data written.
+/// Both engines. Before Linux 6.6 zonefs makes zone appends of what threads write, and has them end as `EIO` with
+/// the data written, so that threads are refused there.
 fn engines() -> &'static [EngineChoice] {
     let engines = &[EngineChoice::IoUring, EngineChoice::Threads];
     if !writes_of_threads_are_writes() {

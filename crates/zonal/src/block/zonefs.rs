@@ -14,12 +14,13 @@
 //!   device. Which mounts have that option no kernel tells, so all are treated alike;
 //! * who writes has the folder's lock, by the description that every ring keeps open.
 
-use super::probe::{Queue, Sysfs};
+use super::probe::{Queue, Sysfs, release, version};
 use super::report::{Reported, SECTOR};
 use super::{Block, Way, assemble, blocks, claimed, device_error, mount, write_kind};
 use crate::device::{Device, OpenNotes};
 use crate::engine::file::FileDisk;
 use crate::engine::spread::{Place, Spread};
+use crate::engine::{EngineChoice, EngineKind};
 use crate::open::OpenOptions;
 use crate::sys::file::truncate;
 use crate::sys::limits;
@@ -43,6 +44,11 @@ use zonal_core::zone::{ZoneOp, ZoneState};
 /// closes a file that a ring has used in its own time.
 const HOLD_TRIES: u32 = 25;
 const HOLD_PAUSE: Duration = Duration::from_millis(4);
+
+/// The first Linux that writes what threads write to a file of `seq`. Those before make zone appends of it, which
+/// land where they should; but 6.1, with what it took over from later ones, takes the place for a wrong
+/// one, and has each fail with its data written.
+const WRITES_FOR_THREADS: (u32, u32) = (6, 6);
 
 /// Permission bits: of a zone that is offline none are left, of a read-only one none to write.
 const PERMISSIONS: u32 = 0o777;
@@ -120,7 +126,11 @@ fn open_mounted(path: &Path, name: &str, options: &OpenOptions) -> Result<Device
     let geometry = super::geometry(&queue, &reported)?;
     folder.refuse_short_limits(&geometry)?;
     let spread = Arc::new(Spread::new(geometry.zone_size, folder.places(geometry.zone_size)?));
-    let file = options.driven(FileDisk::spread_over(folder.root, spread.clone()))?;
+    let in_order = folder.to_write && !folder.sequential.is_empty();
+    let mut file = options.driven(FileDisk::spread_over(folder.root, spread.clone()))?;
+    if in_order && version(&release()) < WRITES_FOR_THREADS {
+        file = over_rings_alone(file, &release())?;
+    }
     let (mount, device) = (folder.mount, sysfs.device());
     let zonefs = Zonefs { spread, geometry: geometry.clone(), mount, device };
     let block = Block::new(Way::Files(Arc::new(zonefs)), file, &queue, true);
@@ -146,6 +156,24 @@ fn file_error(error: io::Error, path: &Path) -> Error {
         _ => return device_error(error, &path.to_string()),
     };
     Error::new(crate::queue::io_kind(&error), text).with_source(error)
+}
+
+/// What is to be written on a kernel that does not do it for threads.
+///
+/// # Errors
+/// `Unsupported`: threads would do it.
+fn over_rings_alone(file: FileDisk, release: &str) -> Result<FileDisk> {
+    if file.engine_kind() == EngineKind::IoUring {
+        return Ok(file.without_threads());
+    }
+    let (major, minor) = WRITES_FOR_THREADS;
+    let no_ring = EngineChoice::IoUring.resolve().err();
+    let no_ring = no_ring.map_or(String::new(), |error| format!(" ({error})"));
+    let text = format!(
+        "this kernel ({release}) reports what threads have written to a zonefs as failed, and Linux \
+         {major}.{minor} does not; choose the io_uring engine{no_ring}, or open it to read"
+    );
+    Err(Error::new(ErrorKind::Unsupported, text))
 }
 
 fn refuse_unwritable(mount: &Mount) -> Result<()> {
@@ -549,6 +577,23 @@ mod tests {
         let endless = [file("cnv/0", 1, u64::MAX, u64::MAX)];
         let error = reported(&queue(5), 88 * MIB, &endless, &sequential).unwrap_err();
         assert!(error.to_string().contains("cnv/0 is longer than its device"), "{error}");
+    }
+
+    #[test]
+    fn threads_that_the_kernel_would_fail_are_refused_by_name_and_not_fallen_back_to() {
+        let file = || FileDisk::in_memory(4096).unwrap().with_engine(EngineKind::IoUring);
+        assert!(file().or_threads().may_use_threads());
+        let alone = over_rings_alone(file().or_threads(), "6.1.0-50-amd64").unwrap();
+        assert!(!alone.may_use_threads());
+        let threads = file().with_engine(EngineKind::Threads);
+        let error = over_rings_alone(threads, "6.1.0-50-amd64").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = error.to_string();
+        assert!(
+            text.contains("(6.1.0-50-amd64)") && text.contains("choose the io_uring"),
+            "{text}"
+        );
+        assert!(version("6.5.13") < WRITES_FOR_THREADS && version("6.6.1") >= WRITES_FOR_THREADS);
     }
 
     #[test]
