@@ -80,7 +80,7 @@ mod view;
 mod zones;
 
 pub use buffer::Buffer;
-pub use device::{Device, Info, Limits, Metrics, ZoneInfo, ZoneKind};
+pub use device::{Device, Info, Limits, Metrics, PartOf, ZoneInfo, ZoneKind};
 pub use engine::EngineChoice;
 pub use handle::{
     Failed, HandleOptions, IO_THREADS_MAX, Operation, Record, Records, Transfer, Zone,

@@ -28,7 +28,7 @@ pub(crate) use mount::is_zonefs;
 pub(crate) use probe::{Queue, Sysfs, device_number};
 pub(crate) use report::Reported;
 
-use crate::device::{Device, Drive, Medium, OpenNotes};
+use crate::device::{Device, Drive, Medium, OpenNotes, PartOf};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::open::OpenOptions;
@@ -312,6 +312,14 @@ impl Block {
         match &self.way {
             Way::Node(..) => ("block device", None),
             Way::Files(zonefs) => ("zonefs", Some(zonefs.layout())),
+        }
+    }
+
+    /// What it is a part of, if it is one file of a zonefs.
+    pub(crate) fn part(&self) -> Option<&PartOf> {
+        match &self.way {
+            Way::Node(..) => None,
+            Way::Files(zonefs) => zonefs.part(),
         }
     }
 

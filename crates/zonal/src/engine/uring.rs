@@ -36,6 +36,7 @@ use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::file::FileDisk;
+use super::spread::Spread;
 use super::wake::Wake;
 use super::{EngineOptions, Io, IoKind, Zoned};
 use crate::buffer::{Arena, Buffer};
@@ -89,7 +90,12 @@ pub(crate) trait Below: fmt::Debug + AsRawFd {
     /// The requests that the kernel has to know for it, and what they are called.
     const NEEDED: &'static [(u8, &'static str)];
 
-    /// A request's entry, for the ring's only registered file; `known`: its bytes lie in the registered
+    /// A file that the ring keeps open besides its own, to which no request goes by its place.
+    fn also_kept(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// A request's entry, for the ring's first registered file; `known`: its bytes lie in the registered
     /// buffer.
     fn entry(&mut self, io: &Io, known: bool) -> Self::Entry;
 
@@ -142,7 +148,9 @@ impl<B: Below> Uring<B> {
     ) -> io::Result<Self> {
         let ring = set_up::<B>(options)?;
         check_support::<B>(&ring)?;
-        ring.submitter().register_files(&[below.as_raw_fd()])?;
+        let files: Vec<RawFd> =
+            std::iter::once(below.as_raw_fd()).chain(below.also_kept()).collect();
+        ring.submitter().register_files(&files)?;
         let arena = arena.filter(|_| options.register_buffers).cloned();
         let registered = arena.as_ref().map_or(0, |arena| register(&ring, arena));
         let entries = ring.params().sq_entries() + ring.params().cq_entries();
@@ -611,6 +619,10 @@ impl Below for FileDisk {
         (opcode::Fallocate::CODE, "fallocate"),
         (opcode::PollAdd::CODE, "poll"),
     ];
+
+    fn also_kept(&self) -> Option<RawFd> {
+        self.spread().and_then(Spread::locked)
+    }
 
     #[inline]
     fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
