@@ -87,8 +87,8 @@ impl FileDisk {
     }
 
     /// The files to which requests go, if there are several.
-    pub(super) fn spread(&self) -> Option<&Spread> {
-        self.inner.spread.as_deref()
+    pub(super) fn spread(&self) -> Option<&Arc<Spread>> {
+        self.inner.spread.as_ref()
     }
 
     /// This handle, whose queues will have engines of that kind.

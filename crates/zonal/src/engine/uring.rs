@@ -14,8 +14,8 @@
 //!   submission: nothing goes out before the caller of [`submit`](Uring::submit) says so.
 //! * The ring is dropped before the file and the arena it knows.
 //!
-//! What the ring talks to ([`Below`]) says in which entries, and what they mean: a file (here), or an
-//! NVMe namespace ([`super::nvme`]).
+//! What the ring talks to ([`Below`]) says in which entries, and what they mean: a file or several ([`Files`],
+//! here), or an NVMe namespace ([`super::nvme`]).
 //!
 //! A ring made with `hipri` belongs to [`Polled`](super::polled::Polled), which gives it nothing but
 //! reads and writes, and asks it by [`ask`](Uring::ask). Nobody notifies it.
@@ -607,32 +607,67 @@ macro_rules! entry {
     }};
 }
 
+/// What a ring needs of the kernel for files.
+const NEEDED_OF_FILES: &[(u8, &str)] = &[
+    (opcode::Read::CODE, "read"),
+    (opcode::Write::CODE, "write"),
+    (opcode::ReadFixed::CODE, "read into a registered buffer"),
+    (opcode::WriteFixed::CODE, "write from a registered buffer"),
+    (opcode::Fsync::CODE, "fsync"),
+    (opcode::Fallocate::CODE, "fallocate"),
+    (opcode::PollAdd::CODE, "poll"),
+];
+
 impl Below for FileDisk {
     type Entry = squeue::Entry;
     type Completion = cqueue::Entry;
-    const NEEDED: &'static [(u8, &'static str)] = &[
-        (opcode::Read::CODE, "read"),
-        (opcode::Write::CODE, "write"),
-        (opcode::ReadFixed::CODE, "read into a registered buffer"),
-        (opcode::WriteFixed::CODE, "write from a registered buffer"),
-        (opcode::Fsync::CODE, "fsync"),
-        (opcode::Fallocate::CODE, "fallocate"),
-        (opcode::PollAdd::CODE, "poll"),
-    ];
-
-    fn also_kept(&self) -> Option<RawFd> {
-        self.spread().and_then(Spread::locked)
-    }
+    const NEEDED: &'static [(u8, &'static str)] = NEEDED_OF_FILES;
 
     #[inline]
     fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
-        match self.spread() {
-            None => entry!(self, io, known, Fixed(REGISTERED), io.offset),
-            Some(spread) => {
-                let (descriptor, offset) = spread.locate(io.kind, io.offset);
-                entry!(self, io, known, Fd(descriptor), offset)
-            }
-        }
+        entry!(self, io, known, Fixed(REGISTERED), io.offset)
+    }
+
+    fn note(&mut self, _: &cqueue::Entry) {}
+
+    fn result(&self, _: u64, result: i32) -> io::Result<u32> {
+        u32::try_from(result).map_err(|_| os_error(result))
+    }
+}
+
+/// The files of a spread, to which a ring is made apart, so that a ring over one file has nothing to ask at
+/// each push.
+#[derive(Debug)]
+pub(crate) struct Files {
+    folder: FileDisk,
+    spread: Arc<Spread>,
+}
+
+impl Files {
+    pub(super) fn new(folder: &FileDisk, spread: &Arc<Spread>) -> Self {
+        Self { folder: folder.clone(), spread: spread.clone() }
+    }
+}
+
+impl AsRawFd for Files {
+    fn as_raw_fd(&self) -> RawFd {
+        self.folder.as_raw_fd()
+    }
+}
+
+impl Below for Files {
+    type Entry = squeue::Entry;
+    type Completion = cqueue::Entry;
+    const NEEDED: &'static [(u8, &'static str)] = NEEDED_OF_FILES;
+
+    fn also_kept(&self) -> Option<RawFd> {
+        self.spread.locked()
+    }
+
+    fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
+        let (descriptor, offset) = self.spread.locate(io.kind, io.offset);
+        let folder = &self.folder;
+        entry!(folder, io, known, Fd(descriptor), offset)
     }
 
     fn note(&mut self, _: &cqueue::Entry) {}
