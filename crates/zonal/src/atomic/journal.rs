@@ -164,7 +164,8 @@ fn refuse_later(disk: &Disk, header: &Header, mark: Mark) -> Result<()> {
 /// As [`walk`]; then, and when writing fails, nothing is reclaimed, and it can be done again.
 pub(super) fn replay(journal: &Disk, header: &Header, data: &Disk) -> Result<(Replayed, Mark)> {
     // All of it is looked at before anything is changed.
-    walk(journal, header, |_, _| Ok(()))?;
+    let (_, end) = walk(journal, header, |_, _| Ok(()))?;
+    next_session(header, end, header.file)?;
     let failed = |error: io::Error| {
         let text = format!("putting the journal's units in their places: {}", io_text(&error));
         Error::new(io_kind(&error), text).with_source(error)
@@ -188,10 +189,9 @@ impl Journal {
     /// its header is durable.
     ///
     /// # Errors
-    /// The medium's.
+    /// [`ErrorKind::Damaged`]: its numbers end; the medium's.
     pub(super) fn begin(disk: Disk, found: &Header, tail: Mark, file: FileId) -> Result<Self> {
-        let session = found.session + 1;
-        let header = Header { session, tail, file, ..found.clone() };
+        let header = next_session(found, tail, file)?;
         let room = near(BLOCK_BYTES + header.record_units_max().min(RECORD_UNITS_MAX));
         let room = AlignedBytes::zeroed(room);
         let mut journal = Self { disk, ledger: Ledger::new(&header), header, room };
@@ -283,3 +283,13 @@ pub(super) fn journal_error(error: io::Error) -> Error {
 fn near(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
+/// The header of a session behind the records before `tail`.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`]: the numbers of `found` end.
+fn next_session(found: &Header, tail: Mark, file: FileId) -> Result<Header> {
+    let header = Header { session: found.session + 1, tail, file, ..found.clone() };
+    header.check_next()?;
+    Ok(header)
+}
+
