@@ -3,7 +3,8 @@
 //! `cargo run --release -p zonal --example append_loop -- mem:size=1G,zone-size=256M 512 32`
 //!
 //! It takes empty zones, one after the other. On a drive that has none, `--reset --yes` makes some
-//! first, which erases all that the drive holds.
+//! first, which erases all that the drive holds. It goes on for two seconds, or until `--records=N` are there: so
+//! two runs differ by so many appends and nothing else, which is how instructions are counted.
 
 use std::time::{Duration, Instant};
 use zonal::{OpenOptions, QueueOptions, Request, Target, ZoneState};
@@ -39,8 +40,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err(format!("{target}: no zone is empty; {next}").into());
     }
 
+    let records = options.iter().find_map(|option| option.strip_prefix("--records="));
+    let records = records.map(str::parse::<u64>).transpose()?;
     let (start, mut done, mut pushed) = (Instant::now(), 0_u64, 0_u64);
-    while start.elapsed() < Duration::from_secs(2) {
+    let goes_on = |done| match records {
+        Some(records) => done < records,
+        None => start.elapsed() < Duration::from_secs(2),
+    };
+    while goes_on(done) {
         while let Some(buffer) = queue.buffer(length) {
             if pushed == capacity {
                 (pushed, _) = (0, zones.next());

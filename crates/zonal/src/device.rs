@@ -16,7 +16,8 @@ use crate::view::{Sight, View};
 use crate::zones::Zones;
 use std::fmt;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
+use std::path::PathBuf;
 use std::sync::Arc;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
@@ -144,6 +145,18 @@ pub struct Info {
     pub recovered: Option<String>,
     /// What deserves attention.
     pub warnings: Vec<String>,
+}
+
+/// What a drive is a part of that is one zone's file of a mounted zonefs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartOf {
+    /// The folder on which the zonefs is mounted, which is a drive too.
+    pub folder: PathBuf,
+    /// The file below it: `seq/3`.
+    pub file: PathBuf,
+    /// The numbers of its zones as those of the folder.
+    pub zones: Range<u32>,
 }
 
 /// Counts of what is rare, since the drive was opened.
@@ -280,6 +293,19 @@ impl Device {
             session,
             recovered,
             warnings,
+        }
+    }
+
+    /// What the drive is a part of, if it is one zone's file of a mounted zonefs; of a whole drive nothing.
+    #[must_use]
+    pub fn part_of(&self) -> Option<&PartOf> {
+        match &self.drive.medium {
+            Medium::Block(block) => block.part(),
+            Medium::Memory(_)
+            | Medium::Planned(_)
+            | Medium::Image(_)
+            | Medium::File(_)
+            | Medium::Nvme(_) => None,
         }
     }
 

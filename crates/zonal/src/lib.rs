@@ -64,6 +64,9 @@ mod device;
 mod engine;
 pub mod faults;
 mod file_zone;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod image;
 mod live;
@@ -80,7 +83,7 @@ mod view;
 mod zones;
 
 pub use buffer::Buffer;
-pub use device::{Device, Info, Limits, Metrics, ZoneInfo, ZoneKind};
+pub use device::{Device, Info, Limits, Metrics, PartOf, ZoneInfo, ZoneKind};
 pub use engine::EngineChoice;
 pub use handle::{
     Failed, HandleOptions, IO_THREADS_MAX, Operation, Record, Records, Transfer, Zone,

@@ -13,8 +13,8 @@ use zonal_core::format::Geometry;
 /// A drive's name, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// An image, a zoned block device, the generic device of a zoned NVMe namespace, or a mounted zonefs:
-    /// what it is, is looked at when it is opened.
+    /// An image, a zoned block device, the generic device of a zoned NVMe namespace, a mounted zonefs or
+    /// one zone's file in it: what it is, is looked at when it is opened.
     Path(PathBuf),
     /// A drive in memory, of this shape.
     Memory(Geometry),

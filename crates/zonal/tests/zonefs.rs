@@ -20,8 +20,8 @@ const BLOCK: usize = 4096;
 const REPAIR: &str = "errors=repair";
 const EXPLICIT: &str = "errors=repair,explicit-open";
 
-/// Both engines. Before Linux 6.6 zonefs makes zone appends of what threads write, which on null_blk end as
-/// `EIO` with the data written.
+/// Both engines. Before Linux 6.6 zonefs makes zone appends of what threads write, and has them end as `EIO` with
+/// the data written, so that threads are refused there.
 fn engines() -> &'static [EngineChoice] {
     let engines = &[EngineChoice::IoUring, EngineChoice::Threads];
     if !writes_of_threads_are_writes() {
@@ -86,6 +86,12 @@ impl Bench {
         zonal::open(&Target::Path(self.folder.clone()), &options).unwrap()
     }
 
+    /// The drive of one zone's file.
+    fn open_alone(&self, zone: u32, engine: EngineChoice) -> Device {
+        let options = OpenOptions { engine, ..OpenOptions::default() };
+        zonal::open(&Target::Path(self.file(zone)), &options).unwrap()
+    }
+
     /// The file of a zone.
     fn file(&self, zone: u32) -> PathBuf {
         self.folder.join("seq").join(zone.to_string())
@@ -121,6 +127,18 @@ impl Bench {
         let first = (u64::from(zone) + 1) * self.zone_size() / 512 + block * 8;
         let sign = if bad { '+' } else { '-' };
         self.set("badblocks", &format!("{sign}{first}-{}", first + 7));
+    }
+
+    /// Whether this kernel's null_blk makes zones die on command; if not, says that it is skipped.
+    fn zones_can_die(&self) -> bool {
+        let can =
+            Path::new("/sys/kernel/config/nullb").join(self.name()).join("zone_offline").exists();
+        if !can {
+            println!(
+                "SKIP: this kernel's null_blk makes no zone read-only or offline (Linux 6.2 does)"
+            );
+        }
+        can
     }
 
     /// Makes the device say a zone's condition, or take that back.
@@ -412,7 +430,7 @@ fn zones_that_die_under_load_are_found_and_nothing_acknowledged_is_lost() {
         ("zone_offline", ZoneState::Offline, ErrorKind::ZoneOffline),
     ];
     for (options, &engine) in [REPAIR, EXPLICIT].into_iter().zip(engines().iter().cycle()) {
-        let Some(bench) = Bench::new(options) else { return };
+        let Some(bench) = Bench::new(options).filter(Bench::zones_can_die) else { return };
         let drive = bench.open(engine);
         for (zone, (attribute, dead, kind)) in (0..).zip(kinds) {
             let mut queue = queue(&drive);
@@ -591,7 +609,7 @@ fn what_is_no_drive_of_ones_own_is_refused_with_a_next_step() {
     let target = Target::Path(bench.folder.clone());
     refused(Path::new("/zonefs"), ErrorKind::NotZoned, "where a zonefs is mounted");
     refused(&bench.folder.join("seq"), ErrorKind::NotZoned, "mounted at, /zonefs/test");
-    refused(&bench.file(0), ErrorKind::NotZoned, "mounted at, /zonefs/test");
+    refused(&bench.folder.join("seq/99"), ErrorKind::NotFound, "seq/99");
     let drive = bench.open(EngineChoice::Auto);
     append(&mut queue(&drive), 0, 3, 2);
     refused(&bench.folder, ErrorKind::InUse, "another session");
@@ -604,4 +622,185 @@ fn what_is_no_drive_of_ones_own_is_refused_with_a_next_step() {
     let reader = zonal::open(&target, &read).unwrap();
     assert_eq!((pointer(&reader, 0), state(&reader, 0)), (8192, ZoneState::Closed));
     assert_eq!(append_error(&mut queue(&reader), 0).kind(), ErrorKind::DeviceReadOnly);
+}
+
+/// Those that a request may not be refused for.
+fn is_open_to_write(bench: &Bench, path: &Path) -> bool {
+    let opened = zonal::open(&Target::Path(path.into()), &OpenOptions::default());
+    if let Err(error) = &opened {
+        assert_eq!(
+            error.kind(),
+            ErrorKind::InUse,
+            "{} of {}: {error}",
+            path.display(),
+            bench.device()
+        );
+    }
+    opened.is_ok()
+}
+
+#[test]
+fn one_zone_s_file_is_a_drive_of_that_zone_and_touches_no_other() {
+    for options in [REPAIR, EXPLICIT] {
+        let Some(bench) = Bench::new(options) else { return };
+        let capacity = {
+            let whole = bench.open(EngineChoice::IoUring);
+            append(&mut queue(&whole), 2, 8, 1);
+            append(&mut queue(&whole), 4, 9, 1);
+            let capacity = whole.geometry().zone_capacity;
+            whole.close().unwrap();
+            capacity
+        };
+        for &engine in engines() {
+            let drive = bench.open_alone(3, engine);
+            let geometry = drive.geometry();
+            assert_eq!((geometry.size, geometry.zone_capacity), (bench.zone_size(), capacity));
+            let part = drive.part_of().unwrap();
+            assert_eq!((&part.folder, part.zones.clone()), (&bench.folder, 3..4));
+            assert_eq!(part.file, Path::new("seq/3"));
+            assert_eq!(drive.report(..).unwrap().len(), 1);
+            assert_eq!(append_error(&mut queue(&drive), 1).kind(), ErrorKind::OutOfRange);
+            let mut queue = queue(&drive);
+            // Many at a time, of any kind, and all of it where it was said to be.
+            let mut places = Vec::new();
+            for byte in 1..=24_u8 {
+                let bytes = blocks(byte, 1 + usize::from(byte) % 3);
+                let request = Request::append(0, bytes).tag(byte.into());
+                queue.push(request).unwrap();
+            }
+            queue.submit_and_wait(24).unwrap();
+            while let Some(c) = queue.next_completion() {
+                places.push((c.offset, c.result.unwrap() as usize / BLOCK, c.tag as u8));
+            }
+            let end = pointer(&drive, 0);
+            run(&mut queue, Request::write_at(end, blocks(77, 1))).result.unwrap();
+            run(&mut queue, Request::append_ordered(0, blocks(78, 2))).result.unwrap();
+            places.extend([(end, 1, 77), (end + BLOCK as u64, 2, 78)]);
+            for &(offset, count, byte) in &places {
+                let read = run(&mut queue, Request::read_at(offset, blocks(0xEE, count)));
+                assert!(read.buffer.unwrap().iter().all(|&b| b == byte), "at {offset}");
+            }
+            let end = end + 3 * BLOCK as u64;
+            assert_eq!((pointer(&drive, 0), bench.size(3), bench.on_device(3).0), (end, end, end));
+            run(&mut queue, Request::flush()).result.unwrap();
+            let open = bench.on_device(3).1;
+            assert_eq!(open, if options == EXPLICIT { "oe" } else { "oi" });
+            run(&mut queue, Request::close(0)).result.unwrap();
+            assert_eq!(state(&drive, 0), ZoneState::Closed);
+            assert!(options == REPAIR || bench.on_device(3).1 == "cl", "{:?}", bench.on_device(3));
+            run(&mut queue, Request::finish(0)).result.unwrap();
+            assert_eq!((bench.size(3), bench.on_device(3).1.as_str()), (capacity, "fu"));
+            run(&mut queue, Request::reset(0)).result.unwrap();
+            assert_eq!((bench.size(3), bench.on_device(3).1.as_str()), (0, "em"));
+            append(&mut queue, 0, 5, 1);
+            drop(queue);
+            drive.close().unwrap();
+            // The whole sees it, and its neighbours are as they were.
+            let whole = bench.open(engine);
+            let mut queue = self::queue(&whole);
+            assert_eq!([2, 3, 4].map(|zone| read(&mut queue, zone, 2)), [[8, 0], [5, 0], [9, 0]]);
+            run(&mut queue, Request::reset(3)).result.unwrap();
+            drop(queue);
+            whole.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn files_go_side_by_side_and_the_whole_goes_alone() {
+    let Some(bench) = Bench::new(EXPLICIT) else { return };
+    let one = bench.open_alone(0, EngineChoice::Auto);
+    let other = bench.open_alone(1, EngineChoice::Auto);
+    append(&mut queue(&one), 0, 1, 1);
+    append(&mut queue(&other), 0, 2, 1);
+    for path in [bench.file(0), bench.file(1), bench.folder.clone()] {
+        assert!(!is_open_to_write(&bench, &path), "{}", path.display());
+    }
+    assert!(is_open_to_write(&bench, &bench.file(2)));
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let reader = zonal::open(&Target::Path(bench.file(1)), &options).unwrap();
+    assert_eq!(read(&mut queue(&reader), 0, 2), [2, 0]);
+    assert_eq!(append_error(&mut queue(&reader), 0).kind(), ErrorKind::DeviceReadOnly);
+    one.close().unwrap();
+    assert!(is_open_to_write(&bench, &bench.file(0)), "it is free again");
+    assert!(!is_open_to_write(&bench, &bench.folder));
+    other.close().unwrap();
+    let whole = bench.open(EngineChoice::Auto);
+    assert!(!is_open_to_write(&bench, &bench.file(5)));
+    assert_eq!(read(&mut queue(&whole), 1, 2), [2, 0]);
+}
+
+#[test]
+fn a_file_whose_zone_dies_is_found_and_what_was_acknowledged_is_flushed() {
+    for (attribute, dead, kind) in [
+        ("zone_readonly", ZoneState::ReadOnly, ErrorKind::ZoneReadOnly),
+        ("zone_offline", ZoneState::Offline, ErrorKind::ZoneOffline),
+    ] {
+        let Some(bench) = Bench::new(REPAIR).filter(Bench::zones_can_die) else { return };
+        let drive = bench.open_alone(6, EngineChoice::IoUring);
+        let mut queue = queue(&drive);
+        let die = |count| {
+            if count == 100 {
+                bench.set_condition(6, attribute);
+            }
+        };
+        let load = load(&mut queue, 0, 16, die);
+        assert_eq!((load.at_fault().kind(), state(&drive, 0)), (kind, dead), "{}", load.at_fault());
+        if dead == ZoneState::ReadOnly {
+            load.is_all_there(&mut queue, 0);
+        }
+        // Its own file cannot be synced any more.
+        run(&mut queue, Request::flush()).result.unwrap();
+        drop(queue);
+        drive.close().unwrap();
+        bench.set_condition(6, attribute);
+    }
+}
+
+#[test]
+fn a_file_that_gets_no_place_says_so_and_can_be_reset_all_the_same() {
+    let Some(bench) = Bench::new(EXPLICIT) else { return };
+    let limit = bench.open(EngineChoice::Auto).limits().max_open_zones.unwrap();
+    let drive = bench.open_alone(0, EngineChoice::Auto);
+    assert_eq!(drive.limits().max_open_zones, None, "the others' zones are not known");
+    let mut queue = queue(&drive);
+    append(&mut queue, 0, 1, 1);
+    run(&mut queue, Request::close(0)).result.unwrap();
+    let held = || {
+        (0..100).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            (bench.files_open_to_write() == 0).then_some(())
+        })
+    };
+    held().expect("the kernel closes it in its own time");
+    let others: Vec<_> = (0..limit).map(|n| bench.other(8 + n).unwrap()).collect();
+    let error = append_error(&mut queue, 0);
+    assert_eq!(error.kind(), ErrorKind::TooManyOpenZones, "{error}");
+    run(&mut queue, Request::reset(0)).result.unwrap();
+    drop(others);
+    assert_eq!(append(&mut queue, 0, 2, 1), 0);
+}
+
+#[test]
+fn where_threads_cannot_write_they_are_refused_and_read_all_the_same() {
+    let Some(bench) = Bench::new(REPAIR) else { return };
+    let over_threads = |path: PathBuf, read_only| {
+        let options =
+            OpenOptions { read_only, engine: EngineChoice::Threads, ..OpenOptions::default() };
+        zonal::open(&Target::Path(path), &options)
+    };
+    append(&mut queue(&bench.open(EngineChoice::IoUring)), 0, 3, 1);
+    for path in [bench.folder.clone(), bench.file(0)] {
+        let reader = over_threads(path.clone(), true).unwrap();
+        assert_eq!(read(&mut queue(&reader), 0, 2), [3, 0]);
+        drop(reader);
+        let writer = over_threads(path, false);
+        if writes_of_threads_are_writes() {
+            writer.unwrap();
+            continue;
+        }
+        let error = writer.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("choose the io_uring engine"), "{error}");
+    }
 }

@@ -11,8 +11,8 @@ use crate::{output::Ui, own::OwnFiles};
 /// The drive a command works on; always the first word.
 #[derive(Args, Debug)]
 pub(crate) struct TargetArg {
-    /// An image, a zoned block device, an NVMe namespace (`/dev/ng0n1`), the folder of a mounted zonefs,
-    /// `mem:size=8G,zone-size=64M` or `file:PATH`; behind it perhaps `,faults=…`, how it fails
+    /// An image, a zoned block device, an NVMe namespace (`/dev/ng0n1`), the folder of a mounted zonefs or
+    /// one zone's file in it, `mem:size=8G,zone-size=64M` or `file:PATH`; behind it perhaps `,faults=…`, how it fails
     #[arg(value_name = "TARGET")]
     pub(crate) target: String,
 }

@@ -102,6 +102,13 @@ pub(crate) fn run(args: &DumpArgs, ui: &Ui) -> Result<Outcome> {
     }
     let interrupt = Interrupt::install()?;
     let device = args.target.open(Access::Read, ui)?;
+    // One file of a zonefs may be so; a dump of it would go onto no drive that can be made.
+    if device.geometry().sequential_zones() == 0 {
+        bail!(
+            "{}: it has conventional zones alone; copy the file (cp), or dump the whole",
+            args.target.target
+        );
+    }
     let sink = Sink::open(&args.output, args.force)?;
     let counts = match dump(&device, sink.file()?, &interrupt, ui) {
         Err(error) => match interrupt.signal() {

@@ -37,6 +37,9 @@ struct Description {
     engine: String,
     direct_io: bool,
     layout: Option<String>,
+    /// Where the drive is one zone's file of a zonefs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part_of: Option<PartOf>,
     cluster_size: Option<u64>,
     image_id: Option<String>,
     session: Option<String>,
@@ -45,6 +48,31 @@ struct Description {
     /// The plan by which it fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     faults: Option<String>,
+}
+
+/// Which zones of which mounted zonefs.
+#[derive(Serialize)]
+struct PartOf {
+    target: String,
+    file: String,
+    zone: u32,
+    zones: u32,
+}
+
+impl PartOf {
+    fn of(part: &zonal::PartOf) -> Self {
+        let [target, file] = [&part.folder, &part.file].map(|path| path.display().to_string());
+        let (zone, zones) = (part.zones.start, part.zones.end - part.zones.start);
+        Self { target, file, zone, zones }
+    }
+
+    fn line(&self) -> String {
+        let Self { target, file, zone, zones } = self;
+        let last = zone + zones.saturating_sub(1);
+        let zones =
+            if *zones == 1 { format!("zone {zone}") } else { format!("zones {zone}..={last}") };
+        format!("{target}: {file}, its {zones}")
+    }
 }
 
 impl Description {
@@ -67,6 +95,7 @@ impl Description {
             engine: limits.engine.to_owned(),
             direct_io: limits.direct_io,
             layout: info.layout.map(str::to_owned),
+            part_of: device.part_of().map(PartOf::of),
             cluster_size: info.cluster_size,
             image_id: info.image_id.map(uuid),
             session: info.session,
@@ -108,6 +137,7 @@ impl Description {
             ("max active zones", Some(limit(self.max_active_zones))),
             ("engine", Some(format!("{}{direct}", self.engine))),
             ("layout", self.layout()),
+            ("part of", self.part_of.as_ref().map(PartOf::line)),
             ("image id", self.image_id.clone()),
             ("session", self.session.clone()),
             ("recovered", self.recovered.clone()),
@@ -150,6 +180,15 @@ pub(crate) fn run(args: &InfoArgs, ui: &Ui) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_named_with_the_zones_it_is() {
+        let part = |zone, zones| {
+            PartOf { target: "/mnt".into(), file: "seq/3".into(), zone, zones }.line()
+        };
+        assert_eq!(part(3, 1), "/mnt: seq/3, its zone 3");
+        assert_eq!(part(0, 4), "/mnt: seq/3, its zones 0..=3");
+    }
 
     #[test]
     fn an_id_is_grouped() {

@@ -280,6 +280,22 @@ impl Header {
         Ok(())
     }
 
+    /// Whether the header written next, which counts one generation more, can be read again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`]: one of its numbers is where they end, as no lifetime of writes gets to.
+    pub fn check_next(&self) -> Result<()> {
+        let Self { generation, session, tail, .. } = *self;
+        let ended = [generation.saturating_add(1), session, tail.position, tail.sequence]
+            .into_iter()
+            .find(|&value| value >= COUNT_END);
+        ended.map_or(Ok(()), |value| {
+            let text =
+                format!("the journal counts up to {value}, which no later one could; move it away");
+            Err(damaged(self.place(), BLOCK_BYTES, text))
+        })
+    }
+
     /// The largest unit its ring takes, in bytes: a quarter of the ring, so that one is always on its way
     /// while another is reclaimed.
     #[must_use]
@@ -489,6 +505,21 @@ mod tests {
         assert_eq!(words, [4, 2, 131_072, 163_840, 9, 77, 5]);
         assert!(bytes[88..BLOCK - 4].iter().all(|byte| *byte == 0));
         assert_eq!(Header::decode(&copies(&header), FILE_BYTES).unwrap(), header);
+    }
+
+    #[test]
+    fn a_journal_at_the_end_of_its_numbers_is_not_gone_on_with() {
+        let header = header();
+        header.check_next().unwrap();
+        let last = COUNT_END - 1;
+        for worn in [
+            Header { generation: last, ..header.clone() },
+            Header { session: COUNT_END, ..header.clone() },
+            Header { tail: Mark { position: COUNT_END, sequence: 9 }, ..header.clone() },
+            Header { tail: Mark { position: 0, sequence: COUNT_END }, ..header },
+        ] {
+            assert_eq!(worn.check_next().unwrap_err().kind(), ErrorKind::Damaged, "{worn:?}");
+        }
     }
 
     #[test]

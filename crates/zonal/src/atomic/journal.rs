@@ -164,7 +164,8 @@ fn refuse_later(disk: &Disk, header: &Header, mark: Mark) -> Result<()> {
 /// As [`walk`]; then, and when writing fails, nothing is reclaimed, and it can be done again.
 pub(super) fn replay(journal: &Disk, header: &Header, data: &Disk) -> Result<(Replayed, Mark)> {
     // All of it is looked at before anything is changed.
-    walk(journal, header, |_, _| Ok(()))?;
+    let (_, end) = walk(journal, header, |_, _| Ok(()))?;
+    next_session(header, end, header.file)?;
     let failed = |error: io::Error| {
         let text = format!("putting the journal's units in their places: {}", io_text(&error));
         Error::new(io_kind(&error), text).with_source(error)
@@ -183,15 +184,37 @@ pub(super) fn replay(journal: &Disk, header: &Header, data: &Disk) -> Result<(Re
     Ok(found)
 }
 
+/// What an opening found alive in a journal.
+#[cfg(fuzzing)]
+#[derive(Debug)]
+pub struct Begun {
+    /// Where each unit went, and its length, in bytes.
+    pub units: Vec<(u64, u64)>,
+}
+
+/// Does what an opening does with a journal: it is replayed, and a session is begun. Nothing: it has not been
+/// made to its end.
+#[cfg(fuzzing)]
+pub(crate) fn begin_journal(journal: Disk, data: &Disk) -> Result<Option<Begun>> {
+    let Found::Journal(header) = look(&journal)? else { return Ok(None) };
+    let mut units = Vec::new();
+    walk(&journal, &header, |record, _| {
+        units.extend(record.entries.iter().map(|entry| (entry.offset, entry.length)));
+        Ok(())
+    })?;
+    let (_, end) = replay(&journal, &header, data)?;
+    Journal::begin(journal, &header, end, header.file)?;
+    Ok(Some(Begun { units }))
+}
+
 impl Journal {
     /// Begins a session behind the records before `tail`, which are replayed. No record is written before
     /// its header is durable.
     ///
     /// # Errors
-    /// The medium's.
+    /// [`ErrorKind::Damaged`]: its numbers end; the medium's.
     pub(super) fn begin(disk: Disk, found: &Header, tail: Mark, file: FileId) -> Result<Self> {
-        let session = found.session + 1;
-        let header = Header { session, tail, file, ..found.clone() };
+        let header = next_session(found, tail, file)?;
         let room = near(BLOCK_BYTES + header.record_units_max().min(RECORD_UNITS_MAX));
         let room = AlignedBytes::zeroed(room);
         let mut journal = Self { disk, ledger: Ledger::new(&header), header, room };
@@ -261,6 +284,16 @@ impl Journal {
         self.disk.write_all_at(&bytes, self.header.place()).map_err(journal_error)?;
         self.disk.sync_data().map_err(journal_error)
     }
+}
+
+/// The header of a session behind the records before `tail`.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`]: the numbers of `found` end.
+fn next_session(found: &Header, tail: Mark, file: FileId) -> Result<Header> {
+    let header = Header { session: found.session + 1, tail, file, ..found.clone() };
+    header.check_next()?;
+    Ok(header)
 }
 
 /// Reads around the ring's end.

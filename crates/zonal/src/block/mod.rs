@@ -28,7 +28,7 @@ pub(crate) use mount::is_zonefs;
 pub(crate) use probe::{Queue, Sysfs, device_number};
 pub(crate) use report::Reported;
 
-use crate::device::{Device, Drive, Medium, OpenNotes};
+use crate::device::{Device, Drive, Medium, OpenNotes, PartOf};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::open::OpenOptions;
@@ -315,6 +315,14 @@ impl Block {
         }
     }
 
+    /// What it is a part of, if it is one file of a zonefs.
+    pub(crate) fn part(&self) -> Option<&PartOf> {
+        match &self.way {
+            Way::Node(..) => None,
+            Way::Files(zonefs) => zonefs.part(),
+        }
+    }
+
     /// The longest write that may be on its way together with others of its zone, in bytes.
     pub(crate) fn whole_write(&self) -> u64 {
         self.whole_write
@@ -433,6 +441,26 @@ impl Way {
             Self::Files(zonefs) => zonefs.manage(zone, op),
         }
     }
+}
+
+/// The shape and zones of a device that sysfs and its report speak of so.
+#[cfg(fuzzing)]
+pub(crate) fn answered(
+    sysfs: &Path,
+    report: &[u8],
+    has_capacity: bool,
+) -> Result<(Geometry, Vec<Reported>)> {
+    let sysfs = Sysfs::at(sysfs);
+    sysfs.refuse_unzoned()?;
+    let queue = sysfs.queue()?;
+    let reported = report::zones(report, has_capacity)?;
+    Ok((geometry(&queue, &reported)?, reported))
+}
+
+/// How lines of `mountinfo` have a zonefs mounted.
+#[cfg(fuzzing)]
+pub(crate) fn mounted_as(lines: &[u8], device: &str, path: &Path) -> Option<String> {
+    mount::Mount::among(lines, device, path).map(|mount| format!("{mount:?}"))
 }
 
 fn no_thread(error: io::Error) -> Error {

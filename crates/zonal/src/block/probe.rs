@@ -60,6 +60,12 @@ impl Sysfs {
         Ok(Self { folder })
     }
 
+    /// A folder like those of sysfs.
+    #[cfg(fuzzing)]
+    pub(super) fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
     /// The device's name.
     pub(crate) fn device(&self) -> String {
         Self::name(&self.folder)
@@ -123,7 +129,7 @@ impl Sysfs {
     /// # Errors
     /// `Unsupported`: what zones cannot be without is missing.
     pub(crate) fn queue(&self) -> Result<Queue> {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let release = release();
         let scheduler = self.word("queue/scheduler").unwrap_or_default();
         let needed = |name| self.number(name).and_then(|value| value.ok_or_else(|| missing(name)));
         let block_size = needed("queue/logical_block_size")?;
@@ -194,14 +200,24 @@ fn mounted(mounts: &str, number: &str) -> Option<String> {
     })
 }
 
-/// Why this kernel may put writes to a zone out of order, if so.
-fn disorder(release: &str, scheduler: &str) -> Option<String> {
+/// What this kernel calls itself (`6.12.117+deb12-amd64`); nothing where it does not tell.
+pub(super) fn release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().to_owned()
+}
+
+/// The two numbers that a release begins with; zeros where it has none.
+pub(super) fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    let version = match (numbers.next(), numbers.next()) {
+    match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
         _ => (0, 0),
-    };
-    if version >= PLUGS_WRITES || scheduler.contains(&format!("[{KEEPS_ORDER}]")) {
+    }
+}
+
+/// Why this kernel may put writes to a zone out of order, if so.
+fn disorder(release: &str, scheduler: &str) -> Option<String> {
+    if version(release) >= PLUGS_WRITES || scheduler.contains(&format!("[{KEEPS_ORDER}]")) {
         return None;
     }
     Some(format!(

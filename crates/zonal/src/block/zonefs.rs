@@ -6,20 +6,23 @@
 //! ```
 //!
 //! The device's first zone holds the superblock and is no file, so zone `n` here is the device's zone
-//! `n + 1`.
+//! `n + 1`. One file may also be a drive by itself, whose zones are all that is in it: its one, or those of
+//! an aggregated file.
 //!
 //! Invariants:
 //! * a file of `seq` is open for writing only while the rules have its zone open, or until the next one is
 //!   to be opened. Under the mount option `explicit-open` that is what opens and closes the zone on the
 //!   device. Which mounts have that option no kernel tells, so all are treated alike;
-//! * who writes has the folder's lock, by the description that every ring keeps open.
+//! * who writes to all has the folder's lock for itself, by the description that every ring keeps open; who
+//!   writes to one file shares it, and has the file's lock for itself, by another such description.
 
-use super::probe::{Queue, Sysfs};
+use super::probe::{Queue, Sysfs, release, version};
 use super::report::{Reported, SECTOR};
 use super::{Block, Way, assemble, blocks, claimed, device_error, mount, write_kind};
-use crate::device::{Device, OpenNotes};
+use crate::device::{Device, OpenNotes, PartOf};
 use crate::engine::file::FileDisk;
 use crate::engine::spread::{Place, Spread};
+use crate::engine::{EngineChoice, EngineKind};
 use crate::open::OpenOptions;
 use crate::sys::file::truncate;
 use crate::sys::limits;
@@ -44,6 +47,15 @@ use zonal_core::zone::{ZoneOp, ZoneState};
 const HOLD_TRIES: u32 = 25;
 const HOLD_PAUSE: Duration = Duration::from_millis(4);
 
+/// The first Linux that writes what threads write to a file of `seq`. Those before make zone appends of it, which
+/// land where they should; but 6.1, with what it took over from later ones, takes the place for a wrong
+/// one, and has each fail with its data written.
+const WRITES_FOR_THREADS: (u32, u32) = (6, 6);
+
+/// How what is written is locked, and what it is in.
+const EXCLUSIVE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
+const SHARED: FlockOperation = FlockOperation::NonBlockingLockShared;
+
 /// Permission bits: of a zone that is offline none are left, of a read-only one none to write.
 const PERMISSIONS: u32 = 0o777;
 const WRITE_PERMISSIONS: u32 = 0o222;
@@ -55,6 +67,8 @@ pub(super) struct Zonefs {
     mount: Mount,
     /// The device's name.
     device: String,
+    /// Of which drive it is a part, if it is one file.
+    part: Option<PartOf>,
 }
 
 /// The folder that a zonefs is mounted on, and its files before they are opened.
@@ -64,6 +78,8 @@ struct Folder {
     conventional: Vec<ZoneFile>,
     sequential: Vec<ZoneFile>,
     to_write: bool,
+    /// It is one file that is opened, of a zonefs of more.
+    alone: bool,
 }
 
 /// A file of a zonefs, before it is opened.
@@ -115,14 +131,26 @@ pub(crate) fn open(path: &Path, name: &str, options: &OpenOptions) -> Result<Dev
 fn open_mounted(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     let folder = Folder::open(path, !options.read_only)?;
     let sysfs = Sysfs::find(folder.device()?)?;
-    let queue = queue(&sysfs, &folder.root)?;
-    let reported = reported(&queue, sysfs.size()?, &folder.conventional, &folder.sequential)?;
-    let geometry = super::geometry(&queue, &reported)?;
+    let mut queue = queue(&sysfs, &folder.root)?;
+    let first = folder.first();
+    let reported =
+        reported(&queue, sysfs.size()?, first, &folder.conventional, &folder.sequential)?;
+    let geometry = if folder.alone {
+        queue.zones = u32::try_from(reported.len()).unwrap_or(u32::MAX);
+        geometry_alone(&queue, &reported)?
+    } else {
+        super::geometry(&queue, &reported)?
+    };
     folder.refuse_short_limits(&geometry)?;
-    let spread = Arc::new(Spread::new(geometry.zone_size, folder.places(geometry.zone_size)?));
-    let file = options.driven(FileDisk::spread_over(folder.root, spread.clone()))?;
+    let spread = Arc::new(folder.spread(geometry.zone_size)?);
+    let part = folder.part(geometry.zones());
+    let in_order = folder.to_write && !folder.sequential.is_empty();
+    let mut file = options.driven(FileDisk::spread_over(folder.root, spread.clone()))?;
+    if in_order && version(&release()) < WRITES_FOR_THREADS {
+        file = over_rings_alone(file, &release())?;
+    }
     let (mount, device) = (folder.mount, sysfs.device());
-    let zonefs = Zonefs { spread, geometry: geometry.clone(), mount, device };
+    let zonefs = Zonefs { spread, geometry: geometry.clone(), mount, device, part };
     let block = Block::new(Way::Files(Arc::new(zonefs)), file, &queue, true);
     let device = assemble(block, name, options, geometry, &reported, OpenNotes::default());
     let zones = &device.drive().zones;
@@ -148,6 +176,24 @@ fn file_error(error: io::Error, path: &Path) -> Error {
     Error::new(crate::queue::io_kind(&error), text).with_source(error)
 }
 
+/// What is to be written on a kernel that does not do it for threads.
+///
+/// # Errors
+/// `Unsupported`: threads would do it.
+fn over_rings_alone(file: FileDisk, release: &str) -> Result<FileDisk> {
+    if file.engine_kind() == EngineKind::IoUring {
+        return Ok(file.without_threads());
+    }
+    let (major, minor) = WRITES_FOR_THREADS;
+    let no_ring = EngineChoice::IoUring.resolve().err();
+    let no_ring = no_ring.map_or(String::new(), |error| format!(" ({error})"));
+    let text = format!(
+        "this kernel ({release}) reports what threads have written to a zonefs as failed, and Linux \
+         {major}.{minor} does not; choose the io_uring engine{no_ring}, or open it to read"
+    );
+    Err(Error::new(ErrorKind::Unsupported, text))
+}
+
 fn refuse_unwritable(mount: &Mount) -> Result<()> {
     if !mount.read_only {
         return Ok(());
@@ -161,16 +207,16 @@ fn refuse_unwritable(mount: &Mount) -> Result<()> {
     Err(Error::new(ErrorKind::DeviceReadOnly, text))
 }
 
-/// Takes the folder for this session alone.
-fn lock(root: &File) -> Result<()> {
-    let taken = || match flock(root, FlockOperation::NonBlockingLockExclusive) {
+/// Takes the lock of the folder or a file for this session.
+fn lock(file: &File, how: FlockOperation) -> Result<()> {
+    let taken = || match flock(file, how) {
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(device_error(error.into(), "its lock")),
         Ok(()) => Ok(Some(())),
     };
     claimed(taken)?.ok_or_else(|| {
-        let text = "another session has it open to write; wait for that to end (fuser -v names it), \
-                    or open it to read";
+        let text = "another session has it, or files of it, open to write; wait for that to end (fuser -v \
+                    names it), or open it to read";
         Error::new(ErrorKind::InUse, text)
     })
 }
@@ -200,37 +246,84 @@ fn files_in(folder: &Path, kind: &str) -> Result<Vec<ZoneFile>> {
         Err(error) => return Err(failed(error)),
     };
     let count = entries.count();
-    let file = |number: usize| {
-        let path = Path::new(kind).join(number.to_string());
-        let metadata = folder.join(&path).symlink_metadata().map_err(failed)?;
-        Ok(ZoneFile { path, number: metadata.ino(), look: Look::at(&metadata) })
-    };
-    (0..count).map(file).collect()
+    (0..count).map(|number| ZoneFile::at(folder, format!("{kind}/{number}"))).collect()
+}
+
+/// The folder that a zonefs is mounted on, of a file in it, and what the file is called there.
+fn parts(file: &Path) -> Option<(&Path, &Path)> {
+    let folder = file.parent()?.parent()?;
+    let name = file.strip_prefix(folder).ok()?;
+    let is_zone = name.starts_with("seq") || name.starts_with("cnv");
+    (is_zone && mount::is_zonefs(folder)).then_some((folder, name))
+}
+
+/// The shape of a file by itself. It has no limits: those of the device are for all its zones, and who has the
+/// others open is not known here. One of conventional zones has the shape it had if they were written in
+/// order, of which the rules for whole drives want at least one.
+fn geometry_alone(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
+    let queue = Queue { max_open_zones: 0, max_active_zones: 0, ..queue.clone() };
+    let conventional = zones.iter().filter(|zone| zone.state == ZoneState::NotWp).count();
+    if conventional == 0 {
+        return super::geometry(&queue, zones);
+    }
+    let ordered = |zone: &Reported| Reported { state: ZoneState::Empty, ..*zone };
+    let zones: Vec<_> = zones.iter().map(ordered).collect();
+    let geometry = super::geometry(&queue, &zones)?;
+    Ok(Geometry { conventional_zones: geometry.zones(), ..geometry })
 }
 
 impl Folder {
     /// # Errors
-    /// A folder inside a zonefs; to write, one that is mounted read-only or in use.
+    /// What is neither the folder that a zonefs is mounted on nor a zone's file; to write, what is mounted
+    /// read-only or in use.
     fn open(path: &Path, to_write: bool) -> Result<Self> {
         let failed = |error| file_error(error, path);
-        let folder = path.canonicalize().map_err(failed)?;
-        let number = folder.metadata().map_err(failed)?.dev();
+        let named = path.canonicalize().map_err(failed)?;
+        let metadata = named.metadata().map_err(failed)?;
+        let file = parts(&named).filter(|_| metadata.is_file());
+        let folder = file.map_or(&*named, |(folder, _)| folder);
+        let number = metadata.dev();
         let number = format!("{}:{}", libc::major(number), libc::minor(number));
-        let mount = Mount::of(&number, &folder)?;
+        let mount = Mount::of(&number, folder)?;
         if !folder.join("seq").is_dir() {
             let text = format!(
-                "it is in a zonefs, of which the whole is a drive; name the folder it is mounted at, {}",
-                mount.point.display()
+                "it is in a zonefs, of which the whole or one zone's file is a drive; name the folder it is \
+                 mounted at, {point}, or a file like {point}/seq/0",
+                point = mount.point.display()
             );
             return Err(Error::new(ErrorKind::NotZoned, text));
         }
-        let root = File::open(&folder).map_err(failed)?;
+        let root = File::open(folder).map_err(failed)?;
         if to_write {
             refuse_unwritable(&mount)?;
-            lock(&root)?;
+            lock(&root, if file.is_some() { SHARED } else { EXCLUSIVE })?;
         }
-        let (conventional, sequential) = (files_in(&folder, "cnv")?, files_in(&folder, "seq")?);
-        Ok(Self { root, mount, conventional, sequential, to_write })
+        let (conventional, sequential) = match file {
+            None => (files_in(folder, "cnv")?, files_in(folder, "seq")?),
+            Some((_, name)) if name.starts_with("cnv") => {
+                (vec![ZoneFile::at(folder, name)?], vec![])
+            }
+            Some((_, name)) => (vec![], vec![ZoneFile::at(folder, name)?]),
+        };
+        Ok(Self { root, mount, conventional, sequential, to_write, alone: file.is_some() })
+    }
+
+    /// The files that are opened.
+    fn files(&self) -> impl Iterator<Item = &ZoneFile> {
+        self.conventional.iter().chain(&self.sequential)
+    }
+
+    /// Which zone of the device the first file is: the one behind the superblock's, or the file's own.
+    fn first(&self) -> u64 {
+        self.files().next().filter(|_| self.alone).map_or(1, |file| file.number)
+    }
+
+    /// Of a file by itself, with so many zones: what it is a part of.
+    fn part(&self, zones: u32) -> Option<PartOf> {
+        let file = self.files().next().filter(|_| self.alone)?;
+        let first = u32::try_from(file.number.saturating_sub(1)).unwrap_or(u32::MAX);
+        let (folder, file) = (self.mount.point.clone(), file.path.clone());
+        Some(PartOf { folder, file, zones: first..first.saturating_add(zones) })
     }
 
     /// The number of the device below.
@@ -248,7 +341,7 @@ impl Folder {
             0 => sequential,
             limit => u64::from(limit),
         };
-        let files = self.conventional.len() as u64 + sequential + held;
+        let files = self.files().count() as u64 + held + u64::from(self.alone);
         limits::allow_files(files).map_err(|most| {
             let text = format!(
                 "it takes {files} more open files, and this process may have {most} in all; raise its \
@@ -257,8 +350,7 @@ impl Folder {
             Error::new(ErrorKind::Unsupported, text)
         })?;
         let ends = limits::file_length().filter(|_| self.to_write).unwrap_or(u64::MAX);
-        let mut files = self.conventional.iter().chain(&self.sequential);
-        if files.any(|file| file.look.most > ends) {
+        if self.files().any(|file| file.look.most > ends) {
             let text = format!(
                 "this process's limit on files ends them at {ends}, inside a zone; raise it (ulimit -f)"
             );
@@ -268,7 +360,7 @@ impl Folder {
     }
 
     /// Opens all files: those in `seq` to read, as they are opened to write when that is needed.
-    fn places(&self, zone_size: u64) -> Result<Vec<Place>> {
+    fn spread(&self, zone_size: u64) -> Result<Spread> {
         let mut places = Vec::new();
         for file in &self.conventional {
             let (opened, writable) = self.open_file(file, self.to_write)?;
@@ -279,7 +371,26 @@ impl Folder {
         for file in &self.sequential {
             places.push(Place::new(self.open_file(file, false)?.0, 0, false));
         }
-        Ok(places)
+        if !self.alone || !self.to_write {
+            return Ok(Spread::new(zone_size, places));
+        }
+        let own = self.files().next().filter(|file| file.look.mode & PERMISSIONS != 0);
+        let own = own.and_then(|_| places.first()).map(|place| place.file().clone());
+        if let Some(file) = &own {
+            lock(file, EXCLUSIVE)?;
+        }
+        places.extend(self.another().map(|file| Place::new(file, 0, false)));
+        Ok(Spread::new(zone_size, places).locked_by(own))
+    }
+
+    /// Another zone's file, by which the device is synced when the zone of the only one has died.
+    fn another(&self) -> Option<Arc<File>> {
+        let own = self.files().next()?.number;
+        ["cnv/0", "seq/0", "seq/1"].iter().find_map(|name| {
+            let file = ZoneFile::at(&self.mount.point, Path::new(name)).ok()?;
+            let usable = file.number != own && file.look.mode & PERMISSIONS != 0;
+            Some(self.open_file(&file, false).ok().filter(|_| usable)?.0)
+        })
     }
 
     /// A file, and whether it is open to write.
@@ -306,27 +417,37 @@ impl Folder {
     }
 }
 
-/// The zones of a device of so many bytes as their files show them.
+/// The zones of a device of so many bytes, from its zone `first` on, as their files show them.
 fn reported(
     queue: &Queue,
     device: u64,
+    first: u64,
     conventional: &[ZoneFile],
     sequential: &[ZoneFile],
 ) -> Result<Vec<Reported>> {
-    let start = |nth: usize| nth as u64 * queue.zone_size;
-    // All but the last zone of a device are as large as any; the superblock's is before these.
-    let size = |nth: usize| queue.zone_size.min(device.saturating_sub(start(nth + 1)));
+    let start = |nth: usize| (nth as u64).saturating_mul(queue.zone_size);
+    let number = |nth: usize| first.saturating_add(nth as u64);
+    // All but the last zone of a device are as large as any.
+    let before = |nth: usize| number(nth).saturating_mul(queue.zone_size);
+    let size = |nth: usize| queue.zone_size.min(device.saturating_sub(before(nth)));
     let mut zones: Vec<Reported> = Vec::new();
     for file in conventional {
-        file.refuse_unless_zone(zones.len() + 1)?;
+        file.refuse_unless_zone(number(zones.len()))?;
         // One zone, or with aggr_cnv all of them.
         let mut left = file.look.size;
+        let too_long = || {
+            let text = format!("{} is longer than its device", file.path.display());
+            Error::new(ErrorKind::Unsupported, text)
+        };
+        let count = left.div_ceil(queue.zone_size.max(1));
+        if count.saturating_add(zones.len() as u64) > u64::from(queue.zones) {
+            return Err(too_long());
+        }
         while left > 0 {
             let (nth, state) = (zones.len(), ZoneState::NotWp);
             let size = size(nth).min(left);
             if size == 0 {
-                let text = format!("{} is longer than its device", file.path.display());
-                return Err(Error::new(ErrorKind::Unsupported, text));
+                return Err(too_long());
             }
             let start = start(nth);
             zones.push(Reported { start, size, capacity: size, state, written: None });
@@ -335,7 +456,7 @@ fn reported(
     }
     for file in sequential {
         let nth = zones.len();
-        file.refuse_unless_zone(nth + 1)?;
+        file.refuse_unless_zone(number(nth))?;
         let (state, written) = file.look.state();
         let capacity = file.look.most;
         zones.push(Reported { start: start(nth), size: size(nth), capacity, state, written });
@@ -343,12 +464,49 @@ fn reported(
     Ok(zones)
 }
 
+/// The shape and zones of these files (number, mode, size, blocks) of a device that sysfs speaks of so.
+#[cfg(fuzzing)]
+pub(crate) fn answered(
+    sysfs: &Path,
+    conventional: &[(u64, u32, u64, u64)],
+    sequential: &[(u64, u32, u64, u64)],
+    alone: bool,
+) -> Result<(Geometry, Vec<Reported>)> {
+    let file = |&(number, mode, size, blocks): &(u64, u32, u64, u64)| ZoneFile {
+        path: PathBuf::from("seq/0"),
+        number,
+        look: Look { mode, size, most: blocks.saturating_mul(SECTOR) },
+    };
+    let mut conventional: Vec<_> = conventional.iter().map(file).collect();
+    let mut sequential: Vec<_> = sequential.iter().map(file).collect();
+    let sysfs = Sysfs::at(sysfs);
+    let mut queue = sysfs.queue()?;
+    if !alone {
+        let reported = reported(&queue, sysfs.size()?, 1, &conventional, &sequential)?;
+        return Ok((super::geometry(&queue, &reported)?, reported));
+    }
+    conventional.truncate(1);
+    sequential.truncate(1 - conventional.len());
+    let first = conventional.iter().chain(&sequential).next().map_or(1, |file| file.number);
+    let reported = reported(&queue, sysfs.size()?, first, &conventional, &sequential)?;
+    queue.zones = u32::try_from(reported.len()).unwrap_or(u32::MAX);
+    Ok((geometry_alone(&queue, &reported)?, reported))
+}
+
 impl ZoneFile {
+    /// The one that is called so below a folder.
+    fn at(folder: &Path, name: impl AsRef<Path>) -> Result<Self> {
+        let path = name.as_ref().to_owned();
+        let metadata = folder.join(&path).symlink_metadata();
+        let metadata = metadata.map_err(|error| file_error(error, &folder.join(&path)))?;
+        Ok(Self { path, number: metadata.ino(), look: Look::at(&metadata) })
+    }
+
     /// # Errors
     /// It is not that zone of its device.
-    fn refuse_unless_zone(&self, number: usize) -> Result<()> {
+    fn refuse_unless_zone(&self, number: u64) -> Result<()> {
         let found = self.number;
-        if found == number as u64 {
+        if found == number {
             return Ok(());
         }
         let path = self.path.display();
@@ -363,11 +521,18 @@ impl ZoneFile {
 impl Zonefs {
     /// Which zones the files are.
     pub(super) fn layout(&self) -> &'static str {
-        if self.geometry.conventional_zones > 0 {
+        if self.part.is_some() {
+            "one file is the drive"
+        } else if self.geometry.conventional_zones > 0 {
             "a zone is a file: those in cnv, then those in seq; the superblock's is none"
         } else {
             "a zone is a file: zone 0 is seq/0; the superblock's is none"
         }
+    }
+
+    /// What it is a part of, if it is one file.
+    pub(super) fn part(&self) -> Option<&PartOf> {
+        self.part.as_ref()
     }
 
     /// Whether a sync is to be tried by another zone's file: the kernel refuses it, untried, by that of a
@@ -522,7 +687,7 @@ mod tests {
     #[test]
     fn zones_are_the_files_and_their_sizes_write_pointers() {
         let (conventional, sequential) = files();
-        let zones = reported(&queue(5), 88 * MIB, &conventional, &sequential).unwrap();
+        let zones = reported(&queue(5), 88 * MIB, 1, &conventional, &sequential).unwrap();
         let geometry = super::super::geometry(&queue(5), &zones).unwrap();
         assert_eq!((geometry.zones(), geometry.conventional_zones), (5, 2));
         assert_eq!((geometry.size, geometry.zone_capacity), (72 * MIB, 12 * MIB));
@@ -535,7 +700,7 @@ mod tests {
     fn an_aggregated_file_is_all_of_its_zones() {
         let (_, sequential) = files();
         let aggregated = [file("cnv/0", 1, 32 * MIB, 32 * MIB)];
-        let zones = reported(&queue(5), 88 * MIB, &aggregated, &sequential).unwrap();
+        let zones = reported(&queue(5), 88 * MIB, 1, &aggregated, &sequential).unwrap();
         let geometry = super::super::geometry(&queue(5), &zones).unwrap();
         assert_eq!((geometry.zones(), geometry.conventional_zones), (5, 2));
     }
@@ -544,11 +709,69 @@ mod tests {
     fn files_that_are_other_zones_than_they_should_be_are_refused_by_name() {
         let (conventional, mut sequential) = files();
         sequential[1].number = 5;
-        let error = reported(&queue(5), 88 * MIB, &conventional, &sequential).unwrap_err();
+        let error = reported(&queue(5), 88 * MIB, 1, &conventional, &sequential).unwrap_err();
         assert!(error.to_string().contains("seq/1 is zone 5 of its device"), "{error}");
         let endless = [file("cnv/0", 1, u64::MAX, u64::MAX)];
-        let error = reported(&queue(5), 88 * MIB, &endless, &sequential).unwrap_err();
+        let error = reported(&queue(5), 88 * MIB, 1, &endless, &sequential).unwrap_err();
         assert!(error.to_string().contains("cnv/0 is longer than its device"), "{error}");
+        // Of zones that lie past every device no place is counted out.
+        let vast = Queue { zone_size: 1 << 63, ..queue(3) };
+        let files: Vec<_> = (1..4).map(|number| file("seq/n", number, 0, 12 * MIB)).collect();
+        let zones = reported(&vast, u64::MAX, 1, &[], &files).unwrap();
+        assert!(super::super::geometry(&vast, &zones).is_err());
+    }
+
+    #[test]
+    fn threads_that_the_kernel_would_fail_are_refused_by_name_and_not_fallen_back_to() {
+        let file = || FileDisk::in_memory(4096).unwrap().with_engine(EngineKind::IoUring);
+        assert!(file().or_threads().may_use_threads());
+        let alone = over_rings_alone(file().or_threads(), "6.1.0-50-amd64").unwrap();
+        assert!(!alone.may_use_threads());
+        let threads = file().with_engine(EngineKind::Threads);
+        let error = over_rings_alone(threads, "6.1.0-50-amd64").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = error.to_string();
+        assert!(
+            text.contains("(6.1.0-50-amd64)") && text.contains("choose the io_uring"),
+            "{text}"
+        );
+        assert!(version("6.5.13") < WRITES_FOR_THREADS && version("6.6.1") >= WRITES_FOR_THREADS);
+    }
+
+    #[test]
+    fn a_file_by_itself_is_a_drive_of_its_zones() {
+        let alone = |device, conventional: &[ZoneFile], sequential: &[ZoneFile]| {
+            let first = conventional.iter().chain(sequential).next().unwrap().number;
+            let zones = reported(&queue(5), device, first, conventional, sequential).unwrap();
+            let queue = Queue { zones: u32::try_from(zones.len()).unwrap(), ..queue(5) };
+            (geometry_alone(&queue, &zones).unwrap(), zones)
+        };
+        let (conventional, sequential) = files();
+        let (geometry, zones) = alone(88 * MIB, &[], &sequential[1..2]);
+        assert_eq!((geometry.zones(), geometry.conventional_zones), (1, 0));
+        assert_eq!((geometry.size, geometry.zone_capacity), (16 * MIB, 12 * MIB));
+        assert_eq!((zones[0].start, zones[0].written), (0, Some(4096)));
+        assert_eq!(geometry.max_open_zones, 0, "who has the other zones open is not known");
+        let (geometry, zones) = alone(88 * MIB, &[], &sequential[2..]);
+        assert_eq!((geometry.size, zones[0].state), (8 * MIB, ZoneState::Full), "the last one");
+        let (geometry, zones) = alone(88 * MIB, &conventional[1..], &[]);
+        assert_eq!((geometry.zones(), geometry.sequential_zones()), (1, 0));
+        assert_eq!((zones[0].start, zones[0].state), (0, ZoneState::NotWp));
+        assert_eq!(geometry.capacity_of(ZoneIndex(0)), 16 * MIB);
+        let aggregated = [file("cnv/1", 4, 24 * MIB, 24 * MIB)];
+        let (geometry, _) = alone(88 * MIB, &aggregated, &[]);
+        assert_eq!((geometry.zones(), geometry.size), (2, 24 * MIB));
+        assert_eq!((geometry.sequential_zones(), geometry.max_open_zones), (0, 0));
+    }
+
+    #[test]
+    fn what_is_no_zone_s_file_of_a_zonefs_is_no_part_of_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("seq")).unwrap();
+        let file = folder.path().join("seq/0");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(parts(&file), None, "another file system's");
+        assert_eq!(parts(Path::new("/")), None);
     }
 
     #[test]

@@ -87,8 +87,8 @@ impl FileDisk {
     }
 
     /// The files to which requests go, if there are several.
-    pub(super) fn spread(&self) -> Option<&Spread> {
-        self.inner.spread.as_deref()
+    pub(super) fn spread(&self) -> Option<&Arc<Spread>> {
+        self.inner.spread.as_ref()
     }
 
     /// This handle, whose queues will have engines of that kind.
@@ -101,8 +101,13 @@ impl FileDisk {
         Self { may_use_threads: true, ..self }
     }
 
+    /// The same, with an error for queues that get no ring.
+    pub(crate) fn without_threads(self) -> Self {
+        Self { may_use_threads: false, ..self }
+    }
+
     /// Whether threads will do where a queue gets no ring.
-    pub(super) fn may_use_threads(&self) -> bool {
+    pub(crate) fn may_use_threads(&self) -> bool {
         self.may_use_threads
     }
 

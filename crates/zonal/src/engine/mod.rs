@@ -34,7 +34,7 @@ use file::FileDisk;
 use polled::Polled;
 use sim::{SimDisk, SimEngine, SimNotifier};
 use threads::{Threads, ThreadsNotifier};
-use uring::UringNotifier;
+use uring::{Files, UringNotifier};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -285,13 +285,13 @@ impl Disk {
                     let engine = Polled::new(disk, options, arena)?;
                     Ok(Engine::Polled(Box::new(engine)))
                 }
-                EngineKind::IoUring => match Uring::new(disk, options, arena) {
+                EngineKind::IoUring => match ring(disk, options, arena) {
                     // A ring was to be had when the file was opened, and this one, larger, is not.
                     Err(error) if disk.may_use_threads() && threads_would_do(&error) => {
                         disk.uses_threads(&error);
                         Threads::new(disk, options).map(Engine::Threads)
                     }
-                    ring => ring.map(Engine::Uring),
+                    ring => ring,
                 },
                 EngineKind::Threads if options.hipri => Err(polled::refused(
                     "the threads engine sleeps until its calls return, and only io_uring asks",
@@ -354,6 +354,15 @@ impl Disk {
     }
 }
 
+/// A ring over a file, or over the files of a spread.
+fn ring(disk: &FileDisk, options: &EngineOptions, arena: Option<&Arena>) -> io::Result<Engine> {
+    let Some(spread) = disk.spread() else {
+        return Uring::new(disk, options, arena).map(Engine::Uring);
+    };
+    let ring = Uring::over(Files::new(disk, spread), options, arena)?;
+    Ok(Engine::Files(Box::new(ring)))
+}
+
 /// One thread's way to a [`Disk`]. Not `Send`: the kernel takes a ring's requests from the thread
 /// that made it.
 #[derive(Debug)]
@@ -361,6 +370,8 @@ impl Disk {
 pub(crate) enum Engine {
     /// A ring of the kernel.
     Uring(Uring),
+    /// A ring over the files of a spread.
+    Files(Box<Uring<Files>>),
     /// A ring that asks the device, and an ordinary one.
     Polled(Box<Polled>),
     /// A ring of commands to an NVMe namespace.
@@ -393,11 +404,12 @@ impl Engine {
     /// Whether what is pushed reaches the kernel in that order.
     pub(crate) fn keeps_order(&self) -> bool {
         match self {
-            // What goes to several files the kernel gives to threads of its own.
-            Self::Uring(engine) => engine.below().spread().is_none(),
-            Self::Polled(_) => true,
-            // A device may do commands in any order.
-            Self::Nvme(_) | Self::Threads(_) | Self::Sim(_) | Self::Faulty(_) => false,
+            Self::Uring(_) | Self::Polled(_) => true,
+            // What goes to several files the kernel gives to threads of its own; a device may do commands in
+            // any order.
+            Self::Files(_) | Self::Nvme(_) | Self::Threads(_) | Self::Sim(_) | Self::Faulty(_) => {
+                false
+            }
         }
     }
 
@@ -408,6 +420,7 @@ impl Engine {
         match self {
             Self::Nvme(engine) => engine.landed(token),
             Self::Uring(_)
+            | Self::Files(_)
             | Self::Polled(_)
             | Self::Threads(_)
             | Self::Sim(_)
@@ -446,7 +459,9 @@ impl Engine {
             Self::Uring(engine) => unsafe { engine.push_untorn(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push_untorn(io) },
-            Self::Polled(_) | Self::Nvme(_) | Self::Sim(_) | Self::Faulty(_) => Err(io),
+            Self::Files(_) | Self::Polled(_) | Self::Nvme(_) | Self::Sim(_) | Self::Faulty(_) => {
+                Err(io)
+            }
         }
     }
 
@@ -459,6 +474,8 @@ impl Engine {
         match self {
             // SAFETY: the caller's promise, handed on.
             Self::Uring(engine) => unsafe { engine.push(io) },
+            // SAFETY: likewise.
+            Self::Files(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Polled(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
@@ -487,6 +504,7 @@ impl Engine {
     pub(crate) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Uring(engine) => engine.submit(wait_for, timeout),
+            Self::Files(engine) => engine.submit(wait_for, timeout),
             Self::Polled(engine) => engine.submit(wait_for, timeout),
             Self::Nvme(engine) => engine.submit(wait_for, timeout),
             Self::Threads(engine) => engine.submit(wait_for, timeout),
@@ -504,6 +522,7 @@ impl Engine {
     pub(crate) fn reap(&mut self, each: impl FnMut(u64, io::Result<u32>)) {
         match self {
             Self::Uring(engine) => engine.reap(each),
+            Self::Files(engine) => engine.reap(each),
             Self::Polled(engine) => engine.reap(each),
             Self::Nvme(engine) => engine.reap(each),
             Self::Threads(engine) => engine.reap(each),
@@ -516,6 +535,7 @@ impl Engine {
     pub(crate) fn in_flight(&self) -> usize {
         match self {
             Self::Uring(engine) => engine.in_flight(),
+            Self::Files(engine) => engine.in_flight(),
             Self::Polled(engine) => engine.in_flight(),
             Self::Nvme(engine) => engine.in_flight(),
             Self::Threads(engine) => engine.in_flight(),
@@ -528,6 +548,7 @@ impl Engine {
     pub(crate) fn notifier(&self) -> Notifier {
         match self {
             Self::Uring(engine) => Notifier::Uring(engine.notifier()),
+            Self::Files(engine) => Notifier::Uring(engine.notifier()),
             Self::Polled(engine) => Notifier::Uring(engine.notifier()),
             Self::Nvme(engine) => Notifier::Uring(engine.notifier()),
             Self::Threads(engine) => Notifier::Threads(engine.notifier()),
@@ -541,6 +562,7 @@ impl Engine {
     pub(crate) fn as_raw_fd(&self) -> Option<RawFd> {
         match self {
             Self::Uring(engine) => Some(engine.as_raw_fd()),
+            Self::Files(engine) => Some(engine.as_raw_fd()),
             Self::Polled(engine) => Some(engine.as_raw_fd()),
             Self::Nvme(engine) => Some(engine.as_raw_fd()),
             Self::Threads(engine) => Some(engine.as_raw_fd()),
@@ -558,6 +580,7 @@ impl Engine {
     pub(crate) fn prepare_to_poll(&mut self) -> io::Result<bool> {
         match self {
             Self::Uring(engine) => engine.prepare_to_poll(),
+            Self::Files(engine) => engine.prepare_to_poll(),
             Self::Polled(engine) => engine.prepare_to_poll(),
             Self::Nvme(engine) => engine.prepare_to_poll(),
             Self::Threads(engine) => engine.prepare_to_poll(),
@@ -570,6 +593,7 @@ impl Engine {
     pub(crate) fn registered_bytes(&self) -> usize {
         match self {
             Self::Uring(engine) => engine.registered_bytes(),
+            Self::Files(engine) => engine.registered_bytes(),
             Self::Polled(engine) => engine.registered_bytes(),
             Self::Nvme(engine) => engine.registered_bytes(),
             Self::Threads(_) | Self::Sim(_) => 0,
@@ -581,6 +605,7 @@ impl Engine {
     pub(crate) fn syscalls(&self) -> u64 {
         match self {
             Self::Uring(engine) => engine.syscalls(),
+            Self::Files(engine) => engine.syscalls(),
             Self::Polled(engine) => engine.syscalls(),
             Self::Nvme(engine) => engine.syscalls(),
             Self::Threads(engine) => engine.syscalls(),

@@ -7,7 +7,8 @@
 //!
 //! A file that a ring has registered stays open until the ring lets go of it, and on some mounts an open
 //! file keeps its zone open. So these are not registered: each request names a descriptor, and the kernel
-//! holds the file while it works on it.
+//! holds the file while it works on it. The one exception is a file that has a lock: its description is open to
+//! read, which opens no zone, and registered, so that the lock falls after the last ring.
 //!
 //! Invariants:
 //! * what is open for reading stays open as long as the spread;
@@ -35,8 +36,11 @@ pub(crate) struct Spread {
     places: Box<[Place]>,
     /// What is open for writing besides the files of `places`.
     held: Mutex<BTreeMap<usize, Arc<File>>>,
-    /// The zone whose file is synced: a sync of one is a sync of the device.
+    /// The zone whose file is synced: a sync of one is a sync of the device. Places behind the drive's zones
+    /// serve this alone.
     synced: AtomicUsize,
+    /// The file whose lock has to last as long as the last ring.
+    locked: Option<Arc<File>>,
 }
 
 /// Where a zone's bytes are.
@@ -54,6 +58,10 @@ impl Place {
         let writes = AtomicI32::new(if writable { file.as_raw_fd() } else { NONE });
         Self { file, base, writes }
     }
+
+    pub(crate) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
 }
 
 impl Spread {
@@ -61,7 +69,17 @@ impl Spread {
     pub(crate) fn new(zone_size: u64, places: Vec<Place>) -> Self {
         debug_assert!(zone_size.is_power_of_two());
         let (held, synced) = (Mutex::default(), AtomicUsize::new(0));
-        Self { zone_size, places: places.into(), held, synced }
+        Self { zone_size, places: places.into(), held, synced, locked: None }
+    }
+
+    /// The same, with a file that rings keep open for its lock.
+    pub(crate) fn locked_by(self, locked: Option<Arc<File>>) -> Self {
+        Self { locked, ..self }
+    }
+
+    /// That file's descriptor.
+    pub(super) fn locked(&self) -> Option<RawFd> {
+        self.locked.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// The descriptor for a request, and its offset there.

@@ -14,8 +14,8 @@
 //!   submission: nothing goes out before the caller of [`submit`](Uring::submit) says so.
 //! * The ring is dropped before the file and the arena it knows.
 //!
-//! What the ring talks to ([`Below`]) says in which entries, and what they mean: a file (here), or an
-//! NVMe namespace ([`super::nvme`]).
+//! What the ring talks to ([`Below`]) says in which entries, and what they mean: a file or several ([`Files`],
+//! here), or an NVMe namespace ([`super::nvme`]).
 //!
 //! A ring made with `hipri` belongs to [`Polled`](super::polled::Polled), which gives it nothing but
 //! reads and writes, and asks it by [`ask`](Uring::ask). Nobody notifies it.
@@ -36,6 +36,7 @@ use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
 use super::file::FileDisk;
+use super::spread::Spread;
 use super::wake::Wake;
 use super::{EngineOptions, Io, IoKind, Zoned};
 use crate::buffer::{Arena, Buffer};
@@ -89,7 +90,12 @@ pub(crate) trait Below: fmt::Debug + AsRawFd {
     /// The requests that the kernel has to know for it, and what they are called.
     const NEEDED: &'static [(u8, &'static str)];
 
-    /// A request's entry, for the ring's only registered file; `known`: its bytes lie in the registered
+    /// A file that the ring keeps open besides its own, to which no request goes by its place.
+    fn also_kept(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// A request's entry, for the ring's first registered file; `known`: its bytes lie in the registered
     /// buffer.
     fn entry(&mut self, io: &Io, known: bool) -> Self::Entry;
 
@@ -108,6 +114,8 @@ pub(crate) struct Uring<B: Below = FileDisk> {
     arena: Option<Arena>,
     /// How many bytes at the arena's start the kernel knows.
     registered: usize,
+    /// The address at which these end; none is below it where there are none.
+    known_end: usize,
     stash: VecDeque<(u64, i32)>,
     /// What was pushed since the last submission, where the kernel takes it by itself.
     staged: VecDeque<B::Entry>,
@@ -142,15 +150,19 @@ impl<B: Below> Uring<B> {
     ) -> io::Result<Self> {
         let ring = set_up::<B>(options)?;
         check_support::<B>(&ring)?;
-        ring.submitter().register_files(&[below.as_raw_fd()])?;
+        let files: Vec<RawFd> =
+            std::iter::once(below.as_raw_fd()).chain(below.also_kept()).collect();
+        ring.submitter().register_files(&files)?;
         let arena = arena.filter(|_| options.register_buffers).cloned();
         let registered = arena.as_ref().map_or(0, |arena| register(&ring, arena));
+        let known_end = arena.as_ref().map_or(0, |arena| arena.range().0.addr().get() + registered);
         let entries = ring.params().sq_entries() + ring.params().cq_entries();
         Ok(Self {
             ring,
             below,
             arena,
             registered,
+            known_end,
             stash: VecDeque::with_capacity(entries as usize),
             staged: VecDeque::with_capacity(if options.sqpoll { entries as usize } else { 0 }),
             sqpoll: options.sqpoll,
@@ -196,11 +208,10 @@ impl<B: Below> Uring<B> {
         }
     }
 
-    /// Whether the kernel knows these bytes: of a part of the arena it does not.
+    /// Whether the kernel knows these bytes: of a part of the arena, in which those that are `fixed` lie, it
+    /// does not.
     fn is_known(&self, io: &Io) -> bool {
-        let within = |arena: &Arena| io.ptr.addr() - arena.range().0.addr().get();
-        let end = self.arena.as_ref().filter(|_| io.fixed).map(|arena| within(arena) + io.len);
-        end.is_some_and(|end| end <= self.registered)
+        io.fixed && io.ptr.addr() + io.len <= self.known_end
     }
 
     pub(super) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
@@ -599,28 +610,67 @@ macro_rules! entry {
     }};
 }
 
+/// What a ring needs of the kernel for files.
+const NEEDED_OF_FILES: &[(u8, &str)] = &[
+    (opcode::Read::CODE, "read"),
+    (opcode::Write::CODE, "write"),
+    (opcode::ReadFixed::CODE, "read into a registered buffer"),
+    (opcode::WriteFixed::CODE, "write from a registered buffer"),
+    (opcode::Fsync::CODE, "fsync"),
+    (opcode::Fallocate::CODE, "fallocate"),
+    (opcode::PollAdd::CODE, "poll"),
+];
+
 impl Below for FileDisk {
     type Entry = squeue::Entry;
     type Completion = cqueue::Entry;
-    const NEEDED: &'static [(u8, &'static str)] = &[
-        (opcode::Read::CODE, "read"),
-        (opcode::Write::CODE, "write"),
-        (opcode::ReadFixed::CODE, "read into a registered buffer"),
-        (opcode::WriteFixed::CODE, "write from a registered buffer"),
-        (opcode::Fsync::CODE, "fsync"),
-        (opcode::Fallocate::CODE, "fallocate"),
-        (opcode::PollAdd::CODE, "poll"),
-    ];
+    const NEEDED: &'static [(u8, &'static str)] = NEEDED_OF_FILES;
 
     #[inline]
     fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
-        match self.spread() {
-            None => entry!(self, io, known, Fixed(REGISTERED), io.offset),
-            Some(spread) => {
-                let (descriptor, offset) = spread.locate(io.kind, io.offset);
-                entry!(self, io, known, Fd(descriptor), offset)
-            }
-        }
+        entry!(self, io, known, Fixed(REGISTERED), io.offset)
+    }
+
+    fn note(&mut self, _: &cqueue::Entry) {}
+
+    fn result(&self, _: u64, result: i32) -> io::Result<u32> {
+        u32::try_from(result).map_err(|_| os_error(result))
+    }
+}
+
+/// The files of a spread, to which a ring is made apart, so that a ring over one file has nothing to ask at
+/// each push.
+#[derive(Debug)]
+pub(crate) struct Files {
+    folder: FileDisk,
+    spread: Arc<Spread>,
+}
+
+impl Files {
+    pub(super) fn new(folder: &FileDisk, spread: &Arc<Spread>) -> Self {
+        Self { folder: folder.clone(), spread: spread.clone() }
+    }
+}
+
+impl AsRawFd for Files {
+    fn as_raw_fd(&self) -> RawFd {
+        self.folder.as_raw_fd()
+    }
+}
+
+impl Below for Files {
+    type Entry = squeue::Entry;
+    type Completion = cqueue::Entry;
+    const NEEDED: &'static [(u8, &'static str)] = NEEDED_OF_FILES;
+
+    fn also_kept(&self) -> Option<RawFd> {
+        self.spread.locked()
+    }
+
+    fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
+        let (descriptor, offset) = self.spread.locate(io.kind, io.offset);
+        let folder = &self.folder;
+        entry!(folder, io, known, Fd(descriptor), offset)
     }
 
     fn note(&mut self, _: &cqueue::Entry) {}

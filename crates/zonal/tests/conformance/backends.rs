@@ -84,6 +84,21 @@ const ZONEFS: [Cell; COUNT] = [
 const ZONEFS_CNV: [Cell; COUNT] =
     [Has, Has, Has, Has, Has, Has, Has, Has, Refuses(Unsupported), Has, Lacks];
 
+/// One zone's file in a zonefs.
+const ZONEFS_FILE: [Cell; COUNT] = [
+    Refuses(OutOfRange),
+    Lacks,
+    Refuses(NotAtWritePointer),
+    Has,
+    Has,
+    Has,
+    Has,
+    Has,
+    Refuses(Unsupported),
+    Has,
+    Lacks,
+];
+
 pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "mem:",
@@ -244,6 +259,22 @@ pub(crate) const BACKENDS: &[Backend] = &[
         make: |_| device("ZONAL_ZONEFS_CNV"),
         make_nearly_full: None,
         cells: ZONEFS_CNV,
+    },
+    Backend {
+        name: "zonefs, one file, io_uring",
+        engine: EngineChoice::IoUring,
+        device: Some("ZONAL_ZONEFS_FILE"),
+        make: |_| device("ZONAL_ZONEFS_FILE"),
+        make_nearly_full: None,
+        cells: ZONEFS_FILE,
+    },
+    Backend {
+        name: "zonefs, one file, threads",
+        engine: EngineChoice::Threads,
+        device: Some("ZONAL_ZONEFS_FILE"),
+        make: |_| device("ZONAL_ZONEFS_FILE"),
+        make_nearly_full: None,
+        cells: ZONEFS_FILE,
     },
 ];
 

@@ -155,6 +155,18 @@ fn a_zonefs_with_conventional_zones_over_threads_conforms() {
     conform("zonefs with cnv, threads");
 }
 
+#[test]
+fn one_file_alone_over_io_uring_conforms() {
+    let _alone = alone();
+    conform("zonefs, one file, io_uring");
+}
+
+#[test]
+fn one_file_alone_over_threads_conforms() {
+    let _alone = alone();
+    conform("zonefs, one file, threads");
+}
+
 /// Of a device there is only one: tests that write to it take turns.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());

@@ -10,6 +10,7 @@ fn two_rings(engine: &mut Engine) -> &mut Polled {
     match engine {
         Engine::Polled(polled) => polled,
         Engine::Uring(_)
+        | Engine::Files(_)
         | Engine::Nvme(_)
         | Engine::Threads(_)
         | Engine::Sim(_)
