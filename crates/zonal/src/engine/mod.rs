@@ -20,7 +20,6 @@ pub(crate) mod uring;
 mod wake;
 
 pub(crate) use nvme::{Commands, NvmeDisk, Zoned};
-pub(crate) use uring::Uring;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -34,7 +33,7 @@ use file::FileDisk;
 use polled::Polled;
 use sim::{SimDisk, SimEngine, SimNotifier};
 use threads::{Threads, ThreadsNotifier};
-use uring::UringNotifier;
+use uring::{Uring, UringNotifier};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -365,6 +364,8 @@ pub(crate) enum Engine {
     Polled(Box<Polled>),
     /// A ring of commands to an NVMe namespace.
     Nvme(Box<Uring<Commands>>),
+    /// The same with one that asks the device.
+    PolledNvme(Box<Polled<Commands>>),
     /// Threads that block.
     Threads(Threads),
     /// The simulator's.
@@ -397,7 +398,11 @@ impl Engine {
             Self::Uring(engine) => engine.below().spread().is_none(),
             Self::Polled(_) => true,
             // A device may do commands in any order.
-            Self::Nvme(_) | Self::Threads(_) | Self::Sim(_) | Self::Faulty(_) => false,
+            Self::Nvme(_)
+            | Self::PolledNvme(_)
+            | Self::Threads(_)
+            | Self::Sim(_)
+            | Self::Faulty(_) => false,
         }
     }
 
@@ -407,6 +412,7 @@ impl Engine {
     pub(crate) fn landed(&self, token: u64) -> Option<u64> {
         match self {
             Self::Nvme(engine) => engine.landed(token),
+            Self::PolledNvme(engine) => engine.landed(token),
             Self::Uring(_)
             | Self::Polled(_)
             | Self::Threads(_)
@@ -425,7 +431,10 @@ impl Engine {
     #[inline]
     pub(crate) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
         debug_assert_ne!(io.token, u64::MAX, "the engine's own token");
-        debug_assert!(io.zoned.is_none() || matches!(self, Self::Nvme(_)), "no such device");
+        debug_assert!(
+            io.zoned.is_none() || matches!(self, Self::Nvme(_) | Self::PolledNvme(_)),
+            "no such device"
+        );
         match self {
             // SAFETY: the caller's promise, handed on.
             Self::Uring(engine) => unsafe { engine.push(io) },
@@ -446,7 +455,11 @@ impl Engine {
             Self::Uring(engine) => unsafe { engine.push_untorn(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push_untorn(io) },
-            Self::Polled(_) | Self::Nvme(_) | Self::Sim(_) | Self::Faulty(_) => Err(io),
+            Self::Polled(_)
+            | Self::Nvme(_)
+            | Self::PolledNvme(_)
+            | Self::Sim(_)
+            | Self::Faulty(_) => Err(io),
         }
     }
 
@@ -463,6 +476,8 @@ impl Engine {
             Self::Polled(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Nvme(engine) => unsafe { engine.push(io) },
+            // SAFETY: likewise.
+            Self::PolledNvme(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
@@ -489,6 +504,7 @@ impl Engine {
             Self::Uring(engine) => engine.submit(wait_for, timeout),
             Self::Polled(engine) => engine.submit(wait_for, timeout),
             Self::Nvme(engine) => engine.submit(wait_for, timeout),
+            Self::PolledNvme(engine) => engine.submit(wait_for, timeout),
             Self::Threads(engine) => engine.submit(wait_for, timeout),
             Self::Sim(engine) => {
                 engine.submit(wait_for, timeout);
@@ -506,6 +522,7 @@ impl Engine {
             Self::Uring(engine) => engine.reap(each),
             Self::Polled(engine) => engine.reap(each),
             Self::Nvme(engine) => engine.reap(each),
+            Self::PolledNvme(engine) => engine.reap(each),
             Self::Threads(engine) => engine.reap(each),
             Self::Sim(engine) => engine.reap(each),
             Self::Faulty(engine) => engine.reap(each),
@@ -518,6 +535,7 @@ impl Engine {
             Self::Uring(engine) => engine.in_flight(),
             Self::Polled(engine) => engine.in_flight(),
             Self::Nvme(engine) => engine.in_flight(),
+            Self::PolledNvme(engine) => engine.in_flight(),
             Self::Threads(engine) => engine.in_flight(),
             Self::Sim(engine) => engine.in_flight(),
             Self::Faulty(engine) => engine.in_flight(),
@@ -530,6 +548,7 @@ impl Engine {
             Self::Uring(engine) => Notifier::Uring(engine.notifier()),
             Self::Polled(engine) => Notifier::Uring(engine.notifier()),
             Self::Nvme(engine) => Notifier::Uring(engine.notifier()),
+            Self::PolledNvme(engine) => Notifier::Uring(engine.notifier()),
             Self::Threads(engine) => Notifier::Threads(engine.notifier()),
             Self::Sim(engine) => Notifier::Sim(engine.notifier()),
             Self::Faulty(engine) => engine.notifier(),
@@ -543,6 +562,7 @@ impl Engine {
             Self::Uring(engine) => Some(engine.as_raw_fd()),
             Self::Polled(engine) => Some(engine.as_raw_fd()),
             Self::Nvme(engine) => Some(engine.as_raw_fd()),
+            Self::PolledNvme(engine) => Some(engine.as_raw_fd()),
             Self::Threads(engine) => Some(engine.as_raw_fd()),
             Self::Sim(_) => None,
             Self::Faulty(engine) => engine.as_raw_fd(),
@@ -560,6 +580,7 @@ impl Engine {
             Self::Uring(engine) => engine.prepare_to_poll(),
             Self::Polled(engine) => engine.prepare_to_poll(),
             Self::Nvme(engine) => engine.prepare_to_poll(),
+            Self::PolledNvme(engine) => engine.prepare_to_poll(),
             Self::Threads(engine) => engine.prepare_to_poll(),
             Self::Sim(engine) => Ok(engine.prepare_to_poll()),
             Self::Faulty(engine) => engine.prepare_to_poll(),
@@ -572,6 +593,7 @@ impl Engine {
             Self::Uring(engine) => engine.registered_bytes(),
             Self::Polled(engine) => engine.registered_bytes(),
             Self::Nvme(engine) => engine.registered_bytes(),
+            Self::PolledNvme(engine) => engine.registered_bytes(),
             Self::Threads(_) | Self::Sim(_) => 0,
             Self::Faulty(engine) => engine.registered_bytes(),
         }
@@ -583,6 +605,7 @@ impl Engine {
             Self::Uring(engine) => engine.syscalls(),
             Self::Polled(engine) => engine.syscalls(),
             Self::Nvme(engine) => engine.syscalls(),
+            Self::PolledNvme(engine) => engine.syscalls(),
             Self::Threads(engine) => engine.syscalls(),
             Self::Sim(engine) => engine.syscalls(),
             Self::Faulty(engine) => engine.syscalls(),

@@ -18,7 +18,7 @@
 //! NVMe namespace ([`super::nvme`]).
 //!
 //! A ring made with `hipri` belongs to [`Polled`](super::polled::Polled), which gives it nothing but
-//! reads and writes, and asks it by [`ask`](Uring::ask). Nobody notifies it.
+//! what can be asked for ([`Below::is_polled`]), and asks it by [`ask`](Uring::ask). Nobody notifies it.
 //!
 //! All `unsafe` of the engine is here. Its ground is the promise given to `push`: the bytes of a
 //! request stay valid until its token is reaped; [`Drop`] waits for what was not.
@@ -88,6 +88,10 @@ pub(crate) trait Below: fmt::Debug + AsRawFd {
     type Completion: cqueue::EntryMarker;
     /// The requests that the kernel has to know for it, and what they are called.
     const NEEDED: &'static [(u8, &'static str)];
+
+    /// Whether the device is asked for the end of such a request, where it can be; it interrupts for
+    /// all others.
+    fn is_polled(io: &Io) -> bool;
 
     /// A request's entry, for the ring's only registered file; `known`: its bytes lie in the registered
     /// buffer.
@@ -611,6 +615,16 @@ impl Below for FileDisk {
         (opcode::Fallocate::CODE, "fallocate"),
         (opcode::PollAdd::CODE, "poll"),
     ];
+
+    /// A ring that polls refuses a sync; and a file system clears the polling of a durable write as soon
+    /// as it has to flush after it.
+    #[inline]
+    fn is_polled(io: &Io) -> bool {
+        match io.kind {
+            IoKind::Read | IoKind::Write => true,
+            IoKind::WriteDurable | IoKind::SyncData | IoKind::Zero => false,
+        }
+    }
 
     #[inline]
     fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
