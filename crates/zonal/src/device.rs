@@ -566,8 +566,7 @@ impl Drive {
         arena: Option<&Arena>,
     ) -> io::Result<Option<Engine>> {
         if let Medium::Nvme(nvme) = &self.medium {
-            let ring = nvme.engine(options, arena)?;
-            return Ok(Some(Engine::Nvme(Box::new(ring))));
+            return nvme.engine(options, arena).map(Some);
         }
         self.disk().map(|disk| disk.engine(options, arena)).transpose()
     }

@@ -1,7 +1,7 @@
 //! A zoned NVMe namespace by its commands, on a real kernel: appends that land where the device says, in
 //! any order, and what others do to it. Runs on the generic device that `ZONAL_NVME` names, of a drive as
 //! QEMU makes it (`guest/run`), which it empties; with the block device of the same namespace in
-//! `ZONAL_NVME_BLOCK` for the others.
+//! `ZONAL_NVME_BLOCK` for the others. With `ZONAL_HIPRI` all queues ask the device for completions.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
@@ -39,7 +39,7 @@ impl Bench {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let bench = Self { generic, block, _turn };
         let drive = bench.open();
-        let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+        let mut queue = drive.queue(&options()).unwrap();
         run(&mut queue, Request::reset_all()).result.unwrap();
         Some(bench)
     }
@@ -77,6 +77,10 @@ impl Bench {
         let at = zone.start + self.written(zone);
         other.unwrap().write_all_at(&blocks(9, count), at).unwrap();
     }
+}
+
+fn options() -> QueueOptions {
+    QueueOptions { hipri: std::env::var_os("ZONAL_HIPRI").is_some(), ..QueueOptions::default() }
 }
 
 fn zone(drive: &Device, number: u32) -> ZoneInfo {
@@ -128,7 +132,7 @@ fn many_queues_append_to_one_zone_at_once() {
         let landed = thread::scope(|scope| {
             let writers: Vec<_> = (0..3)
                 .map(|_| {
-                    let options = QueueOptions { depth: 64, ..QueueOptions::default() };
+                    let options = QueueOptions { depth: 64, ..options() };
                     let drive = &drive;
                     scope
                         .spawn(move || appended(&mut drive.queue(&options).unwrap(), 1, depth, 150))
@@ -136,7 +140,7 @@ fn many_queues_append_to_one_zone_at_once() {
                 .collect();
             writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
         });
-        let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+        let mut queue = drive.queue(&options()).unwrap();
         let written = landed.iter().map(|&(_, _, count)| (count * BLOCK) as u64).sum::<u64>();
         assert_eq!(bench.written(&zone), written);
         assert_eq!(pointer(&drive, &zone), written);
@@ -154,8 +158,7 @@ fn a_zone_is_filled_to_its_end_by_appends_in_flight() {
     let drive = bench.open();
     let zone = zone(&drive, 2);
     let most = drive.limits().append_bytes_max as usize;
-    let mut queue =
-        drive.queue(&QueueOptions { buffer_bytes: 0, ..QueueOptions::default() }).unwrap();
+    let mut queue = drive.queue(&QueueOptions { buffer_bytes: 0, ..options() }).unwrap();
     let records = zone.capacity as usize / most;
     for _ in 0..=records {
         queue.push(Request::append(2, blocks(5, most / BLOCK))).unwrap();
@@ -177,7 +180,7 @@ fn ordered_appends_land_as_they_were_submitted() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
     let zone = zone(&drive, 0);
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     let long = drive.limits().append_bytes_max as usize / BLOCK * 9 + 1;
     let mut order = Vec::new();
     for n in 0..40 {
@@ -206,7 +209,7 @@ fn ordered_and_other_appends_of_several_queues_mingle() {
             .map(|writer| {
                 let (drive, together) = (&drive, &together);
                 scope.spawn(move || {
-                    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+                    let mut queue = drive.queue(&options()).unwrap();
                     let mut found = Vec::new();
                     together.wait();
                     for round in 0..8 {
@@ -234,7 +237,7 @@ fn ordered_and_other_appends_of_several_queues_mingle() {
         writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<BTreeMap<_, _>>()
     });
     assert_eq!(found.len(), 256, "no two at one place");
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     let bytes: Vec<_> = found.into_values().collect();
     assert_eq!(read(&mut queue, zone.start, 256), bytes);
 }
@@ -244,7 +247,7 @@ fn plain_writes_go_where_they_are_told_and_durable_ones_are() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
     let zone = zone(&drive, 5);
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     for n in 0..30_u64 {
         let data = blocks(n as u8, 1);
         queue.push(Request::write_at(zone.start + n * BLOCK as u64, data)).unwrap();
@@ -270,7 +273,7 @@ fn plain_writes_go_where_they_are_told_and_durable_ones_are() {
 fn all_zones_are_reset_at_once_when_nothing_is_in_flight_in_any() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     append(&mut queue, &zone(&drive, 4), 1, 1);
     run(&mut queue, Request::finish(5)).result.unwrap();
     run(&mut queue, Request::open(6)).result.unwrap();
@@ -298,7 +301,7 @@ fn an_append_over_the_limit_is_refused_before_it_goes_out() {
     let drive = bench.open();
     let limit = drive.limits().append_bytes_max as usize;
     assert_eq!(limit, 128 << 10, "the drive's ZASL of 5");
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     let completion = run(&mut queue, Request::append(0, blocks(1, limit / BLOCK + 1)));
     assert_eq!(completion.result.unwrap_err().kind(), ErrorKind::AppendTooLarge);
     assert!(completion.flags.contains(Flags::REFUSED));
@@ -311,7 +314,7 @@ fn a_zone_that_another_program_resets_is_noticed_and_gone_on_with() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
     let zone = zone(&drive, 0);
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     append(&mut queue, &zone, 1, 3);
     bench.blkzone("reset", &zone);
     // It lands, and its answer is the truth: so it is no error, but others are found out.
@@ -329,7 +332,7 @@ fn a_reset_under_many_appends_leaves_what_is_acknowledged_and_there() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
     let zone = zone(&drive, 0);
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     let before = appended(&mut queue, 0, 32, 64);
     bench.blkzone("reset", &zone);
     let since = appended(&mut queue, 0, 32, 64);
@@ -344,7 +347,7 @@ fn what_another_program_writes_is_found_and_kept() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
     let zone = zone(&drive, 0);
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     append(&mut queue, &zone, 1, 1);
     bench.others_write(&zone, 2);
     assert_eq!(append(&mut queue, &zone, 2, 1), zone.start + 3 * BLOCK as u64);
@@ -359,7 +362,7 @@ fn a_plain_write_that_another_has_forestalled_fails_and_says_so() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
     let zone = zone(&drive, 0);
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     run(&mut queue, Request::write_at(zone.start, blocks(1, 1))).result.unwrap();
     bench.others_write(&zone, 1);
     let next = zone.start + BLOCK as u64;
@@ -376,7 +379,7 @@ fn a_failed_append_takes_nothing_acknowledged_with_it() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
     let zone = zone(&drive, 0);
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     let landed = appended(&mut queue, 0, 16, 32);
     // Behind our back the zone becomes full: appends fail from now on.
     bench.blkzone("finish", &zone);
@@ -406,7 +409,7 @@ fn limits_on_zones_that_others_use_up_are_said_in_the_device_s_words() {
     let Some(bench) = Bench::new() else { return };
     let drive = bench.open();
     let max = drive.limits().max_active_zones.unwrap();
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     // As many zones as can be active are, and none of them by us.
     for number in 0..max {
         let other = zone(&drive, 8 + number);
@@ -435,12 +438,12 @@ fn who_writes_keeps_others_away_and_who_reads_does_not() {
     }
     let alone = |path| Opening::new().read(true).custom_flags(libc::O_EXCL).open(path);
     assert_eq!(alone(&bench.block).unwrap_err().raw_os_error(), Some(libc::EBUSY), "as mount does");
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     let at = append(&mut queue, &zone(&drive, 0), 4, 1);
     let reader = OpenOptions { read_only: true, ..OpenOptions::default() };
     let reader = bench.open_with(reader).unwrap();
-    assert_eq!(read(&mut reader.queue(&QueueOptions::default()).unwrap(), at, 1), [4]);
-    let refused = run(&mut reader.queue(&QueueOptions::default()).unwrap(), Request::reset(0));
+    assert_eq!(read(&mut reader.queue(&options()).unwrap(), at, 1), [4]);
+    let refused = run(&mut reader.queue(&options()).unwrap(), Request::reset(0));
     assert_eq!(refused.result.unwrap_err().kind(), ErrorKind::DeviceReadOnly);
     drop(queue);
     drive.close().unwrap();
@@ -461,14 +464,14 @@ fn without_a_block_device_other_sessions_are_kept_away_all_the_same() {
         |read_only| zonal::open(&target, &OpenOptions { read_only, ..OpenOptions::default() });
     let drive = open(false).unwrap();
     assert!(!drive.geometry().zone_size.is_power_of_two());
-    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let mut queue = drive.queue(&options()).unwrap();
     run(&mut queue, Request::reset_all()).result.unwrap();
     let second = zone(&drive, 1);
     assert_eq!(append(&mut queue, &second, 6, 2), drive.geometry().zone_size);
     let error = open(false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InUse);
     assert!(error.to_string().contains("another session of zonal writes to it"), "{error}");
-    let mut reader = open(true).unwrap().queue(&QueueOptions::default()).unwrap();
+    let mut reader = open(true).unwrap().queue(&options()).unwrap();
     assert_eq!(read(&mut reader, second.start, 2), [6, 6]);
     drop(queue);
     drive.close().unwrap();
@@ -486,13 +489,34 @@ fn what_pass_through_cannot_do_is_refused_by_name() {
     let error = zonal::open(&planned, &OpenOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let drive = bench.open();
-    let hipri =
-        drive.queue(&QueueOptions { hipri: true, ..QueueOptions::default() }).err().unwrap();
-    assert_eq!(hipri.kind(), ErrorKind::Unsupported);
-    let why = std::error::Error::source(&hipri).unwrap().to_string();
-    assert!(why.contains("leave hipri out"), "{why}");
     let error = drive.set_condition(0, ZoneState::Offline).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+/// Which of the two it is the guest decides, by the driver's module parameter.
+#[test]
+fn completions_are_asked_for_where_the_driver_has_queues_for_that_and_refused_elsewhere() {
+    let Some(bench) = Bench::new() else { return };
+    let drive = bench.open();
+    let block = bench.block.file_name().unwrap().display();
+    let setting = format!("/sys/block/{block}/queue/io_poll");
+    let value = std::fs::read_to_string(&setting).unwrap();
+    match drive.queue(&QueueOptions { hipri: true, ..QueueOptions::default() }) {
+        Ok(mut queue) => {
+            assert_eq!(value, "1\n");
+            let zone = zone(&drive, 1);
+            assert_eq!(append(&mut queue, &zone, 7, 1), zone.start);
+        }
+        Err(refused) => {
+            assert_eq!((refused.kind(), &*value), (ErrorKind::Unsupported, "0\n"));
+            let why = std::error::Error::source(&refused).unwrap().to_string();
+            assert!(why.contains(&format!("{setting} is 0")), "{why}");
+            assert!(why.contains("nvme.poll_queues=2") && why.contains("leave hipri out"), "{why}");
+        }
+    }
+    // The drive is none the worse for either.
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    append(&mut queue, &zone(&drive, 2), 8, 1);
 }
 
 /// What is no namespace at all; this needs none.

@@ -20,7 +20,6 @@ pub(crate) mod uring;
 mod wake;
 
 pub(crate) use nvme::{Commands, NvmeDisk, Zoned};
-pub(crate) use uring::Uring;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -34,7 +33,7 @@ use file::FileDisk;
 use polled::Polled;
 use sim::{SimDisk, SimEngine, SimNotifier};
 use threads::{Threads, ThreadsNotifier};
-use uring::{Files, UringNotifier};
+use uring::{Files, Uring, UringNotifier};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -376,6 +375,8 @@ pub(crate) enum Engine {
     Polled(Box<Polled>),
     /// A ring of commands to an NVMe namespace.
     Nvme(Box<Uring<Commands>>),
+    /// The same with one that asks the device.
+    PolledNvme(Box<Polled<Commands>>),
     /// Threads that block.
     Threads(Threads),
     /// The simulator's.
@@ -407,9 +408,12 @@ impl Engine {
             Self::Uring(_) | Self::Polled(_) => true,
             // What goes to several files the kernel gives to threads of its own; a device may do commands in
             // any order.
-            Self::Files(_) | Self::Nvme(_) | Self::Threads(_) | Self::Sim(_) | Self::Faulty(_) => {
-                false
-            }
+            Self::Files(_)
+            | Self::Nvme(_)
+            | Self::PolledNvme(_)
+            | Self::Threads(_)
+            | Self::Sim(_)
+            | Self::Faulty(_) => false,
         }
     }
 
@@ -419,6 +423,7 @@ impl Engine {
     pub(crate) fn landed(&self, token: u64) -> Option<u64> {
         match self {
             Self::Nvme(engine) => engine.landed(token),
+            Self::PolledNvme(engine) => engine.landed(token),
             Self::Uring(_)
             | Self::Files(_)
             | Self::Polled(_)
@@ -438,7 +443,10 @@ impl Engine {
     #[inline]
     pub(crate) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
         debug_assert_ne!(io.token, u64::MAX, "the engine's own token");
-        debug_assert!(io.zoned.is_none() || matches!(self, Self::Nvme(_)), "no such device");
+        debug_assert!(
+            io.zoned.is_none() || matches!(self, Self::Nvme(_) | Self::PolledNvme(_)),
+            "no such device"
+        );
         match self {
             // SAFETY: the caller's promise, handed on.
             Self::Uring(engine) => unsafe { engine.push(io) },
@@ -459,9 +467,12 @@ impl Engine {
             Self::Uring(engine) => unsafe { engine.push_untorn(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push_untorn(io) },
-            Self::Files(_) | Self::Polled(_) | Self::Nvme(_) | Self::Sim(_) | Self::Faulty(_) => {
-                Err(io)
-            }
+            Self::Files(_)
+            | Self::Polled(_)
+            | Self::Nvme(_)
+            | Self::PolledNvme(_)
+            | Self::Sim(_)
+            | Self::Faulty(_) => Err(io),
         }
     }
 
@@ -480,6 +491,8 @@ impl Engine {
             Self::Polled(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Nvme(engine) => unsafe { engine.push(io) },
+            // SAFETY: likewise.
+            Self::PolledNvme(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
             Self::Threads(engine) => unsafe { engine.push(io) },
             // SAFETY: likewise.
@@ -507,6 +520,7 @@ impl Engine {
             Self::Files(engine) => engine.submit(wait_for, timeout),
             Self::Polled(engine) => engine.submit(wait_for, timeout),
             Self::Nvme(engine) => engine.submit(wait_for, timeout),
+            Self::PolledNvme(engine) => engine.submit(wait_for, timeout),
             Self::Threads(engine) => engine.submit(wait_for, timeout),
             Self::Sim(engine) => {
                 engine.submit(wait_for, timeout);
@@ -525,6 +539,7 @@ impl Engine {
             Self::Files(engine) => engine.reap(each),
             Self::Polled(engine) => engine.reap(each),
             Self::Nvme(engine) => engine.reap(each),
+            Self::PolledNvme(engine) => engine.reap(each),
             Self::Threads(engine) => engine.reap(each),
             Self::Sim(engine) => engine.reap(each),
             Self::Faulty(engine) => engine.reap(each),
@@ -538,6 +553,7 @@ impl Engine {
             Self::Files(engine) => engine.in_flight(),
             Self::Polled(engine) => engine.in_flight(),
             Self::Nvme(engine) => engine.in_flight(),
+            Self::PolledNvme(engine) => engine.in_flight(),
             Self::Threads(engine) => engine.in_flight(),
             Self::Sim(engine) => engine.in_flight(),
             Self::Faulty(engine) => engine.in_flight(),
@@ -551,6 +567,7 @@ impl Engine {
             Self::Files(engine) => Notifier::Uring(engine.notifier()),
             Self::Polled(engine) => Notifier::Uring(engine.notifier()),
             Self::Nvme(engine) => Notifier::Uring(engine.notifier()),
+            Self::PolledNvme(engine) => Notifier::Uring(engine.notifier()),
             Self::Threads(engine) => Notifier::Threads(engine.notifier()),
             Self::Sim(engine) => Notifier::Sim(engine.notifier()),
             Self::Faulty(engine) => engine.notifier(),
@@ -565,6 +582,7 @@ impl Engine {
             Self::Files(engine) => Some(engine.as_raw_fd()),
             Self::Polled(engine) => Some(engine.as_raw_fd()),
             Self::Nvme(engine) => Some(engine.as_raw_fd()),
+            Self::PolledNvme(engine) => Some(engine.as_raw_fd()),
             Self::Threads(engine) => Some(engine.as_raw_fd()),
             Self::Sim(_) => None,
             Self::Faulty(engine) => engine.as_raw_fd(),
@@ -583,6 +601,7 @@ impl Engine {
             Self::Files(engine) => engine.prepare_to_poll(),
             Self::Polled(engine) => engine.prepare_to_poll(),
             Self::Nvme(engine) => engine.prepare_to_poll(),
+            Self::PolledNvme(engine) => engine.prepare_to_poll(),
             Self::Threads(engine) => engine.prepare_to_poll(),
             Self::Sim(engine) => Ok(engine.prepare_to_poll()),
             Self::Faulty(engine) => engine.prepare_to_poll(),
@@ -596,6 +615,7 @@ impl Engine {
             Self::Files(engine) => engine.registered_bytes(),
             Self::Polled(engine) => engine.registered_bytes(),
             Self::Nvme(engine) => engine.registered_bytes(),
+            Self::PolledNvme(engine) => engine.registered_bytes(),
             Self::Threads(_) | Self::Sim(_) => 0,
             Self::Faulty(engine) => engine.registered_bytes(),
         }
@@ -608,6 +628,7 @@ impl Engine {
             Self::Files(engine) => engine.syscalls(),
             Self::Polled(engine) => engine.syscalls(),
             Self::Nvme(engine) => engine.syscalls(),
+            Self::PolledNvme(engine) => engine.syscalls(),
             Self::Threads(engine) => engine.syscalls(),
             Self::Sim(engine) => engine.syscalls(),
             Self::Faulty(engine) => engine.syscalls(),

@@ -5,6 +5,10 @@
 //!
 //! A command is done whole or not at all, and does not say how many bytes it moved: that is noted for
 //! each slot when its command goes out, and so is where it landed when it comes back.
+//!
+//! Where the device is asked for completions ([`Polled`]), it is so for the commands that move records:
+//! those are short, and many. A flush, what is done to zones, and reports may take their time, and
+//! interrupt when they have.
 
 use std::fs::File;
 use std::io;
@@ -15,9 +19,10 @@ use io_uring::types::Fixed;
 use io_uring::{cqueue, opcode, squeue};
 use zonal_core::zone::ZoneOp;
 
+use super::polled::{Polled, refused};
 use super::uring::{Below, REGISTERED, Uring, os_error, probe};
-use super::{EngineOptions, Io, IoKind, polled};
-use crate::buffer::Arena;
+use super::{EngineOptions, Io, IoKind};
+use crate::buffer::{Arena, Buffer};
 use crate::nvme::{Namespace, Status};
 use crate::sys::DIRECT_ALIGNMENT;
 use crate::sys::nvme::{Command, URING_CMD_IO};
@@ -72,27 +77,51 @@ impl NvmeDisk {
         let arena = Arena::new(1, DIRECT_ALIGNMENT)?;
         let options = EngineOptions { sq_entries: 1, cq_entries: 1, ..EngineOptions::default() };
         let buffer = arena.lease(DIRECT_ALIGNMENT).ok_or(io::ErrorKind::OutOfMemory)?;
-        self.engine(&options, Some(&arena))?.try_once(buffer, true, Some(Zoned::Report))
+        self.ring(&options, Some(&arena))?.try_once(buffer, true, Some(Zoned::Report))
     }
 
     /// A ring for the calling thread.
     ///
     /// # Errors
     /// As [`Disk::engine`](super::Disk::engine).
-    pub(crate) fn engine(
+    pub(crate) fn ring(
         &self,
         options: &EngineOptions,
         arena: Option<&Arena>,
     ) -> io::Result<Uring<Commands>> {
-        if options.hipri {
-            return Err(polled::refused("NVMe pass-through has no polled commands here"));
-        }
         Uring::over(Commands::new(self, options.sq_entries), options, arena)
+    }
+
+    /// A ring that asks the device, and an ordinary one, for the calling thread, after one command that
+    /// shows whether the kernel takes such. Whether the device has queues that are polled that does
+    /// not show: the kernel lets it interrupt otherwise, and says nothing.
+    ///
+    /// # Errors
+    /// As [`Disk::engine`](super::Disk::engine).
+    pub(crate) fn polled(
+        &self,
+        options: &EngineOptions,
+        arena: Option<&Arena>,
+    ) -> io::Result<Polled<Commands>> {
+        let mut rings = Polled::over(&Commands::new(self, options.sq_entries), options, arena)?;
+        let page = Buffer::unpooled(DIRECT_ALIGNMENT);
+        match rings.asking_mut().try_once(page, false, Some(Zoned::Report)) {
+            Ok(()) => Ok(rings),
+            Err(error) if is_unknown(&error) => {
+                Err(refused("this kernel's driver polls for no commands; it takes Linux 6.1"))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
+/// Whether the kernel said that it knows no such thing.
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL))
+}
+
 /// The commands of one ring.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Commands {
     disk: NvmeDisk,
     /// By the number of the queue's slot, which is the token.
@@ -153,6 +182,13 @@ impl Uring<Commands> {
     }
 }
 
+impl Polled<Commands> {
+    /// As [`Uring::landed`]: all appends are asked for.
+    pub(crate) fn landed(&self, token: u64) -> Option<u64> {
+        self.asking().landed(token)
+    }
+}
+
 impl AsRawFd for Commands {
     fn as_raw_fd(&self) -> RawFd {
         self.disk.file.as_raw_fd()
@@ -166,6 +202,16 @@ impl Below for Commands {
         (opcode::UringCmd80::CODE, "commands to devices (uring_cmd, Linux 5.19)"),
         (opcode::PollAdd::CODE, "poll"),
     ];
+
+    fn is_polled(io: &Io) -> bool {
+        match (io.zoned, io.kind) {
+            (None | Some(Zoned::Append), IoKind::Read | IoKind::Write | IoKind::WriteDurable) => {
+                true
+            }
+            (_, IoKind::SyncData | IoKind::Zero)
+            | (Some(Zoned::Report | Zoned::Manage(_) | Zoned::ResetAll), _) => false,
+        }
+    }
 
     fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry128 {
         let Some((command, bytes)) = self.command(io) else {
@@ -245,6 +291,24 @@ mod tests {
         assert!(commands.command(&io(IoKind::Zero, None, 0)).is_none());
     }
 
+    #[test]
+    fn what_moves_records_is_asked_for_and_nothing_else_is() {
+        let is_polled = |kind, zoned| Commands::is_polled(&io(kind, zoned, 0));
+        assert!(is_polled(IoKind::Read, None));
+        for kind in [IoKind::Write, IoKind::WriteDurable] {
+            assert!(is_polled(kind, None) && is_polled(kind, Some(Zoned::Append)));
+        }
+        for (kind, zoned) in [
+            (IoKind::SyncData, None),
+            (IoKind::Zero, None),
+            (IoKind::SyncData, Some(Zoned::Manage(ZoneOp::Reset))),
+            (IoKind::SyncData, Some(Zoned::ResetAll)),
+            (IoKind::Read, Some(Zoned::Report)),
+        ] {
+            assert!(!is_polled(kind, zoned), "{kind:?} {zoned:?}");
+        }
+    }
+
     /// As on a kernel whose driver does not know commands in rings, and what zeroing comes to.
     #[test]
     fn what_takes_no_commands_says_so() {
@@ -256,7 +320,7 @@ mod tests {
         let disk = NvmeDisk::new(device, Namespace { nsid: 1, block_shift: 12 });
         let error = disk.try_command().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
-        let mut ring = disk.engine(&EngineOptions::default(), None).unwrap();
+        let mut ring = disk.ring(&EngineOptions::default(), None).unwrap();
         for kind in [IoKind::SyncData, IoKind::Zero] {
             // SAFETY: neither moves bytes.
             unsafe { ring.push(io(kind, None, 0)) }.unwrap();

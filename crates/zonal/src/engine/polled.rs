@@ -1,13 +1,14 @@
-//! The engine over a file whose device is asked for completions, instead of interrupting.
+//! The engine whose device is asked for completions, instead of interrupting: over a file, or an NVMe
+//! namespace.
 //!
 //! ```text
-//! push ─► a read or a write ─► polled ───────────────────────────────────┬─► reap
-//!    └──► a durable write, a sync, a zeroing ─► ordinary ◄─ notification ─┘
+//! push ─► what moves records ─► polled ───────────────────────┬─► reap
+//!    └──► all else ─► ordinary ◄─ notification ───────────────┘
 //! ```
 //!
-//! A ring that polls (`IORING_SETUP_IOPOLL`) takes direct reads and writes, and neither a sync nor
-//! a poll request on an eventfd. So there are two, and the second has everything else. Durable writes
-//! are among that: a file system clears their polling as soon as it has to flush after them.
+//! A ring that polls (`IORING_SETUP_IOPOLL`) takes direct reads and writes, or commands, and neither
+//! a sync nor a poll request on an eventfd. So there are two, and the second has everything else; what
+//! that is, is told by what is below ([`Below::is_polled`]).
 //!
 //! Invariants:
 //! * A request is in exactly one of the rings, which keeps the promises of [`Uring`].
@@ -22,16 +23,16 @@ use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use super::file::FileDisk;
-use super::uring::{Uring, UringNotifier};
-use super::{EngineOptions, Io, IoKind};
+use super::uring::{Below, Uring, UringNotifier};
+use super::{EngineOptions, Io};
 use crate::buffer::Arena;
 use crate::sys::file::polled_queues;
 
-/// One thread's two rings over one file.
+/// One thread's two rings over one file or namespace.
 #[derive(Debug)]
-pub(crate) struct Polled {
-    polled: Uring,
-    ordinary: Uring,
+pub(crate) struct Polled<B: Below = FileDisk> {
+    polled: Uring<B>,
+    ordinary: Uring<B>,
 }
 
 impl Polled {
@@ -44,11 +45,8 @@ impl Polled {
         if !file.is_direct() {
             return Err(refused("its file system has no direct I/O"));
         }
-        let ordinary = EngineOptions { hipri: false, sqpoll: false, ..*options };
-        // No buffer is registered twice: the locked memory would count twice.
-        let ordinary = Uring::new(file, &ordinary, None)?;
-        let mut polled = Uring::new(file, options, arena)?;
-        match (polled.try_reading(), polled_queues(file.identity()?.device)) {
+        let mut rings = Self::over(file, options, arena)?;
+        match (rings.polled.try_reading(), polled_queues(file.identity()?.device)) {
             // Kernels like 6.6 do not refuse the read, but go on with interrupts.
             (Ok(()) | Err(_), Some((setting, false))) => Err(refused(&format!(
                 "{} is 0, as its driver has no queues for that (nvme has the module parameter \
@@ -60,7 +58,7 @@ impl Polled {
                 Err(refused(&format!("its file system or device refuses a polled read ({error})")))
             }
             (Err(error), _) => Err(error),
-            (Ok(()), _) => Ok(Self { polled, ordinary }),
+            (Ok(()), _) => Ok(rings),
         }
     }
 
@@ -75,14 +73,37 @@ impl Polled {
         let ordinary = Uring::new(file, &ordinary, None)?;
         Ok(Self { polled: Uring::new(file, options, arena)?, ordinary })
     }
+}
+
+impl<B: Below + Clone> Polled<B> {
+    /// Both rings, without a look at whether the device can be asked.
+    pub(super) fn over(
+        below: &B,
+        options: &EngineOptions,
+        arena: Option<&Arena>,
+    ) -> io::Result<Self> {
+        let ordinary = EngineOptions { hipri: false, sqpoll: false, ..*options };
+        // No buffer is registered twice: the locked memory would count twice.
+        let ordinary = Uring::over(below.clone(), &ordinary, None)?;
+        Ok(Self { polled: Uring::over(below.clone(), options, arena)?, ordinary })
+    }
+}
+
+impl<B: Below> Polled<B> {
+    /// The ring that asks.
+    pub(super) fn asking(&self) -> &Uring<B> {
+        &self.polled
+    }
+
+    /// The same, to try it.
+    pub(super) fn asking_mut(&mut self) -> &mut Uring<B> {
+        &mut self.polled
+    }
 
     /// # Safety
     /// As [`Engine::push`](super::Engine::push).
     pub(super) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
-        let ring = match io.kind {
-            IoKind::Read | IoKind::Write => &mut self.polled,
-            IoKind::WriteDurable | IoKind::SyncData | IoKind::Zero => &mut self.ordinary,
-        };
+        let ring = if B::is_polled(&io) { &mut self.polled } else { &mut self.ordinary };
         // SAFETY: the caller's promise, handed on.
         unsafe { ring.push(io) }
     }

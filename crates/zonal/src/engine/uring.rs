@@ -18,7 +18,7 @@
 //! here), or an NVMe namespace ([`super::nvme`]).
 //!
 //! A ring made with `hipri` belongs to [`Polled`](super::polled::Polled), which gives it nothing but
-//! reads and writes, and asks it by [`ask`](Uring::ask). Nobody notifies it.
+//! what can be asked for ([`Below::is_polled`]), and asks it by [`ask`](Uring::ask). Nobody notifies it.
 //!
 //! All `unsafe` of the engine is here. Its ground is the promise given to `push`: the bytes of a
 //! request stay valid until its token is reaped; [`Drop`] waits for what was not.
@@ -94,6 +94,10 @@ pub(crate) trait Below: fmt::Debug + AsRawFd {
     fn also_kept(&self) -> Option<RawFd> {
         None
     }
+
+    /// Whether the device is asked for the end of such a request, where it can be; it interrupts for
+    /// all others.
+    fn is_polled(io: &Io) -> bool;
 
     /// A request's entry, for the ring's first registered file; `known`: its bytes lie in the registered
     /// buffer.
@@ -626,6 +630,16 @@ impl Below for FileDisk {
     type Completion = cqueue::Entry;
     const NEEDED: &'static [(u8, &'static str)] = NEEDED_OF_FILES;
 
+    /// A ring that polls refuses a sync; and a file system clears the polling of a durable write as soon
+    /// as it has to flush after it.
+    #[inline]
+    fn is_polled(io: &Io) -> bool {
+        match io.kind {
+            IoKind::Read | IoKind::Write => true,
+            IoKind::WriteDurable | IoKind::SyncData | IoKind::Zero => false,
+        }
+    }
+
     #[inline]
     fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {
         entry!(self, io, known, Fixed(REGISTERED), io.offset)
@@ -665,6 +679,11 @@ impl Below for Files {
 
     fn also_kept(&self) -> Option<RawFd> {
         self.spread.locked()
+    }
+
+    /// Nothing is: `hipri` is refused where a drive is many files.
+    fn is_polled(_: &Io) -> bool {
+        false
     }
 
     fn entry(&mut self, io: &Io, known: bool) -> squeue::Entry {

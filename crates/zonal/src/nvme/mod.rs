@@ -30,7 +30,8 @@ pub(crate) use status::Status;
 use crate::block::{self, Queue, Reported};
 use crate::buffer::Arena;
 use crate::device::{Device, Drive, Medium, OpenNotes};
-use crate::engine::{Commands, EngineChoice, EngineOptions, NvmeDisk, Uring};
+use crate::engine::polled;
+use crate::engine::{Engine, EngineChoice, EngineOptions, NvmeDisk};
 use crate::open::OpenOptions;
 use crate::sys::nvme as sys;
 use crate::sys::words::SharedWords;
@@ -69,6 +70,7 @@ const BLOCKS_MAX: u64 = 1 << 16;
 /// A namespace that is open.
 pub(crate) struct Nvme {
     disk: NvmeDisk,
+    node: Node,
     /// Its block device, which nobody else gets while this is open.
     _claimed: Option<File>,
     geometry: Geometry,
@@ -109,7 +111,7 @@ fn open_device(path: &Path, name: &str, options: &OpenOptions) -> Result<Device>
     let found = |zone: ZoneIndex| block::found(&reported[zone.index()], &geometry);
     let zones = Zones::new(geometry.clone(), cells, keeping, found);
     let (scale, transfer) = (scale(&identity), queue.whole_write);
-    let nvme = Nvme { disk, _claimed: claimed, geometry, scale, transfer };
+    let nvme = Nvme { disk, node, _claimed: claimed, geometry, scale, transfer };
     Ok(Device::new(Drive {
         name: name.to_owned(),
         zones: Arc::new(zones),
@@ -310,13 +312,21 @@ fn report_bytes(transfer: u64) -> usize {
 }
 
 impl Nvme {
-    /// A queue's ring.
+    /// A queue's ring, or two where the device is asked for completions.
+    ///
+    /// # Errors
+    /// `Unsupported`: it cannot be asked. Otherwise the kernel's.
     pub(crate) fn engine(
         &self,
         options: &EngineOptions,
         arena: Option<&Arena>,
-    ) -> io::Result<Uring<Commands>> {
-        self.disk.engine(options, arena)
+    ) -> io::Result<Engine> {
+        if options.hipri {
+            self.node.can_be_polled().map_err(|why| polled::refused(&why))?;
+            let rings = self.disk.polled(options, arena)?;
+            return Ok(Engine::PolledNvme(Box::new(rings)));
+        }
+        self.disk.ring(options, arena).map(|ring| Engine::Nvme(Box::new(ring)))
     }
 
     /// The longest command, in bytes.

@@ -83,6 +83,53 @@ impl Node {
         length.unwrap_or(u64::MAX).min(segments.saturating_mul(PAGE))
     }
 
+    /// Whether the namespace's controllers have queues that are polled, as its commands are asked for there;
+    /// if not, why.
+    pub(crate) fn can_be_polled(&self) -> Result<(), String> {
+        self.polled_below(Path::new("/sys/block"))
+    }
+
+    fn polled_below(&self, blocks: &Path) -> Result<(), String> {
+        let mut asked = self.paths(blocks);
+        if asked.is_empty() {
+            asked.push(self.block_folder());
+        }
+        for folder in asked {
+            let setting = folder.join("queue/io_poll");
+            let name = folder.file_name().unwrap_or_default().display();
+            let shown = format!("/sys/block/{name}/queue/io_poll");
+            match fs::read_to_string(&setting) {
+                Ok(value) if value.trim() != "0" => {}
+                Ok(_) => return Err(format!("{shown} is 0, {NO_POLL_QUEUES}")),
+                Err(error) => {
+                    return Err(format!(
+                        "whether its controller has queues for that the kernel does not say ({shown}: \
+                         {error})"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The devices of the controllers that lead to the namespace, where the kernel puts one namespace
+    /// before several (`nvme0c1n1` of `nvme0n1`), whose own queue tells nothing; otherwise none.
+    fn paths(&self, blocks: &Path) -> Vec<PathBuf> {
+        let Some((first, last)) = self.digits.split_once('n') else { return Vec::new() };
+        let is_path = |name: &str| {
+            let rest = name.strip_prefix("nvme")?.strip_prefix(first)?.strip_prefix('c')?;
+            let (controller, namespace) = rest.split_once('n')?;
+            let counts = controller.bytes().all(|byte| byte.is_ascii_digit());
+            (counts && namespace == last).then_some(())
+        };
+        let entries = fs::read_dir(blocks).into_iter().flatten().flatten();
+        let paths = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.to_str().and_then(is_path).is_some()
+        });
+        paths.map(|entry| entry.path()).collect()
+    }
+
     /// Takes the block device, so that no file system, other driver or session gets it; none where the
     /// kernel shows no block device, as for zones of no power of two. Where it may not be opened, says
     /// why.
@@ -135,6 +182,11 @@ impl Node {
         same.then_some(number)
     }
 }
+
+/// What makes a controller's `io_poll` 0, and what to do about it.
+const NO_POLL_QUEUES: &str = "as its controller has no queues for that (nvme has the module parameter \
+                              poll_queues, on the kernel's command line nvme.poll_queues=2; fabrics have \
+                              nvme connect --nr-poll-queues)";
 
 /// The memory page of the smallest kernels.
 const PAGE: u64 = 4096;
@@ -198,6 +250,36 @@ mod tests {
         assert_eq!(Node::at(folder).unwrap().transfer(), 127 * 4096);
         let (_root, folder) = sysfs("nvme-generic", "ng1n1", &limits);
         assert_eq!(Node::at(folder).unwrap().transfer(), 127 * 4096, "it has no block device");
+    }
+
+    #[test]
+    fn a_namespace_can_be_polled_where_each_of_its_controllers_has_queues_for_that() {
+        let blocks = tempfile::tempdir().unwrap();
+        let polled = |limits| {
+            let (_root, folder) = sysfs("nvme-generic", "ng0n1", limits);
+            Node::at(folder).unwrap().polled_below(blocks.path())
+        };
+        assert_eq!(polled(&[("io_poll", "1")]), Ok(()));
+        let why = polled(&[("io_poll", "0")]).unwrap_err();
+        assert!(why.starts_with("/sys/block/nvme0n1/queue/io_poll is 0"), "{why}");
+        assert!(why.contains("nvme.poll_queues=2"), "{why}");
+        let why = polled(&[]).unwrap_err();
+        assert!(why.contains("does not say (/sys/block/nvme0n1/queue/io_poll: No such"), "{why}");
+        // Others' paths, and then its own, of which one is without.
+        let path = |name: &str, value: &str| {
+            let queue = blocks.path().join(name).join("queue");
+            fs::create_dir_all(&queue).unwrap();
+            fs::write(queue.join("io_poll"), value).unwrap();
+        };
+        for name in ["nvme0n1", "nvme0c0n2", "nvme1c0n1", "nvme10c0n1", "nvme0c0n11"] {
+            path(name, "0\n");
+        }
+        assert_eq!(polled(&[("io_poll", "1")]), Ok(()));
+        path("nvme0c0n1", "1\n");
+        assert_eq!(polled(&[("io_poll", "0")]), Ok(()), "the head's own says nothing");
+        path("nvme0c12n1", "0\n");
+        let why = polled(&[("io_poll", "1")]).unwrap_err();
+        assert!(why.starts_with("/sys/block/nvme0c12n1/queue/io_poll is 0"), "{why}");
     }
 
     #[test]

@@ -76,8 +76,13 @@ impl Bench {
     }
 
     pub(crate) fn queue(&self) -> Hand {
-        Hand(self.drive().queue(&QueueOptions { depth: 64, ..QueueOptions::default() }).unwrap())
+        Hand(self.drive().queue(&QueueOptions { depth: 64, ..options() }).unwrap())
     }
+}
+
+/// With `ZONAL_HIPRI` all queues ask the device for completions.
+pub(crate) fn options() -> QueueOptions {
+    QueueOptions { hipri: std::env::var_os("ZONAL_HIPRI").is_some(), ..QueueOptions::default() }
 }
 
 /// A queue, and one request at a time.

@@ -2,7 +2,7 @@
 
 use crate::abilities::{ABILITIES, Cell};
 use crate::backends::{BLOCK, ROOM};
-use crate::bench::{Bench, blocks_of};
+use crate::bench::{Bench, blocks_of, options};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -450,7 +450,7 @@ fn limits_are_true(bench: &mut Bench) {
 
 fn requests_end_once(bench: &mut Bench) {
     let zone = bench.zones()[0];
-    let options = QueueOptions { depth: 8, ..QueueOptions::default() };
+    let options = QueueOptions { depth: 8, ..options() };
     let mut queue = bench.drive().queue(&options).unwrap();
     for tag in 0..8 {
         queue.push(Request::append(zone.zone, blocks_of(tag as u8, 1)).tag(tag)).unwrap();

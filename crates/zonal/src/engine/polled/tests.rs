@@ -1,7 +1,7 @@
 //! Two rings against the kernel they run on.
 
 use super::super::tests::{Kind, engine, fixture, notify_after, slab};
-use super::super::{Engine, EngineKind, Notifier};
+use super::super::{Engine, EngineKind, IoKind, Notifier};
 use super::*;
 use crate::buffer::Buffer;
 use crate::sys::file::Access;
@@ -12,6 +12,7 @@ fn two_rings(engine: &mut Engine) -> &mut Polled {
         Engine::Uring(_)
         | Engine::Files(_)
         | Engine::Nvme(_)
+        | Engine::PolledNvme(_)
         | Engine::Threads(_)
         | Engine::Sim(_)
         | Engine::Faulty(_) => panic!("not two rings"),
