@@ -52,7 +52,7 @@ mod worker;
 mod tests;
 
 pub use journal::Replayed;
-pub use open::{JournalReport, check_journal, is_journal};
+pub use open::{AtomicInfo, JournalReport, check_journal, inspect, is_journal};
 pub use operation::AtomicOperation;
 use operation::{Job, What};
 use worker::Inbox;
