@@ -6,6 +6,8 @@ mod common;
 
 use common::{Place, noise};
 use std::fs;
+use std::os::unix::fs::FileExt;
+use zonal::atomic::{AtomicFile, AtomicOptions, JournalUse};
 
 #[test]
 fn info_tells_the_path_and_the_units() {
@@ -13,7 +15,8 @@ fn info_tells_the_path_and_the_units() {
     place.put("pages", &[0; 8192]);
     let info = place.json("atomic info pages");
     let keys: Vec<&String> = info.as_object().unwrap().keys().collect();
-    assert_eq!(keys.len(), 5, "{info}");
+    assert_eq!(keys.len(), 7, "{info}");
+    assert_eq!((info["units_waiting"].as_u64(), info["in_use"].as_bool()), (Some(0), Some(false)));
     let path = info["path"].as_str().unwrap();
     assert!(["native", "none"].contains(&path), "{info}");
     assert_eq!(info["unit_max"] == 0, path == "none", "{info}");
@@ -131,6 +134,62 @@ fn a_journal_is_checked_by_check() {
         (said["errors"].as_u64(), said["findings"][0]["severity"].as_str()),
         (Some(1), Some("error"))
     );
+}
+
+fn shows(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+/// As after a power cut: a unit is in the journal, and torn in its place.
+#[test]
+fn info_says_that_units_wait_and_changes_nothing() {
+    let place = Place::new();
+    place.put("pages", &[7; 65536]);
+    let path = place.path("pages");
+    let options = AtomicOptions {
+        journal: JournalUse::Always,
+        journal_bytes: 1 << 20,
+        ..AtomicOptions::default()
+    };
+    let file = AtomicFile::open(&path, &options).unwrap();
+    file.write_atomic_at(16384, noise(3, 16384)).wait().unwrap();
+    let info = place.json("atomic info pages");
+    assert_eq!((info["units_waiting"].as_u64(), info["in_use"].as_bool()), (Some(0), Some(true)));
+    shows(&place.ok("atomic info pages").text(), &["in use"]);
+    let journal = fs::read(place.path("pages.journal")).unwrap();
+    file.close().unwrap();
+    place.put("pages.journal", &journal);
+    let mut torn = fs::read(&path).unwrap();
+    torn[20000..32768].fill(7);
+    // Its inode is that of the journal.
+    fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&torn, 0).unwrap();
+
+    for words in ["atomic info pages", "atomic info pages --journal"] {
+        let info = place.json(words);
+        assert_eq!(
+            (info["units_waiting"].as_u64(), info["in_use"].as_bool()),
+            (Some(1), Some(false))
+        );
+        let text = place.ok(words).text();
+        shows(&text, &["waiting", "1 unit in", "pages.journal", "may be torn"]);
+    }
+    if place.json("atomic info pages")["path"] == "none" {
+        let info = place.json("atomic info pages --journal");
+        assert_eq!(info["path"], "journal");
+        assert_eq!(info["unit_max"].as_u64(), Some(256 << 10), "of the journal that is there");
+    }
+    assert!(
+        fs::read(&path).unwrap() == torn
+            && fs::read(place.path("pages.journal")).unwrap() == journal
+    );
+    assert_eq!(place.json("check pages.journal")["journal"]["units"].as_u64(), Some(1));
+
+    place.feed("atomic write pages --offset 0 --journal", &[5; 4096]).exits(0).says(&["1 unit"]);
+    let whole = fs::read(&path).unwrap();
+    assert!(whole[16384..32768] == noise(3, 16384), "put in place");
+    assert_eq!(place.json("atomic info pages")["units_waiting"].as_u64(), Some(0));
 }
 
 #[test]

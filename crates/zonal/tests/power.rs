@@ -12,11 +12,11 @@
 mod disks;
 mod load;
 
-use disks::fuse::{Entry, FuseDisk};
-use disks::{Ground, Mounted, make_file_system};
+use disks::fuse::FuseDisk;
+use disks::log::{Counts, Recorded, Replay, moments};
+use disks::{Ground, Mounted, make_file_system, with_context};
 use load::said::{Expect, Promise, Said};
 use load::{Leashed, Load, Random, Temper};
-use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -41,9 +41,6 @@ const DISK_BYTES: usize = 32 << 20;
 const LOG_BYTES: usize = 64 << 20;
 const LOAD_FOR: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What a disk writes whole, or not at all.
-const SECTOR: usize = 512;
 
 /// What is under the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,13 +108,12 @@ fn cut_again_and_again(under: Under, seed: u64) {
     for threads in [false, true] {
         let run = record(&ground, under, seed, threads, cuts / 2);
         run.log.iter().for_each(|entry| counts.add(entry));
-        let moments = moments(&run.log, cuts / 2, &mut random);
-        let mut replay = Replay::new(&run);
+        let moments = moments(&run.log, cuts / 2, promises, &mut |below| random.next(below));
+        let mut past = Past { replay: Replay::new(&run), said: Said::nothing() };
         for (n, moment) in (0..).zip(moments) {
-            replay.go_to(moment);
+            past.go_to(moment);
             let context = format!("{under:?}, threads {threads}, seed {seed}, cut {n} at {moment}");
-            let (found, down) =
-                with_context(&context, || replay.cut(&ground, under, &mut random, n));
+            let (found, down) = with_context(&context, || past.cut(&ground, under, &mut random, n));
             flushed += found;
             machine_went_down += usize::from(down);
         }
@@ -128,49 +124,6 @@ fn cut_again_and_again(under: Under, seed: u64) {
          {machine_went_down} seen as such, {flushed} flushed records found again"
     );
     assert!(machine_went_down * 10 > cuts * 9 && flushed > cuts);
-}
-
-/// What reached the disk.
-#[derive(Default)]
-struct Counts {
-    writes: usize,
-    durable: usize,
-    syncs: usize,
-}
-
-impl Counts {
-    fn add(&mut self, entry: &Entry) {
-        match entry {
-            Entry::Write { durable, .. } => {
-                self.writes += 1;
-                self.durable += usize::from(*durable);
-            }
-            Entry::Sync => self.syncs += 1,
-            Entry::Mark(_) => {}
-        }
-    }
-}
-
-/// Says where it was, should it fail.
-fn with_context<T>(context: &str, what: impl FnOnce() -> T) -> T {
-    struct Says<'a>(&'a str);
-    impl Drop for Says<'_> {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                println!("failed: {}", self.0);
-            }
-        }
-    }
-    let says = Says(context);
-    let result = what();
-    drop(says);
-    result
-}
-
-/// A load as the disk saw it.
-struct Recorded {
-    before: Vec<u8>,
-    log: Vec<Entry>,
 }
 
 /// Runs the load in a process of its own, which is killed when there are moments enough for so many
@@ -239,96 +192,28 @@ fn open(image: &Path) -> zonal::Result<Device> {
     zonal::open(&Target::Path(image.to_owned()), &OpenOptions::default())
 }
 
-/// The moments of the cuts, as numbers of entries: anywhere, right before a sync is done, and right
-/// after a promise.
-fn moments(log: &[Entry], count: usize, random: &mut Random) -> Vec<usize> {
-    let says = |entry: &Entry| match entry {
-        Entry::Mark(lines) => lines.contains("flushed") || lines.contains("fua"),
-        Entry::Write { .. } | Entry::Sync => false,
-    };
-    let first = log.iter().position(says).expect("something was flushed");
-    let later = first..log.len();
-    let syncs = later.clone().filter(|&n| matches!(log[n], Entry::Sync)).collect();
-    let promises = later.clone().filter(|&n| says(&log[n])).map(|n| n + 1).collect();
-    let kinds: [Vec<usize>; 3] = [later.collect(), syncs, promises];
-    let mut moments = BTreeSet::new();
-    let all: usize = kinds.iter().map(Vec::len).sum();
-    assert!(all > 4 * count, "{count} cuts in {all} moments");
-    while moments.len() < count {
-        let kind = &kinds[random.next(3) as usize];
-        moments.insert(kind[random.next(kind.len() as u64) as usize]);
-    }
-    moments.into_iter().collect()
+/// Whether it says that something outlives a cut.
+fn promises(lines: &str) -> bool {
+    lines.contains("flushed") || lines.contains("fua")
 }
 
-/// What the disk, and who listened, knew at a moment.
-struct Replay<'a> {
-    log: &'a [Entry],
-    at: usize,
-    durable: Vec<u8>,
-    /// What was written to a sector since it was last durable, in order.
-    pending: HashMap<usize, Vec<&'a [u8]>>,
+/// The disk, and what who listened knew, at a moment.
+struct Past<'a> {
+    replay: Replay<'a>,
     said: Said,
 }
 
-impl<'a> Replay<'a> {
-    fn new(run: &'a Recorded) -> Self {
-        let (durable, pending) = (run.before.clone(), HashMap::new());
-        Self { log: &run.log, at: 0, durable, pending, said: Said::nothing() }
-    }
-
+impl Past<'_> {
     fn go_to(&mut self, moment: usize) {
-        for entry in &self.log[self.at..moment] {
-            match entry {
-                Entry::Write { offset, bytes, durable } => self.write(*offset, bytes, *durable),
-                Entry::Sync => self.sync(),
-                Entry::Mark(lines) => self.said.hear_all(lines),
-            }
-        }
-        self.at = moment;
-    }
-
-    fn write(&mut self, offset: usize, bytes: &'a [u8], durable: bool) {
-        assert!(offset.is_multiple_of(SECTOR) && bytes.len().is_multiple_of(SECTOR));
-        for (n, bytes) in bytes.chunks(SECTOR).enumerate() {
-            let sector = offset / SECTOR + n;
-            if durable {
-                self.pending.remove(&sector);
-                self.durable[sector * SECTOR..][..SECTOR].copy_from_slice(bytes);
-            } else {
-                self.pending.entry(sector).or_default().push(bytes);
-            }
-        }
-    }
-
-    fn sync(&mut self) {
-        for (sector, written) in self.pending.drain() {
-            let newest = written.last().expect("it was written");
-            self.durable[sector * SECTOR..][..SECTOR].copy_from_slice(newest);
-        }
-    }
-
-    /// What a cut leaves: of each sector what was durable, or anything written since.
-    fn left(&self, random: &mut Random) -> Vec<u8> {
-        let mut left = self.durable.clone();
-        // Of a hundred sectors so many have been written at all.
-        let share = [0, 10, 50, 90, 100][random.next(5) as usize];
-        let mut sectors: Vec<_> = self.pending.iter().collect();
-        sectors.sort_unstable_by_key(|(sector, _)| **sector);
-        for (sector, written) in sectors {
-            if random.next(100) < share {
-                let which = random.next(written.len() as u64) as usize;
-                left[sector * SECTOR..][..SECTOR].copy_from_slice(written[which]);
-            }
-        }
-        left
+        self.replay.go_to(moment, |lines| self.said.hear_all(lines));
     }
 
     /// Cuts the power here, boots, and looks. How many flushed records were found, and whether the
     /// drive said that the machine went down.
     fn cut(&self, ground: &Ground, under: Under, random: &mut Random, n: u64) -> (usize, bool) {
         let disk = ground.path("cut.qcow2");
-        std::fs::write(&disk, self.left(random)).unwrap();
+        let left = self.replay.left(&mut |below| random.next(below));
+        std::fs::write(&disk, left).unwrap();
         ground.boot(1000 + n);
         let folder = ground.folder("after");
         let (image, mounted): (PathBuf, _) = match under {

@@ -6,12 +6,16 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use zonal::ErrorKind;
 use zonal::atomic::{
-    AtomicFile, AtomicOptions, AtomicPath, JOURNAL_BYTES, JournalUse, check_journal, is_journal,
+    AtomicFile, AtomicOptions, AtomicPath, JOURNAL_BYTES, JournalUse, check_journal, inspect,
+    is_journal,
 };
 
 const UNIT: usize = 16384;
@@ -139,6 +143,17 @@ fn units_that_a_cut_has_torn_are_put_in_their_places() {
     let torn = place.bytes();
     let alive = check_journal(&place.journal()).unwrap().alive;
     assert_eq!((alive.records, alive.units, alive.bytes), (2, 2, 2 * UNIT as u64));
+    // That they wait can be asked for, whatever is asked with.
+    for options in [AtomicOptions::default(), with_journal()] {
+        // The kernel takes a killed process's lock in its own time.
+        let look = || inspect(place.pages(), &options).unwrap();
+        let info = std::iter::repeat_with(look).find(|info| !info.in_use).unwrap();
+        assert_eq!((info.waiting, info.in_use), (alive, false));
+        assert_eq!(info.journal.as_deref(), Some(&*place.journal()));
+        let wanted = options.journal == JournalUse::Always;
+        assert_eq!(info.limits.path == AtomicPath::Journal, wanted);
+        assert!(!wanted || info.limits.unit_max == 256 << 10);
+    }
     // Who does not know of the journal, or may not write, is not shown torn units.
     place.refuses(&AtomicOptions::default(), ErrorKind::Unclean, &["pages.journal", "2 units"]);
     let read_only = AtomicOptions { read_only: true, ..with_journal() };
@@ -164,6 +179,10 @@ fn a_journal_with_units_of_another_file_is_refused_and_an_empty_one_taken_over()
         ErrorKind::InvalidInput,
         &["another file", "2 units", "pages.journal"],
     );
+    let error = inspect(copy.pages(), &with_journal()).unwrap_err();
+    assert!(error.to_string().contains("another file"), "{error}");
+    let info = inspect(copy.pages(), &AtomicOptions::default()).unwrap();
+    assert_eq!((info.waiting.units, info.journal), (0, None));
     // Without a journal nobody would replay it.
     AtomicFile::open(copy.pages(), &AtomicOptions::default()).unwrap().close().unwrap();
     assert!(copy.bytes() == vec![1; 4 * UNIT]);
@@ -224,6 +243,7 @@ fn what_is_no_journal_or_a_newer_or_a_damaged_one_is_refused() {
         place.refuses(&with_journal(), kind, words);
         place.refuses(&AtomicOptions::default(), kind, words);
         assert_eq!(check_journal(&place.journal()).unwrap_err().kind(), kind);
+        assert_eq!(inspect(place.pages(), &with_journal()).unwrap_err().kind(), kind);
     }
     fs::write(place.journal(), good).unwrap();
     AtomicFile::open(place.pages(), &with_journal()).unwrap().close().unwrap();
@@ -308,6 +328,47 @@ fn many_threads_write_the_same_units_and_each_is_one_of_theirs() {
     for unit in place.bytes().chunks(UNIT) {
         assert!(unit.iter().all(|byte| *byte == unit[0]));
     }
+}
+
+/// The ring is small, so that it is written round and round while it is read.
+#[test]
+fn a_journal_that_is_written_to_is_never_taken_for_damaged() {
+    let place = Place::new();
+    let file = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for unit in 0..4 {
+            let (file, over) = (&file, &over);
+            scope.spawn(move || {
+                while !over.load(SeqCst) {
+                    file.write_atomic_at(unit * UNIT as u64, vec![1; UNIT]).wait().unwrap();
+                }
+            });
+        }
+        let mut looks = 0;
+        let begun = Instant::now();
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            while begun.elapsed() < Duration::from_secs(2) {
+                for found in [
+                    check_journal(&place.journal()).map(drop),
+                    inspect(place.pages(), &with_journal()).map(|info| {
+                        assert!(info.in_use && info.waiting.units == 0);
+                    }),
+                ] {
+                    let in_use = |error: &zonal::Error| error.kind() == ErrorKind::InUse;
+                    assert!(found.as_ref().err().is_none_or(in_use), "{found:?}");
+                    looks += usize::from(found.is_ok());
+                }
+            }
+        }));
+        over.store(true, SeqCst);
+        outcome.unwrap();
+        println!("{looks} looks at a journal in use");
+        assert!(looks > 0);
+    });
+    file.close().unwrap();
+    let info = inspect(place.pages(), &with_journal()).unwrap();
+    assert_eq!((info.in_use, info.waiting.units), (false, 0));
 }
 
 #[test]

@@ -22,6 +22,9 @@ use zonal_core::untorn::ledger::Ledger;
 /// Of a ring that is searched for records, so many bytes are read at once.
 const SEARCH_BYTES: u64 = 1 << 20;
 
+/// How often damage is looked at again, in case it is somebody's writing.
+const SURVEYS: usize = 20;
+
 /// What a replay put in its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
@@ -130,6 +133,39 @@ pub(super) fn walk(
     }
     refuse_later(disk, header, mark)?;
     Ok((total, mark))
+}
+
+/// A header, what is alive behind it, and where that ends.
+pub(super) type Surveyed = (Header, Replayed, Mark);
+
+/// What is in a journal that others may be writing to at this moment; nothing where it was not made to its end. What looks like damage to a reader that is overtaken looks
+/// otherwise the next time.
+///
+/// # Errors
+/// As [`look`] and [`walk`]; [`ErrorKind::InUse`] where it never stands still.
+pub(super) fn survey(disk: &Disk) -> Result<Option<Surveyed>> {
+    let mut before = None;
+    for _ in 0..SURVEYS {
+        let header = match look(disk) {
+            Ok(Found::Nothing) => return Ok(None),
+            Ok(Found::Journal(header)) => Ok(header),
+            Err(error) => Err(error),
+        };
+        let generation = header.as_ref().ok().map(|header| header.generation);
+        let found = header.and_then(|header| {
+            let (alive, end) = walk(disk, &header, |_, _| Ok(()))?;
+            Ok(Some((header, alive, end)))
+        });
+        let Err(error) = &found else { return found };
+        // Behind one header nothing is written over, and no record follows one that is not whole.
+        let seen = Some((generation, error.detail().to_owned()));
+        if error.kind() != ErrorKind::Damaged || seen == before {
+            return found;
+        }
+        before = seen;
+    }
+    let text = "it is being written to, faster than it can be read; close its file first";
+    Err(Error::new(ErrorKind::InUse, text))
 }
 
 /// Refuses a journal in which a record stands that can only have been written when the one at `mark`, which

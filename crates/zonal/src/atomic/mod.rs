@@ -57,7 +57,7 @@ pub use journal::Begun;
 pub use journal::Replayed;
 #[cfg(fuzzing)]
 pub(crate) use journal::begin_journal;
-pub use open::{JournalReport, check_journal, is_journal};
+pub use open::{AtomicInfo, JournalReport, check_journal, inspect, is_journal};
 pub use operation::AtomicOperation;
 use operation::{Job, What};
 use worker::Inbox;

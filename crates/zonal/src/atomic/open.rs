@@ -28,43 +28,12 @@ const RING_BYTES_MIN: u64 = 1 << 20;
 
 pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
     let subject = Subject::open(path, options)?;
-    let kernel =
-        untorn_units(subject.file.file()).map_err(|error| file_error("the file", error))?;
-    let limits = kernel.map(|units| AtomicLimits {
-        path: AtomicPath::Native,
-        unit_min: units.min,
-        unit_max: units.max,
-        unit_max_fast: units.max_fast,
-    });
-    let wants_journal = match options.journal {
-        JournalUse::Never => false,
-        JournalUse::IfNeeded => limits.is_none(),
-        JournalUse::Always => true,
-    };
-    if wants_journal {
-        subject.refuse_device()?;
-    } else if limits.is_none() && options.all_atomic {
-        let text = "every write shall be atomic, and the kernel writes nothing of this file untorn; open it \
-                    with a journal";
-        return Err(Error::new(ErrorKind::Unsupported, text));
-    }
-    if wants_journal {
-        check_ring(options.journal_bytes)?;
-    }
-    let (journal, replayed) = subject.journal(options, wants_journal)?;
-    let limits = match (&journal, wants_journal) {
-        (Some(journal), true) => journal_limits(journal.header()),
-        // Opened to be read: what a writer would have.
-        (None, true) => {
-            let file = subject.id();
-            Header::new([0; 16], options.journal_bytes, file)
-                .map(|header| journal_limits(&header))?
-        }
-        (_, false) => limits.unwrap_or(AtomicLimits::NONE),
-    };
+    let plan = subject.plan(options)?;
+    let Opened { journal, limits, replayed } = subject.journal(options, plan.journal)?;
+    let limits = plan.limits(limits, options)?;
     let name = path.display().to_string();
     let disk = Disk::File(subject.file);
-    let journal = journal.filter(|_| wants_journal);
+    let journal = journal.filter(|_| plan.journal);
     let outfit = Outfit { name: name.clone(), disk, path: limits.path, journal };
     let (inbox, thread) = outfit.start()?;
     Ok(AtomicFile {
@@ -77,6 +46,83 @@ pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
         inbox,
         thread: Mutex::new(Some(thread)),
     })
+}
+
+/// What can be said of a file before it is opened for anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AtomicInfo {
+    /// What can be written untorn where it is opened with the same options.
+    pub limits: AtomicLimits,
+    /// Its journal, if one is there.
+    pub journal: Option<PathBuf>,
+    /// What an opening for writing, with the journal, would put in its place first: it may be torn in the file.
+    /// Nothing where the file is in use, as its writer then knows.
+    pub waiting: Replayed,
+    /// A process has it open for writing, with a journal.
+    pub in_use: bool,
+}
+
+/// Tells what can be written untorn, how, and whether units in a journal wait for an opening to put them in
+/// place. Changes nothing, and works beside a writer.
+///
+/// # Errors
+/// As [`AtomicFile::open`], but for units that wait; `Damaged`: an opening would find the journal so.
+pub fn inspect(path: impl AsRef<Path>, options: &AtomicOptions) -> Result<AtomicInfo> {
+    let path = path.as_ref();
+    let options = AtomicOptions { read_only: true, ..options.clone() };
+    look(path, &options).map_err(|error| error.on(path.display().to_string()).during("look"))
+}
+
+fn look(path: &Path, options: &AtomicOptions) -> Result<AtomicInfo> {
+    let subject = Subject::open(path, options)?;
+    let plan = subject.plan(options)?;
+    let is_locked = || match subject.identity.is_regular() {
+        true => subject.file.is_locked().map_err(|error| file_error("the lock", error)),
+        false => Ok(false),
+    };
+    // A writer may come or go meanwhile.
+    let before = is_locked()?;
+    let found = subject.survey(options, plan.journal)?;
+    let in_use = is_locked()? || before;
+    let there = found.as_ref().map(|(_, header, _)| journal_limits(header));
+    let waiting = found.as_ref().filter(|_| !in_use).map(|(_, _, alive)| *alive);
+    Ok(AtomicInfo {
+        limits: plan.limits(there, options)?,
+        journal: found.map(|(place, _, _)| place),
+        waiting: waiting.unwrap_or_default(),
+        in_use,
+    })
+}
+
+/// How writes are to be kept whole.
+struct Plan {
+    /// What the kernel promises.
+    kernel: Option<AtomicLimits>,
+    /// A journal is to do it.
+    journal: bool,
+}
+
+impl Plan {
+    /// The limits, given those of a journal that is there.
+    fn limits(&self, there: Option<AtomicLimits>, options: &AtomicOptions) -> Result<AtomicLimits> {
+        if !self.journal {
+            return Ok(self.kernel.unwrap_or(AtomicLimits::NONE));
+        }
+        // Of none that is there, what a writer would make.
+        let file = FileId { inode: 0, born_ns: 0 };
+        let new = || Header::new([0; 16], options.journal_bytes, file);
+        there.map_or_else(|| new().map(|header| journal_limits(&header)), Ok)
+    }
+}
+
+/// What an opening found in the journal's place, or made there.
+#[derive(Default)]
+struct Opened {
+    journal: Option<Journal>,
+    /// Those of the journal that is there.
+    limits: Option<AtomicLimits>,
+    replayed: Replayed,
 }
 
 fn check_ring(bytes: u64) -> Result<()> {
@@ -93,6 +139,42 @@ fn journal_limits(header: &Header) -> AtomicLimits {
         unit_min: BLOCK_BYTES,
         unit_max: header.unit_max(),
         unit_max_fast: 0,
+    }
+}
+
+impl Opened {
+    fn with(journal: Journal, replayed: Replayed) -> Self {
+        Self { limits: Some(journal_limits(journal.header())), journal: Some(journal), replayed }
+    }
+}
+
+/// Opens what is at the journal's place.
+fn journal_disk(place: &Path, options: &AtomicOptions) -> Result<Disk> {
+    let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
+    let file = FileDisk::open(place, access).map_err(journal::journal_error)?;
+    if !file.identity().map_err(journal::journal_error)?.is_regular() {
+        let text = "what is at the journal's place is no file; name another place";
+        return Err(Error::new(ErrorKind::InvalidInput, text));
+    }
+    Ok(Disk::File(file))
+}
+
+/// What was found in a journal; none in a file of somebody else's, which nobody wants to have for a journal.
+fn ours<T>(found: Result<T>, wanted: bool) -> Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == ErrorKind::InvalidInput && !wanted => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// An error with the journal's place in its text.
+fn at_journal(place: &Path, error: Error) -> Error {
+    let text = format!("{}: {}", place.display(), error.detail());
+    let context = error.context().clone();
+    let error = Error::new(error.kind(), text).with_source(error);
+    match (context.offset, context.length) {
+        (Some(offset), Some(length)) => error.at(offset, length),
+        _ => error,
     }
 }
 
@@ -131,6 +213,31 @@ impl Subject {
         Ok(Self { file, identity, path: path.to_owned() })
     }
 
+    fn plan(&self, options: &AtomicOptions) -> Result<Plan> {
+        let units =
+            untorn_units(self.file.file()).map_err(|error| file_error("the file", error))?;
+        let kernel = units.map(|units| AtomicLimits {
+            path: AtomicPath::Native,
+            unit_min: units.min,
+            unit_max: units.max,
+            unit_max_fast: units.max_fast,
+        });
+        let journal = match options.journal {
+            JournalUse::Never => false,
+            JournalUse::IfNeeded => kernel.is_none(),
+            JournalUse::Always => true,
+        };
+        if journal {
+            self.refuse_device()?;
+            check_ring(options.journal_bytes)?;
+        } else if kernel.is_none() && options.all_atomic {
+            let text = "every write shall be atomic, and the kernel writes nothing of this file untorn; open it \
+                        with a journal";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        Ok(Plan { kernel, journal })
+    }
+
     fn refuse_device(&self) -> Result<()> {
         if self.identity.is_regular() {
             return Ok(());
@@ -162,28 +269,15 @@ impl Subject {
     }
 
     /// The journal, if one is wanted; what stood in one that was there is in its place.
-    fn journal(
-        &self,
-        options: &AtomicOptions,
-        wanted: bool,
-    ) -> Result<(Option<Journal>, Replayed)> {
-        let nothing = Ok((None, Replayed::default()));
+    fn journal(&self, options: &AtomicOptions, wanted: bool) -> Result<Opened> {
         if !self.identity.is_regular() {
-            return nothing;
+            return Ok(Opened::default());
         }
         let place = self.place(options)?;
-        let named = |error: Error| {
-            let text = format!("{}: {}", place.display(), error.detail());
-            let context = error.context().clone();
-            let error = Error::new(error.kind(), text).with_source(error);
-            match (context.offset, context.length) {
-                (Some(offset), Some(length)) => error.at(offset, length),
-                _ => error,
-            }
-        };
+        let named = |error| at_journal(&place, error);
         let there = fs::symlink_metadata(&place).is_ok();
         if !there && (!wanted || options.read_only) {
-            return nothing;
+            return Ok(Opened::default());
         }
         if !options.read_only {
             take_lock(&self.file, &self.path, || None)?;
@@ -192,10 +286,35 @@ impl Subject {
         match found {
             Some((disk, header)) => self.go_on(disk, &header, options, wanted).map_err(named),
             None if wanted && !options.read_only => {
-                let journal = self.make(&place, there, options.journal_bytes).map_err(named)?;
-                Ok((Some(journal), Replayed::default()))
+                let made = self.make(&place, there, options.journal_bytes).map_err(named)?;
+                Ok(Opened::with(made, Replayed::default()))
             }
-            None => nothing,
+            None => Ok(Opened::default()),
+        }
+    }
+
+    /// What is in the journal that is there, for who only asks; none that concerns this file.
+    fn survey(
+        &self,
+        options: &AtomicOptions,
+        wanted: bool,
+    ) -> Result<Option<(PathBuf, Header, Replayed)>> {
+        if !self.identity.is_regular() {
+            return Ok(None);
+        }
+        let place = self.place(options)?;
+        if fs::symlink_metadata(&place).is_err() {
+            return Ok(None);
+        }
+        let found = journal_disk(&place, options).and_then(|disk| journal::survey(&disk));
+        match ours(found, wanted).map_err(|error| at_journal(&place, error))?.flatten() {
+            Some((header, alive, _)) if alive.records > 0 && header.file != self.id() => {
+                self.refuse_foreign(&header, wanted, &alive)
+                    .map_err(|error| at_journal(&place, error))?;
+                Ok(None)
+            }
+            Some((header, alive, _)) => Ok(Some((place, header, alive))),
+            None => Ok(None),
         }
     }
 
@@ -206,20 +325,10 @@ impl Subject {
         wanted: bool,
         options: &AtomicOptions,
     ) -> Result<Option<(Disk, Header)>> {
-        let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
-        let file = FileDisk::open(place, access).map_err(journal::journal_error)?;
-        let identity = file.identity().map_err(journal::journal_error)?;
-        if !identity.is_regular() {
-            let text = "what is at the journal's place is no file; name another place";
-            return Err(Error::new(ErrorKind::InvalidInput, text));
-        }
-        let disk = Disk::File(file);
-        match journal::look(&disk) {
-            Ok(Found::Journal(header)) => Ok(Some((disk, header))),
-            Ok(Found::Nothing) => Ok(None),
-            // A file of somebody else's, which nobody wants to have for a journal.
-            Err(error) if error.kind() == ErrorKind::InvalidInput && !wanted => Ok(None),
-            Err(error) => Err(error),
+        let disk = journal_disk(place, options)?;
+        match ours(journal::look(&disk), wanted)? {
+            Some(Found::Journal(header)) => Ok(Some((disk, header))),
+            Some(Found::Nothing) | None => Ok(None),
         }
     }
 
@@ -230,14 +339,15 @@ impl Subject {
         header: &Header,
         options: &AtomicOptions,
         wanted: bool,
-    ) -> Result<(Option<Journal>, Replayed)> {
+    ) -> Result<Opened> {
         let (alive, end) = journal::walk(&disk, header, |_, _| Ok(()))?;
         if alive.records > 0 && header.file != self.id() {
-            return self.refuse_foreign(header, wanted, &alive);
+            self.refuse_foreign(header, wanted, &alive)?;
+            return Ok(Opened::default());
         }
         if options.read_only || options.journal == JournalUse::Never {
             if alive.records == 0 {
-                return Ok((None, Replayed::default()));
+                return Ok(Opened { limits: Some(journal_limits(header)), ..Opened::default() });
             }
             let text = format!(
                 "{} units are in the journal that may be torn in the file; open it once for writing, with the \
@@ -255,17 +365,13 @@ impl Subject {
             tracing::info!("{}: {} units put in their places", self.path.display(), replayed.units);
         }
         let journal = Journal::begin(disk, header, end, self.id())?;
-        Ok((Some(journal), replayed))
+        Ok(Opened::with(journal, replayed))
     }
 
-    fn refuse_foreign(
-        &self,
-        header: &Header,
-        wanted: bool,
-        alive: &Replayed,
-    ) -> Result<(Option<Journal>, Replayed)> {
+    /// A journal of another file is in nobody's way who wants none.
+    fn refuse_foreign(&self, header: &Header, wanted: bool, alive: &Replayed) -> Result<()> {
         if !wanted {
-            return Ok((None, Replayed::default()));
+            return Ok(());
         }
         let text = format!(
             "the journal is of another file (inode {}, and this one is {}) and has {} units of it; bring that \
@@ -346,22 +452,19 @@ pub struct JournalReport {
     pub alive: Replayed,
 }
 
-/// Checks a journal without changing it: its header, and every record that is alive.
+/// Checks a journal without changing it: its header, and every record that is alive. What is being written to at
+/// this moment is looked at until it can be told from damage.
 ///
 /// # Errors
-/// `Damaged`, with the place; `InvalidInput`: it is none; `Unsupported`: a newer one; the file's.
+/// `Damaged`, with the place; `InUse`: it is written to faster than it can be read; `InvalidInput`: it is none; `Unsupported`: a newer one; the file's.
 pub fn check_journal(path: &Path) -> Result<JournalReport> {
     let named = |error: Error| error.on(path.display().to_string()).during("check");
     let file = FileDisk::open(path, Access::ReadOnly).map_err(|error| open_error(error, path));
     let disk = Disk::File(file.map_err(named)?);
-    let header = match journal::look(&disk).map_err(named)? {
-        Found::Journal(header) => header,
-        Found::Nothing => {
-            let text = "its making was cut off, and nothing is in it; the next opening makes it";
-            return Err(named(Error::new(ErrorKind::Damaged, text)));
-        }
+    let Some((header, alive, end)) = journal::survey(&disk).map_err(named)? else {
+        let text = "its making was cut off, and nothing is in it; the next opening makes it";
+        return Err(named(Error::new(ErrorKind::Damaged, text)));
     };
-    let (alive, end) = journal::walk(&disk, &header, |_, _| Ok(())).map_err(named)?;
     Ok(JournalReport {
         file_inode: header.file.inode,
         ring_bytes: header.ring_bytes,

@@ -156,6 +156,14 @@ impl FileDisk {
         lock::try_lock(&self.inner.file)
     }
 
+    /// Whether somebody else has the lock; takes nothing.
+    ///
+    /// # Errors
+    /// The file system has no locks.
+    pub(crate) fn is_locked(&self) -> io::Result<bool> {
+        lock::is_locked(&self.inner.file)
+    }
+
     /// Whether the file at `path` is this one: not removed, nor another that took its place.
     ///
     /// # Errors

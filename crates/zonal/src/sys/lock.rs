@@ -31,11 +31,31 @@ pub(crate) fn unlock(file: &impl AsRawFd) -> io::Result<()> {
     set_lock(file, libc::F_UNLCK)
 }
 
-fn set_lock(file: &impl AsRawFd, kind: libc::c_int) -> io::Result<()> {
+/// Whether another description has the lock; takes nothing.
+///
+/// # Errors
+/// The file system has no locks.
+pub(crate) fn is_locked(file: &impl AsRawFd) -> io::Result<bool> {
+    let mut request = whole_file(libc::F_WRLCK);
+    // SAFETY: the descriptor is open for the borrow of `file`, and the kernel writes a `flock` into
+    // `request`, which is one and outlives the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(libc::c_int::from(request.l_type) != libc::F_UNLCK)
+}
+
+fn whole_file(kind: libc::c_int) -> libc::flock {
     // SAFETY: `flock` is plain data; zero is a valid value of each field, and l_pid must be 0.
     let mut request: libc::flock = unsafe { std::mem::zeroed() };
     request.l_type = i16::try_from(kind).unwrap_or(i16::MAX);
     request.l_whence = 0; // SEEK_SET; start 0 and length 0 mean the whole file
+    request
+}
+
+fn set_lock(file: &impl AsRawFd, kind: libc::c_int) -> io::Result<()> {
+    let request = whole_file(kind);
     // SAFETY: the descriptor is open for the borrow of `file`, and the kernel only reads
     // `request`, which outlives the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const request) };
@@ -51,8 +71,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let first = file.reopen().unwrap();
         let second = file.reopen().unwrap();
+        assert!(!is_locked(&second).unwrap());
         assert!(try_lock(&first).unwrap());
         assert!(!try_lock(&second).unwrap());
+        let reader = std::fs::File::open(file.path()).unwrap();
+        assert!(is_locked(&reader).unwrap() && !is_locked(&first).unwrap(), "by another");
         let same_description = first.try_clone().unwrap();
         drop(first);
         assert!(!try_lock(&second).unwrap());

@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 pub(crate) mod fuse;
+pub(crate) mod log;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -113,7 +114,12 @@ pub(crate) struct Mounted(PathBuf);
 impl Mounted {
     /// The file system in a file, over a loop device, which goes when the file system does.
     pub(crate) fn over_loop(file: &Path, at: &Path, kind: &str) -> Self {
-        run("mount", &["-t", kind, "-o", "loop"], &[file, at]);
+        Self::over_loop_with(file, at, kind, "loop")
+    }
+
+    /// The same with options, of which one is `loop`.
+    pub(crate) fn over_loop_with(file: &Path, at: &Path, kind: &str, options: &str) -> Self {
+        run("mount", &["-t", kind, "-o", options], &[file, at]);
         Self(at.to_owned())
     }
 
@@ -128,6 +134,16 @@ impl Mounted {
     pub(crate) fn bound(what: &Path, at: &Path) -> Self {
         mount(Some(what), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         Self(at.to_owned())
+    }
+
+    /// The device that it is on.
+    pub(crate) fn device(&self) -> String {
+        let mounts = std::fs::read_to_string("/proc/thread-self/mounts").unwrap();
+        let of = |line: &str| {
+            let (device, rest) = line.split_once(' ')?;
+            (Path::new(rest.split(' ').next()?) == self.0).then(|| device.to_owned())
+        };
+        mounts.lines().rev().find_map(of).expect("it is mounted")
     }
 
     /// Unmounts it, which has to succeed: nobody uses it. The kernel takes down a ring, and the
@@ -166,4 +182,20 @@ pub(crate) fn run(tool: &str, options: &[&str], paths: &[&Path]) {
     let output = Command::new(tool).args(options).args(paths).output().unwrap();
     let says = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{tool} {options:?} {paths:?}: {says}");
+}
+
+/// Says where it was, should it fail.
+pub(crate) fn with_context<T>(context: &str, what: impl FnOnce() -> T) -> T {
+    struct Says<'a>(&'a str);
+    impl Drop for Says<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                println!("failed: {}", self.0);
+            }
+        }
+    }
+    let says = Says(context);
+    let result = what();
+    drop(says);
+    result
 }

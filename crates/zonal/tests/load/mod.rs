@@ -18,7 +18,10 @@
 
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
+mod random;
 pub(crate) mod said;
+
+pub(crate) use random::Random;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -38,22 +41,6 @@ const APPEND_BLOCKS: u64 = 16;
 const SHARED: u32 = 4;
 /// Threads, each with a queue of its own.
 const THREADS: u32 = 3;
-
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    /// xorshift64*.
-    pub(crate) fn next(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
-    }
-}
 
 pub(crate) fn geometry() -> Geometry {
     Geometry {

@@ -131,6 +131,10 @@ struct Limits {
     unit_min: u64,
     unit_max: u64,
     unit_max_fast: u64,
+    /// Units that the journal has and the file may have torn, until it is opened for writing with the journal.
+    units_waiting: u64,
+    /// A process has the file open for writing, with its journal.
+    in_use: bool,
 }
 
 /// What `atomic write --json` says.
@@ -151,13 +155,15 @@ pub(crate) fn run(args: &AtomicArgs, ui: &Ui) -> Result<Outcome> {
 }
 
 fn info(args: &InfoArgs, ui: &Ui) -> Result<Outcome> {
-    let options = AtomicOptions { read_only: true, ..args.file.options() };
-    let file = args.file.open(&options, ui)?;
-    let AtomicLimits { path, unit_min, unit_max, unit_max_fast } = file.limits();
-    file.close()?;
+    OwnFiles::of_image(&args.file.path).refuse_stdout()?;
+    let info = zonal::atomic::inspect(&args.file.path, &args.file.options())?;
+    let AtomicLimits { path, unit_min, unit_max, unit_max_fast } = info.limits;
+    let units_waiting = info.waiting.units;
     let mut out = io::stdout().lock();
     if ui.json {
-        print_json(out, &Limits { path: path.to_string(), unit_min, unit_max, unit_max_fast })?;
+        let (path, in_use) = (path.to_string(), info.in_use);
+        let limits = Limits { path, unit_min, unit_max, unit_max_fast, units_waiting, in_use };
+        print_json(out, &limits)?;
         return Ok(Outcome::Done);
     }
     let fast = match unit_max_fast {
@@ -175,6 +181,19 @@ fn info(args: &InfoArgs, ui: &Ui) -> Result<Outcome> {
         writeln!(out, "{:<19} {}", "smallest unit", format_size(unit_min))?;
         writeln!(out, "{:<19} {}", "largest unit", format_size(unit_max))?;
         writeln!(out, "{:<19} {fast}", "in place")?;
+    }
+    if info.in_use {
+        writeln!(out, "{:<19} by a process that writes with a journal", "in use")?;
+    }
+    if let (Some(journal), 1..) = (info.journal, units_waiting) {
+        let units = plural(usize::try_from(units_waiting)?, "unit");
+        writeln!(
+            out,
+            "{:<19} {units} in {}, which the next opening for writing with the journal puts in place; until \
+             then the file may be torn there",
+            "waiting",
+            journal.display()
+        )?;
     }
     Ok(Outcome::Done)
 }
