@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 pub(crate) mod fuse;
+pub(crate) mod log;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
