@@ -47,6 +47,7 @@ controls:
 # Power cuts, full and failing disks, on file systems of their own. As root; ZONAL_CUTS=300 for more cuts.
 disks:
     cargo test -p zonal --test power --test full --test failing --test untorn -- --nocapture
+    cargo test -p zonal-sqlite -- --nocapture
 
 # Hostile images, journals and answers of devices, a minute for each target; `just fuzz 3600` for an hour. Wants cargo-fuzz.
 fuzz seconds="60":

@@ -47,16 +47,19 @@ pub enum Rule {
     ReclaimAfterSync,
     /// An ordinary write waits for the records that a crash would replay over it.
     OrdinaryWaits,
+    /// The units of a batch are in one record.
+    BatchInOneRecord,
 }
 
 impl Rule {
     /// The rules of untorn writes.
-    pub const UNTORN: [Self; 5] = [
+    pub const UNTORN: [Self; 6] = [
         Self::RecordBeforeUnit,
         Self::RecordDurable,
         Self::RecordsProven,
         Self::ReclaimAfterSync,
         Self::OrdinaryWaits,
+        Self::BatchInOneRecord,
     ];
 
     /// Every rule of zoned drives.

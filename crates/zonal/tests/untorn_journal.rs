@@ -91,6 +91,8 @@ fn the_child() {
     let file = AtomicFile::open(path, &with_journal()).unwrap();
     for at in [UNIT, 2 * UNIT] {
         file.write_atomic_at(at as u64, vec![2; UNIT]).wait().unwrap();
+        // They are durable in the journal; a read waits until they are in their places.
+        file.read_at(at as u64, file.buffer(UNIT)).wait().unwrap();
     }
     std::process::abort();
 }
@@ -134,6 +136,75 @@ fn a_journal_is_made_used_and_left_empty() {
     assert_eq!(bytes[..4096], [9; 4096]);
     // Nothing is in it, so it is in nobody's way.
     AtomicFile::open(place.pages(), &AtomicOptions::default()).unwrap().close().unwrap();
+}
+
+#[test]
+fn a_batch_is_one_record_however_many_units_are_under_way() {
+    let place = Place::new();
+    let file = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+    let limits = file.batch_limits();
+    assert_eq!((limits.units_max, limits.bytes_max), (251, (1 << 19) - 4096));
+    // More than the engine takes at once, with a write over some of them behind.
+    let batch = |byte: u8, count: u64| {
+        (0..count).map(move |n| (n * 8192, vec![byte; 4096].into())).collect::<Vec<_>>()
+    };
+    for byte in 1..=20 {
+        let first = file.write_batch(batch(byte, 127));
+        let second = file.write_at(8192, vec![byte + 100; 8192]);
+        let both = futures::future::join(first, second);
+        let (first, second) = futures::executor::block_on(both);
+        first.unwrap();
+        second.unwrap();
+        let read = file.read_at(0, file.buffer(127 * 8192)).wait().unwrap();
+        assert!(read.buffer[..4096].iter().all(|found| *found == byte));
+        assert!(read.buffer[8192..16384].iter().all(|found| *found == byte + 100));
+        assert!(read.buffer[126 * 8192..][..4096].iter().all(|found| *found == byte));
+    }
+    for (batch, words) in [
+        (Vec::new(), "1 to 251 units"),
+        (batch(1, 252), "1 to 251 units"),
+        (batch(1, 128), "520192 bytes together"),
+        (vec![(0, vec![1; 8192].into()), (4096, vec![1; 4096].into())], "overlap at byte 4096"),
+        (vec![(0, vec![1; 4096].into()), (4096, vec![1; 8192].into())], "multiple of its length"),
+        (vec![(0, vec![1; 100].into())], "power of two"),
+    ] {
+        let error = file.write_batch(batch).wait().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    file.set_len(8192).wait().unwrap();
+    assert_eq!(fs::metadata(place.pages()).unwrap().len(), 8192);
+    file.set_len(16384).wait().unwrap();
+    let error = file.set_len(5000).wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    file.close().unwrap();
+    assert_eq!(place.bytes()[8192..], [0; 8192], "what was cut off does not come back");
+
+    let file = AtomicFile::open(place.pages(), &AtomicOptions::default()).unwrap();
+    assert_eq!(file.batch_limits(), Default::default());
+    let error = file.write_batch(batch(1, 2)).wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
+
+#[test]
+fn a_batch_that_a_cut_has_torn_is_put_in_place_whole() {
+    let place = Place::new();
+    let file = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+    file.write_batch([(0, vec![3; 4096].into()), (UNIT as u64, vec![3; UNIT].into())])
+        .wait()
+        .unwrap();
+    // What a cut would leave: the record, and of the units only one.
+    file.read_at(0, file.buffer(2 * UNIT)).wait().unwrap();
+    let journal = fs::read(place.journal()).unwrap();
+    file.close().unwrap();
+    fs::write(place.journal(), journal).unwrap();
+    let pages = OpenOptions::new().write(true).open(place.pages()).unwrap();
+    pages.write_all_at(&[1; UNIT], UNIT as u64).unwrap();
+    let file = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+    assert_eq!((file.replayed().records, file.replayed().units), (1, 2));
+    file.close().unwrap();
+    assert_eq!(place.bytes()[..4096], [3; 4096]);
+    assert_eq!(place.bytes()[UNIT..2 * UNIT], [3; UNIT]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod rows;
 mod system;
 mod table;
 mod tools;
+mod untorn;
 
 use options::{Command, Options};
 use rows::Bench;

@@ -8,6 +8,7 @@ use crate::pairs::{Paired, Sample, Spread, compare, count, thousands};
 use crate::system;
 use crate::table::Line;
 use crate::tools::{self, Job, Pattern};
+use crate::untorn;
 use anyhow::{Context, ensure};
 use std::fs::File;
 use std::io::Write;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::time::Instant;
 use tempfile::TempDir;
+use zonal::atomic::AtomicPath;
 use zonal::{
     CreateOptions, Device, Geometry, OpenOptions, Preallocate, QueueOptions, Request, Target,
 };
@@ -68,6 +70,17 @@ pub(crate) const ROWS: &[Row] = &[
     row!("mem-two-two", "memory: append 512 bytes, two threads in two zones", memory_two_in_two),
     row!("mem-copy-two", "bare copy of 512 bytes, two threads (for reference)", copy_two),
     row!("flush", "image: 64 flushes that wait", flush),
+    row!(
+        "untorn-native-d1",
+        "untorn writes of 16 KiB by the kernel, one at a time",
+        untorn_native_one
+    ),
+    row!(
+        "untorn-native-d32",
+        "untorn writes of 16 KiB by the kernel, 32 under way",
+        untorn_native_many
+    ),
+    row!("untorn-journal", "untorn writes of 16 KiB by the journal, 32 under way", untorn_journal),
     row!("million", "a million zones of 16 MiB", million),
 ];
 
@@ -345,6 +358,46 @@ fn copy_two(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
     let paired = bench.compare(|time| memory::copy(2, time), |time| memory::copy(1, time))?;
     let work = "bare copy of 512 bytes, two threads over one: what the machine gives";
     Ok(vec![Line::ratio(work, "", &paired, ["two", "one"], Sample::rate)])
+}
+
+/// Time that each operation takes, all of those under way together.
+fn seconds_each(sample: &Sample) -> f64 {
+    1.0 / sample.rate()
+}
+
+fn untorn_native_one(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
+    let xfs = untorn::Xfs::new(bench.folder.path())?;
+    untorn::fill(&xfs.file())?;
+    let file = untorn::open(&xfs.file(), AtomicPath::Native)?;
+    let paired = bench.compare(
+        |time| untorn::ours_one(&file, time),
+        |time| untorn::bare_one(&xfs.file(), time),
+    )?;
+    let work = "XFS: untorn 16 KiB by the kernel, one at a time: time over a bare pwritev2 loop's";
+    Ok(vec![Line::ratio(work, "≤ 1.03 ×", &paired, ["zonal", "bare"], seconds_each)])
+}
+
+fn untorn_native_many(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
+    let xfs = untorn::Xfs::new(bench.folder.path())?;
+    untorn::fill(&xfs.file())?;
+    let file = untorn::open(&xfs.file(), AtomicPath::Native)?;
+    let paired = bench.compare(
+        |time| untorn::ours_many(&file, time),
+        |time| untorn::bare_many(&xfs.file(), time),
+    )?;
+    let work = "XFS: untorn 16 KiB by the kernel, 32 under way: time over a bare io_uring loop's";
+    Ok(vec![Line::ratio(work, "≤ 1.03 ×", &paired, ["zonal", "bare"], seconds_each)])
+}
+
+fn untorn_journal(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
+    let [path, other] = ["units", "pages"].map(|name| bench.folder.path().join(name));
+    untorn::fill(&path)?;
+    untorn::fill(&other)?;
+    let file = untorn::open(&path, AtomicPath::Journal)?;
+    let paired =
+        bench.compare(|time| untorn::ours_many(&file, time), |time| untorn::twice(&other, time))?;
+    let work = "untorn 16 KiB by the journal, 32 under way, durable: time over writing twice";
+    Ok(vec![Line::ratio(work, "≤ 0.5 ×", &paired, ["zonal", "twice"], seconds_each)])
 }
 
 /// Counts, not times: how much the flushes share.

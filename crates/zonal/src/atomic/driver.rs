@@ -3,19 +3,23 @@
 //! ```text
 //! accept ─► waiting ─ start ─► moving ─ reap ─► ended
 //!              │ atomic, by the journal            ▲
-//!              └─► one record for many ─ durable ──┘ (then they move to their places)
+//!              └─► one record for many ─ durable ──┤
+//!                                                  └─► its units land ─ reap ─► the ledger
 //! ```
 //!
 //! Invariants:
 //! * Each job that is accepted ends once.
+//! * All units of a batch are in one record, which a replay takes whole or not at all.
 //! * Jobs that touch the same bytes, unless both only read, are done one after the other in the order in
 //!   which they were accepted. So a read sees a unit whole, and what a replay writes in the order of the
 //!   records is what was in the file.
 //! * With a journal: no unit moves before its record is durable; no record is reclaimed before a data sync
 //!   that was submitted when its units had landed; no ordinary write moves while a record is alive that a
 //!   replay would put over it.
-//! * A unit whose move failed, or ended short, is torn in its place and whole in the journal. From then on
-//!   nothing is written (*latched*), nothing of it is read, and the next opening's replay mends it.
+//! * A job whose record is durable has ended well. Its units are put in their places out of the record's bytes;
+//!   whoever touches them waits for that.
+//! * A unit that could not be put in its place, or ended short, is torn there and whole in the journal. From then on
+//!   nothing new is written (*latched*), nothing of it is read, and the next opening's replay mends it.
 //! * A failed sync is final, as on drives.
 //!
 //! Records and headers of the journal are written by blocking calls in between, so that one sync serves all
@@ -26,13 +30,15 @@ use super::operation::{Job, What};
 use super::{AtomicPath, DEPTH, WINDOW};
 use crate::engine::{Disk, Engine, Io, IoKind};
 use crate::queue::io_text;
+use crate::sys::memory::AlignedBytes;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 use zonal_core::broken::{Rule, is_broken};
 use zonal_core::error::{Error, ErrorKind, Result};
-use zonal_core::untorn::journal::{Entry, Mark};
+use zonal_core::untorn::journal::{BLOCK, Entry, Mark, Record};
 
 /// The token of the data sync; those of jobs are their places.
 const SYNC: u64 = DEPTH as u64;
@@ -46,6 +52,8 @@ pub(super) struct Driver {
     path: AtomicPath,
     journal: Option<Journal>,
     waiting: VecDeque<Job>,
+    /// Units of durable records, until a place is free for them.
+    landing: VecDeque<Landing>,
     moving: Vec<Option<Moving>>,
     free: Vec<usize>,
     sync: Option<Sync>,
@@ -57,11 +65,30 @@ pub(super) struct Driver {
     ended: Vec<(u64, io::Result<u32>)>,
 }
 
-/// A job that the engine has.
-struct Moving {
-    job: Job,
+/// What the engine has.
+enum Moving {
+    Job(Job),
+    Unit(Landing),
+}
+
+impl Moving {
+    /// Whether `job` has to wait for its end.
+    fn is_before(&self, job: &Job) -> bool {
+        match self {
+            Self::Job(other) => conflict(other, job),
+            Self::Unit(unit) => job.touches(&unit.range),
+        }
+    }
+}
+
+/// A unit on its way from a durable record to its place.
+struct Landing {
+    range: Range<u64>,
     /// The number of its record.
-    record: Option<u64>,
+    record: u64,
+    /// The record's bytes, and where its own begin in them.
+    room: Arc<AlignedBytes>,
+    at: usize,
 }
 
 /// A data sync under way.
@@ -90,7 +117,9 @@ enum Turn {
 #[derive(Default)]
 struct Round {
     left: VecDeque<Job>,
+    /// What becomes one record.
     batch: Vec<Job>,
+    batch_units: usize,
     batch_bytes: u64,
     flushes: Vec<Job>,
     /// Somebody waits for room, or for a record to be left behind.
@@ -112,6 +141,7 @@ impl Driver {
             path,
             journal,
             waiting: VecDeque::with_capacity(WINDOW),
+            landing: VecDeque::new(),
             moving: (0..DEPTH).map(|_| None).collect(),
             free: (0..DEPTH).rev().collect(),
             sync: None,
@@ -128,13 +158,28 @@ impl Driver {
     }
 
     /// Takes a job in; it is looked at by the next [`start`](Self::start).
-    pub(super) fn accept(&mut self, job: Job) {
+    pub(super) fn accept(&mut self, mut job: Job) {
+        if is_broken(Rule::BatchInOneRecord) && job.what == What::WriteBatch {
+            let apart = |(offset, unit)| Job::new(What::WriteAtomic, offset, Some(unit));
+            return self.waiting.extend(std::mem::take(&mut job.units).into_iter().map(apart));
+        }
         self.waiting.push_back(job);
     }
 
-    /// Whether all that was accepted has ended, and no sync is under way.
+    /// Whether all that was accepted has ended, units have landed, and no sync is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.free.len() == DEPTH && self.sync.is_none()
+        let nothing_waits = self.waiting.is_empty() && self.landing.is_empty();
+        nothing_waits && self.free.len() == DEPTH && self.sync.is_none()
+    }
+
+    /// Whether nothing is written any more.
+    pub(super) fn is_latched(&self) -> bool {
+        self.latched.is_some()
+    }
+
+    /// Somebody else has written to the file.
+    pub(super) fn note_unsynced(&mut self) {
+        self.unsynced = true;
     }
 
     /// Starts what can start: moves, one record, one data sync.
@@ -149,9 +194,10 @@ impl Driver {
 
     fn start_round(&mut self) {
         let mut round = Round::default();
+        self.land();
         while let Some(job) = self.waiting.pop_front() {
             match self.turn(&job, &mut round) {
-                Turn::Move => self.move_job(job, None),
+                Turn::Move => self.move_job(job),
                 Turn::Record => round.batch.push(job),
                 Turn::Wait if job.what == What::Flush && self.sync.is_none() => {
                     round.flushes.push(job);
@@ -174,72 +220,122 @@ impl Driver {
             let nothing = !self.unsynced && self.sync.is_none();
             return if nothing { Turn::End(Ok(self.path)) } else { Turn::Wait };
         }
-        let range = job.range();
-        if self.torn.iter().any(|torn| overlap(torn, &range)) {
+        if self.torn.iter().any(|torn| job.touches(torn)) {
             let text = "a unit there is torn, and whole in the journal; open the file again";
             return Turn::End(Err(Error::new(ErrorKind::Io, text)));
         }
-        if self.free.len() <= round.batch.len() || self.is_behind(job, round) {
+        if self.is_behind(job, round) {
             return Turn::Wait;
         }
-        let Some(journal) = &self.journal else { return Turn::Move };
+        let place = || if self.free.is_empty() { Turn::Wait } else { Turn::Move };
+        let Some(journal) = &self.journal else { return place() };
         match job.what {
-            What::WriteAtomic => {
+            What::WriteAtomic | What::WriteBatch => {
+                let units = round.batch_units + job.count();
                 let bytes = round.batch_bytes + job.length() as u64;
-                if !journal.ledger().has_room(round.batch.len() + 1, bytes) {
+                if !journal.ledger().has_room(units, bytes) {
                     round.reclaim = true;
                     return Turn::Wait;
                 }
-                round.batch_bytes = bytes;
+                if !journal.has_room() {
+                    return Turn::Wait;
+                }
+                (round.batch_units, round.batch_bytes) = (units, bytes);
                 Turn::Record
             }
-            What::Write if journal.ledger().overlaps(&range) && !is_broken(Rule::OrdinaryWaits) => {
+            What::Write | What::SetLength if self.would_be_undone(job) => {
                 round.reclaim = true;
                 Turn::Wait
             }
-            What::Write | What::Read | What::Flush => Turn::Move,
+            What::Write | What::SetLength | What::Read | What::Flush => place(),
         }
+    }
+
+    /// Whether a record is alive that a replay would put over what this job does.
+    fn would_be_undone(&self, job: &Job) -> bool {
+        let ledger = self.journal.as_ref().map(Journal::ledger);
+        let alive = ledger.is_some_and(|ledger| job.ranges().any(|range| ledger.overlaps(&range)));
+        alive && !is_broken(Rule::OrdinaryWaits)
     }
 
     /// Whether an earlier job has to end first.
     fn is_behind(&self, job: &Job, round: &Round) -> bool {
-        let moving = self.moving.iter().flatten().map(|moving| &moving.job);
-        let mut earlier = moving.chain(&round.left).chain(&round.batch);
-        earlier.any(|other| {
-            (job.is_write() || other.is_write()) && overlap(&other.range(), &job.range())
-        })
+        let mut moving = self.moving.iter().flatten();
+        let mut earlier = round.left.iter().chain(&round.batch);
+        moving.any(|other| other.is_before(job))
+            || self.landing.iter().any(|unit| job.touches(&unit.range))
+            || earlier.any(|other| conflict(other, job))
     }
 
     /// Hands a job to the engine.
-    fn move_job(&mut self, mut job: Job, record: Option<u64>) {
-        let Some(place) = self.free.pop() else {
-            // `turn` counts the places; a job without one would only be late.
-            return self.waiting.push_back(job);
-        };
+    fn move_job(&mut self, mut job: Job) {
+        if job.what == What::SetLength {
+            return self.set_length(job);
+        }
         let kind = match job.what {
             What::Read => IoKind::Read,
-            _ if job.durable && record.is_none() => IoKind::WriteDurable,
+            _ if job.durable => IoKind::WriteDurable,
             _ => IoKind::Write,
         };
-        let untorn = job.what == What::WriteAtomic && record.is_none();
-        let offset = job.offset;
+        let (untorn, offset) = (job.what == What::WriteAtomic, job.offset);
         let (ptr, len) = match &mut job.buffer {
             Some(buffer) => (buffer.as_mut_ptr(), buffer.len()),
             None => (std::ptr::null_mut(), 0),
         };
-        self.moving[place] = Some(Moving { job, record });
-        let token = place as u64;
-        let io = Io { kind, offset, ptr, len, fixed: false, zoned: None, token };
+        self.issue(Moving::Job(job), |token| {
+            let io = Io { kind, offset, ptr, len, fixed: false, zoned: None, token };
+            (io, untorn)
+        });
+    }
+
+    /// Hands units that are durable in the journal to the engine, as many as there are places.
+    fn land(&mut self) {
+        while !self.free.is_empty()
+            && let Some(unit) = self.landing.pop_front()
+        {
+            let offset = unit.range.start;
+            let bytes = &unit.room[unit.at..];
+            let len = usize::try_from(unit.range.end - offset).unwrap_or(usize::MAX);
+            // Only read, as it is a write.
+            let ptr = bytes[..len].as_ptr().cast_mut();
+            let kind = IoKind::Write;
+            self.issue(Moving::Unit(unit), |token| {
+                (Io { kind, offset, ptr, len, fixed: false, zoned: None, token }, false)
+            });
+        }
+    }
+
+    /// Gives what moves a place, and its I/O to the engine.
+    fn issue(&mut self, moving: Moving, io: impl FnOnce(u64) -> (Io, bool)) {
+        let Some(place) = self.free.pop() else {
+            // `turn` and `land` have looked.
+            match moving {
+                Moving::Job(job) => self.waiting.push_front(job),
+                Moving::Unit(unit) => self.landing.push_front(unit),
+            }
+            return;
+        };
+        self.moving[place] = Some(moving);
+        let (io, untorn) = io(place as u64);
         if let Err(error) = self.push(io, untorn) {
             self.moved(place, Err(error));
         }
+    }
+
+    /// Sets the file's length: a blocking call, as it is rare.
+    fn set_length(&mut self, job: Job) {
+        let result = self.disk.set_len(job.offset);
+        let result = result.map_err(|error| kernel_error(job.what, &error));
+        self.unsynced = true;
+        self.end(job, result.map(|()| AtomicPath::None));
     }
 
     /// Pushes what `moving` keeps the bytes of; makes room once.
     fn push(&mut self, io: Io, untorn: bool) -> io::Result<()> {
         let push = |engine: &mut Engine| {
             // SAFETY: the bytes are a buffer's on the heap or in a pool, which `moving` owns until the token
-            // is reaped, wherever the buffer's handle is moved; nobody else sees it. A sync has none.
+            // is reaped, wherever the buffer's handle is moved, and nobody else sees it; or a record's, which is only
+            // written, and which the journal does not change as long as `moving` has it. A sync has none.
             unsafe { if untorn { engine.push_untorn(io) } else { engine.push(io) } }
         };
         if push(&mut self.engine).is_ok() {
@@ -251,36 +347,56 @@ impl Driver {
     }
 
     /// Makes one record of these units durable, and moves them to their places.
-    fn record(&mut self, batch: Vec<Job>) {
+    fn record(&mut self, mut batch: Vec<Job>) {
+        if is_broken(Rule::BatchInOneRecord) && batch.len() > 1 {
+            batch.drain(1..).rev().for_each(|job| self.waiting.push_front(job));
+        }
         let Some(journal) = self.journal.as_mut().filter(|_| !batch.is_empty()) else { return };
-        let units = || batch.iter().filter_map(|job| job.buffer.as_deref());
-        let entries =
-            batch.iter().map(|job| Entry::of(job.offset, job.buffer.as_deref().unwrap_or(&[])));
-        let Some(record) = journal.ledger_mut().admit(entries.collect()) else {
+        let pieces = || batch.iter().flat_map(Job::pieces);
+        let entries = pieces().map(|(offset, bytes)| Entry::of(offset, bytes)).collect();
+        let Some(record) = journal.ledger_mut().admit(entries) else {
             // `turn` has asked for room.
             return batch.into_iter().rev().for_each(|job| self.waiting.push_front(job));
         };
-        let sequence = record.mark.sequence;
-        if is_broken(Rule::RecordBeforeUnit) {
-            let copies: Vec<Vec<u8>> = units().map(<[u8]>::to_vec).collect();
-            batch.into_iter().for_each(|job| self.move_job(job, Some(sequence)));
+        let room = journal.fill(&record, pieces().map(|(_, bytes)| bytes));
+        let too_early = is_broken(Rule::RecordBeforeUnit);
+        if too_early {
+            self.land_record(&record, &room);
             let _ = self.engine.submit(0, None);
-            let units = copies.iter().map(Vec::as_slice);
-            let _ = self.journal.as_mut().map(|journal| journal.append(&record, units));
-            return;
         }
-        match journal.append(&record, units()) {
-            Ok(()) => batch.into_iter().for_each(|job| self.move_job(job, Some(sequence))),
-            Err(error) => {
-                let text = format!(
-                    "a record could not be made durable ({}); open the file again to write",
-                    error.detail()
-                );
-                self.latch(error.kind(), text.clone());
-                for job in batch {
-                    self.end(job, Err(Error::new(error.kind(), text.clone())));
+        let Some(journal) = &mut self.journal else { return };
+        match journal.write(&record, &room) {
+            Ok(()) => {
+                if !too_early {
+                    self.land_record(&record, &room);
                 }
+                batch.into_iter().for_each(|job| self.end(job, Ok(self.path)));
             }
+            Err(error) => self.fail_record(batch, &error),
+        }
+    }
+
+    /// Puts a record's units in their places.
+    fn land_record(&mut self, record: &Record, room: &Arc<AlignedBytes>) {
+        let mut at = BLOCK;
+        for entry in &record.entries {
+            let range = entry.offset..entry.offset + entry.length;
+            let (record, room) = (record.mark.sequence, room.clone());
+            self.landing.push_back(Landing { range, record, room, at });
+            at += usize::try_from(entry.length).unwrap_or(usize::MAX);
+        }
+        self.land();
+    }
+
+    /// Nothing is known of a record whose writing failed, so nothing may be written behind it.
+    fn fail_record(&mut self, batch: Vec<Job>, error: &Error) {
+        let text = format!(
+            "a record could not be made durable ({}); open the file again to write",
+            error.detail()
+        );
+        self.latch(error.kind(), text.clone());
+        for job in batch {
+            self.end(job, Err(Error::new(error.kind(), text.clone())));
         }
     }
 
@@ -339,39 +455,45 @@ impl Driver {
         count
     }
 
-    /// A job's own I/O has ended.
+    /// What moved has ended.
     fn moved(&mut self, place: usize, result: io::Result<u32>) {
-        let Some(Moving { mut job, record }) = self.moving.get_mut(place).and_then(Option::take)
-        else {
-            return;
-        };
+        let Some(moving) = self.moving.get_mut(place).and_then(Option::take) else { return };
         self.free.push(place);
+        let mut job = match moving {
+            Moving::Job(job) => job,
+            Moving::Unit(unit) => return self.landed(unit, result),
+        };
         let result = match job.what {
             What::Read => self.read(&mut job, result),
-            What::WriteAtomic | What::Write | What::Flush => whole(&job, result),
+            What::WriteAtomic | What::WriteBatch | What::Write | What::Flush | What::SetLength => {
+                whole(job.what, job.length(), result)
+            }
         };
-        if job.is_write() && record.is_none() {
-            self.unsynced = true;
-        }
-        match (&result, record) {
-            (Ok(()), Some(sequence)) => {
-                if let Some(journal) = &mut self.journal {
-                    journal.ledger_mut().landed(sequence);
-                }
-            }
-            (Err(error), Some(_)) => {
-                self.torn.push(job.range());
-                let text = format!(
-                    "a unit could not be put in its place ({}); it is whole in the journal, and the next \
-                     opening puts it there",
-                    error.detail()
-                );
-                self.latch(error.kind(), text);
-            }
-            (Ok(()) | Err(_), None) => {}
-        }
+        self.unsynced |= job.is_write();
         let path = if job.what == What::WriteAtomic { self.path } else { AtomicPath::None };
         self.end(job, result.map(|()| path));
+    }
+
+    /// A unit is in its place, or torn there.
+    fn landed(&mut self, unit: Landing, result: io::Result<u32>) {
+        let length = usize::try_from(unit.range.end - unit.range.start).unwrap_or(usize::MAX);
+        match whole(What::Write, length, result) {
+            Ok(()) => {
+                if let Some(journal) = &mut self.journal {
+                    journal.ledger_mut().landed(unit.record);
+                }
+            }
+            Err(error) => {
+                let text = format!(
+                    "the unit at byte {} could not be put in its place ({}); it is whole in the journal, and the \
+                     next opening puts it there",
+                    unit.range.start,
+                    error.detail()
+                );
+                self.torn.push(unit.range);
+                self.latch(error.kind(), text);
+            }
+        }
     }
 
     /// A read that ends short is whole where the file ends.
@@ -424,10 +546,14 @@ impl Driver {
     }
 
     fn end(&self, job: Job, result: Result<AtomicPath>) {
-        let (what, offset, length) = (job.what.name(), job.offset, job.length() as u64);
+        let what = job.what.name();
+        let place = job.pieces().next().map(|(offset, bytes)| (offset, bytes.len() as u64));
         let named = |error: Error| {
             let error = error.on(self.name.clone()).during(what);
-            if length > 0 { error.at(offset, length) } else { error }
+            match place {
+                Some((offset, length)) => error.at(offset, length),
+                None => error,
+            }
         };
         job.end(result.map_err(named), false);
     }
@@ -459,7 +585,13 @@ impl Driver {
         let Self { engine, waiting, moving, sync, name, .. } = self;
         std::mem::forget(engine);
         let flushes = sync.into_iter().flat_map(|sync| sync.flushes);
-        let moving = moving.into_iter().flatten().map(|moving| moving.job);
+        let moving = moving.into_iter().flatten().filter_map(|moving| match moving {
+            Moving::Job(job) => Some(job),
+            Moving::Unit(unit) => {
+                std::mem::forget(unit.room);
+                None
+            }
+        });
         for mut job in waiting.into_iter().chain(moving).chain(flushes) {
             std::mem::forget(job.buffer.take());
             let text = format!("the kernel's ring failed ({why}); it may have been done");
@@ -473,14 +605,15 @@ impl Driver {
     }
 }
 
-fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
-    one.start < other.end && other.start < one.end
+/// Whether two jobs have to be done one after the other.
+fn conflict(one: &Job, other: &Job) -> bool {
+    (one.is_write() || other.is_write()) && one.overlaps(other)
 }
 
 /// A write that is not whole has failed: it is never gone on with, as that would be splitting it.
-fn whole(job: &Job, result: io::Result<u32>) -> Result<()> {
-    let wrote = result.map_err(|error| kernel_error(job.what, &error))? as usize;
-    if wrote == job.length() { Ok(()) } else { Err(short(wrote, job.length())) }
+pub(super) fn whole(what: What, length: usize, result: io::Result<u32>) -> Result<()> {
+    let wrote = result.map_err(|error| kernel_error(what, &error))? as usize;
+    if wrote == length { Ok(()) } else { Err(short(wrote, length)) }
 }
 
 fn short(got: usize, length: usize) -> Error {

@@ -2,7 +2,8 @@
 //!
 //! What is believed of it, and what may be reclaimed, is `zonal_core::untorn`'s to say. Order on disk:
 //!
-//! 1. [`Journal::append`] returns when the record is durable; its units go to their places after that.
+//! 1. [`Journal::write`] returns when the record is durable; its units go to their places after that, out of the
+//!    record's own bytes.
 //! 2. [`Journal::reclaim`] is called when a data sync has covered those places, and gives their room out
 //!    when the header that leaves them behind is durable.
 //! 3. [`replay`] puts the units of all records that are alive in their places, in order, and syncs them,
@@ -12,12 +13,16 @@ use crate::engine::Disk;
 use crate::queue::{io_kind, io_text};
 use crate::sys::memory::AlignedBytes;
 use std::io;
+use std::sync::Arc;
 use zonal_core::broken::{Rule, is_broken};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::untorn::journal::{
     BLOCK, BLOCK_BYTES, FileId, Header, Mark, RECORD_UNITS_MAX, RING_OFFSET, Record,
 };
 use zonal_core::untorn::ledger::Ledger;
+
+/// Records whose units are on their way to their places, at most: each has its bytes in memory until then.
+const ROOMS_MAX: usize = 4;
 
 /// Of a ring that is searched for records, so many bytes are read at once.
 const SEARCH_BYTES: u64 = 1 << 20;
@@ -42,8 +47,8 @@ pub(super) struct Journal {
     disk: Disk,
     header: Header,
     ledger: Ledger,
-    /// A record on its way: its head, then its units.
-    room: AlignedBytes,
+    /// Records on their way, each its head and then its units; those that nobody else has are free.
+    rooms: Vec<Arc<AlignedBytes>>,
 }
 
 /// What stands in a journal's file.
@@ -251,9 +256,8 @@ impl Journal {
     /// [`ErrorKind::Damaged`]: its numbers end; the medium's.
     pub(super) fn begin(disk: Disk, found: &Header, tail: Mark, file: FileId) -> Result<Self> {
         let header = next_session(found, tail, file)?;
-        let room = near(BLOCK_BYTES + header.record_units_max().min(RECORD_UNITS_MAX));
-        let room = AlignedBytes::zeroed(room);
-        let mut journal = Self { disk, ledger: Ledger::new(&header), header, room };
+        let rooms = Vec::with_capacity(ROOMS_MAX);
+        let mut journal = Self { disk, ledger: Ledger::new(&header), header, rooms };
         journal.write_header()?;
         Ok(journal)
     }
@@ -270,23 +274,44 @@ impl Journal {
         &self.header
     }
 
-    /// Writes a record that the ledger has admitted, and makes it durable.
-    ///
-    /// # Errors
-    /// The medium's. Whether the record is in the journal is then unknown; nothing may be written behind it.
-    pub(super) fn append<'a>(
+    /// Whether there is memory for one more record.
+    pub(super) fn has_room(&self) -> bool {
+        self.rooms.len() < ROOMS_MAX || self.rooms.iter().any(|room| Arc::strong_count(room) == 1)
+    }
+
+    /// The bytes of a record that the ledger has admitted, with its units behind its head. Nobody changes them
+    /// as long as the caller keeps them.
+    pub(super) fn fill<'a>(
         &mut self,
         record: &Record,
         units: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<()> {
-        let (head, mut rest) = self.room.split_at_mut(BLOCK);
-        head.copy_from_slice(&record.encode(&self.header));
-        for unit in units {
-            let (place, behind) = rest.split_at_mut(unit.len());
-            place.copy_from_slice(unit);
-            rest = behind;
+    ) -> Arc<AlignedBytes> {
+        let free = self.rooms.iter().position(|room| Arc::strong_count(room) == 1);
+        let mut room = match free {
+            Some(free) => self.rooms.swap_remove(free),
+            None => Arc::new(AlignedBytes::zeroed(near(
+                BLOCK_BYTES + self.header.record_units_max().min(RECORD_UNITS_MAX),
+            ))),
+        };
+        if let Some(bytes) = Arc::get_mut(&mut room) {
+            let (head, mut rest) = bytes.split_at_mut(BLOCK);
+            head.copy_from_slice(&record.encode(&self.header));
+            for unit in units {
+                let (place, behind) = rest.split_at_mut(unit.len());
+                place.copy_from_slice(unit);
+                rest = behind;
+            }
         }
-        let mut bytes = &self.room[..near(record.length())];
+        self.rooms.push(room.clone());
+        room
+    }
+
+    /// Writes a record, and makes it durable.
+    ///
+    /// # Errors
+    /// The medium's. Whether the record is in the journal is then unknown; nothing may be written behind it.
+    pub(super) fn write(&mut self, record: &Record, room: &AlignedBytes) -> Result<()> {
+        let mut bytes = &room[..near(record.length())];
         for (offset, length) in self.header.pieces(record.mark.position, record.length()) {
             let (piece, behind) = bytes.split_at(near(length));
             if !piece.is_empty() {

@@ -14,6 +14,7 @@
 //! * [`AtomicFile::limits`] tells which [path](AtomicPath) there is, and which units: ask it, not the
 //!   file system's name.
 //! * [`AtomicFile::write_atomic_at`] is untorn or an error: never split, never buffered, never short.
+//! * [`AtomicFile::write_batch`] is several units that are one: with a journal, a whole transaction.
 //! * [`AtomicFile::write_at`] is an ordinary write, and may be mixed with the others in any order.
 //! * Untorn is not durable: [`AtomicFile::flush`], or [`AtomicOperation::durable`].
 //!
@@ -170,6 +171,16 @@ impl AtomicLimits {
     const NONE: Self = Self { path: AtomicPath::None, unit_min: 0, unit_max: 0, unit_max_fast: 0 };
 }
 
+/// How much one batch takes: nothing on any path but the journal's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BatchLimits {
+    /// How many units.
+    pub units_max: usize,
+    /// How many bytes they have together.
+    pub bytes_max: u64,
+}
+
 /// What came of a write that went well.
 #[derive(Debug)]
 pub struct Written {
@@ -188,6 +199,7 @@ pub struct Written {
 pub struct AtomicFile {
     name: String,
     limits: AtomicLimits,
+    batch_limits: BatchLimits,
     replayed: Replayed,
     read_only: bool,
     all_atomic: bool,
@@ -218,6 +230,12 @@ impl AtomicFile {
         self.limits
     }
 
+    /// What one batch takes.
+    #[must_use]
+    pub fn batch_limits(&self) -> BatchLimits {
+        self.batch_limits
+    }
+
     /// What the opening put in its place out of the journal: nothing, unless the last session was cut off.
     #[must_use]
     pub fn replayed(&self) -> Replayed {
@@ -242,6 +260,42 @@ impl AtomicFile {
         self.write(What::WriteAtomic, offset, data.into())
     }
 
+    /// Writes several units as one: all of them are there after a power cut, or none. Each is a unit as for
+    /// [`write_atomic_at`](Self::write_atomic_at), and no two overlap. Durable when it ends. Other requests
+    /// see each unit as it was or as it will be, but may see one of them before another.
+    ///
+    /// Only the journal can do this, and [`batch_limits`](Self::batch_limits) says how much: its units stand in
+    /// one record, which a replay believes whole or not at all.
+    ///
+    /// ```
+    /// use zonal::atomic::{AtomicFile, AtomicOptions, JournalUse};
+    ///
+    /// # let folder = std::env::temp_dir().join(format!("zonal-doc-batch-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder)?;
+    /// # let path = folder.join("pages.db");
+    /// # std::fs::write(&path, b"")?;
+    /// let options = AtomicOptions { journal: JournalUse::Always, ..AtomicOptions::default() };
+    /// let file = AtomicFile::open(&path, &options)?;
+    /// let (debit, credit) = (vec![1; 4096], vec![2; 4096]);
+    /// file.write_batch([(0, debit.into()), (40960, credit.into())]).wait()?;
+    /// # file.close()?;
+    /// # std::fs::remove_dir_all(&folder)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Refused with nothing changed: `InvalidInput` for a unit, units that overlap, none, or more than the
+    /// limits; `Unsupported` without a journal, or with `fast_only`; `DeviceReadOnly`. `Io`, `NoSpace`: it failed; all
+    /// units are then the old ones or all are the new ones, once the file was opened again.
+    pub fn write_batch(
+        &self,
+        units: impl IntoIterator<Item = (u64, Buffer)>,
+    ) -> AtomicOperation<()> {
+        let job = Job::batch(units.into_iter().collect());
+        let checked = self.check_batch(&job);
+        self.operation(job, checked)
+    }
+
     /// An ordinary write, whole or an error; what of it is there after a power cut is not promised. Offset
     /// and length are multiples of 4096. With `all_atomic`, as [`write_atomic_at`](Self::write_atomic_at).
     ///
@@ -262,6 +316,24 @@ impl AtomicFile {
     pub fn read_at(&self, offset: u64, into: Buffer) -> AtomicOperation<Transfer> {
         let job = Job::new(What::Read, offset, Some(into));
         let checked = check_blocks(&job);
+        self.operation(job, checked)
+    }
+
+    /// Ends the file at `length`, a multiple of 4096; what is gained reads as zeros. Ended, it is as durable as an
+    /// ordinary write. It waits for what was asked for behind that length, and until no replay would bring
+    /// anything back there.
+    ///
+    /// # Errors
+    /// `InvalidInput`, `DeviceReadOnly`; the file system's.
+    pub fn set_len(&self, length: u64) -> AtomicOperation<()> {
+        let job = Job::new(What::SetLength, length, None);
+        let checked = self.check_writable().and_then(|()| {
+            if length.is_multiple_of(DIRECT_ALIGNMENT as u64) && i64::try_from(length).is_ok() {
+                return Ok(());
+            }
+            let text = format!("a length is a multiple of {DIRECT_ALIGNMENT}");
+            Err(Error::new(ErrorKind::InvalidInput, text))
+        });
         self.operation(job, checked)
     }
 
@@ -302,11 +374,49 @@ impl AtomicFile {
         self.operation(job, checked)
     }
 
-    fn check_write(&self, job: &Job) -> Result<()> {
-        if self.read_only {
-            let text = "it was opened to be read; open it for writing";
-            return Err(Error::new(ErrorKind::DeviceReadOnly, text));
+    fn check_writable(&self) -> Result<()> {
+        if !self.read_only {
+            return Ok(());
         }
+        let text = "it was opened to be read; open it for writing";
+        Err(Error::new(ErrorKind::DeviceReadOnly, text))
+    }
+
+    fn check_batch(&self, job: &Job) -> Result<()> {
+        self.check_writable()?;
+        let refuse = |kind, text: String| Err(Error::new(kind, text));
+        let AtomicLimits { path, unit_min, unit_max, .. } = self.limits;
+        if path != AtomicPath::Journal || self.fast_only {
+            let text = "only a journal makes several units one; open the file with one, in any case \
+                        (JournalUse::Always)";
+            return refuse(ErrorKind::Unsupported, text.to_owned());
+        }
+        let units = Units { min: unit_min, max: unit_max };
+        for (offset, bytes) in job.pieces() {
+            units.check(offset, bytes.len() as u64)?;
+        }
+        let BatchLimits { units_max, bytes_max } = self.batch_limits;
+        let (count, bytes) = (job.units.len(), job.length() as u64);
+        if count == 0 || count > units_max || bytes > bytes_max {
+            let text = format!(
+                "a batch has 1 to {units_max} units, of {bytes_max} bytes together at most; {count} of {bytes} \
+                 bytes are none"
+            );
+            return refuse(ErrorKind::InvalidInput, text);
+        }
+        let mut ranges: Vec<_> = job.ranges().collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        match ranges.windows(2).find(|pair| pair[1].start < pair[0].end) {
+            None => Ok(()),
+            Some(pair) => {
+                let text = format!("two units of the batch overlap at byte {}", pair[1].start);
+                refuse(ErrorKind::InvalidInput, text)
+            }
+        }
+    }
+
+    fn check_write(&self, job: &Job) -> Result<()> {
+        self.check_writable()?;
         if job.what != What::WriteAtomic {
             return check_blocks(job);
         }
@@ -341,7 +451,10 @@ impl AtomicFile {
             Ok(()) => AtomicOperation::new(&self.inbox, job),
             Err(error) => {
                 let error = error.on(self.name.clone()).during(job.what.name());
-                let error = error.at(job.offset, job.length() as u64);
+                let error = match job.pieces().next() {
+                    Some((offset, bytes)) => error.at(offset, bytes.len() as u64),
+                    None => error,
+                };
                 AtomicOperation::refused(&self.inbox, job, error)
             }
         }

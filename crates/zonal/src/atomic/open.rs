@@ -5,7 +5,7 @@
 
 use super::journal::{self, Found, Journal, Replayed};
 use super::worker::Outfit;
-use super::{AtomicFile, AtomicLimits, AtomicOptions, AtomicPath, JournalUse};
+use super::{AtomicFile, AtomicLimits, AtomicOptions, AtomicPath, BatchLimits, JournalUse};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::image::{random_id, take_lock};
@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use zonal_core::error::{Error, ErrorKind, Result};
-use zonal_core::untorn::journal::{BLOCK_BYTES, FileId, Header, MAGIC, Mark};
+use zonal_core::untorn::journal::{BLOCK_BYTES, ENTRIES_MAX, FileId, Header, MAGIC, Mark};
 
 /// What ends a journal's name, behind the file's.
 const SUFFIX: &str = ".journal";
@@ -34,11 +34,16 @@ pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
     let name = path.display().to_string();
     let disk = Disk::File(subject.file);
     let journal = journal.filter(|_| plan.journal);
+    let batch_limits = journal.as_ref().map_or_else(BatchLimits::default, |journal| BatchLimits {
+        units_max: ENTRIES_MAX,
+        bytes_max: journal.header().record_units_max(),
+    });
     let outfit = Outfit { name: name.clone(), disk, path: limits.path, journal };
     let (inbox, thread) = outfit.start()?;
     Ok(AtomicFile {
         name,
         limits,
+        batch_limits,
         replayed,
         read_only: options.read_only,
         all_atomic: options.all_atomic,

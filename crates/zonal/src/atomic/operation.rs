@@ -11,6 +11,7 @@ use crate::sync::{Mutex, lock, thread};
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -21,12 +22,16 @@ use zonal_core::error::{Error, ErrorKind, Result};
 pub(super) enum What {
     /// A write that is never torn, or refused.
     WriteAtomic,
+    /// Several of them that are one: all of them are there, or none.
+    WriteBatch,
     /// A write like any other.
     Write,
     /// A read.
     Read,
     /// All that has ended is made durable.
     Flush,
+    /// The file ends at the offset from now on.
+    SetLength,
 }
 
 impl What {
@@ -34,9 +39,11 @@ impl What {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::WriteAtomic => "atomic write",
+            Self::WriteBatch => "atomic batch",
             Self::Write => "write",
             Self::Read => "read",
             Self::Flush => "flush",
+            Self::SetLength => "set length",
         }
     }
 }
@@ -57,12 +64,24 @@ pub(super) struct Job {
     pub(super) buffer: Option<Buffer>,
     /// A write is durable when it ends.
     pub(super) durable: bool,
+    /// The units of a batch.
+    pub(super) units: Vec<Unit>,
     reply: Option<Arc<Reply>>,
 }
 
+/// One unit of a batch: where it goes, and its bytes.
+pub(super) type Unit = (u64, Buffer);
+
 impl Job {
     pub(super) fn new(what: What, offset: u64, buffer: Option<Buffer>) -> Self {
-        Self { what, offset, buffer, durable: false, reply: None }
+        Self { what, offset, buffer, durable: false, units: Vec::new(), reply: None }
+    }
+
+    /// A batch of these units.
+    pub(super) fn batch(units: Vec<Unit>) -> Self {
+        let mut job = Self::new(What::WriteBatch, 0, None);
+        job.units = units;
+        job
     }
 
     /// With somebody who will hear of its end.
@@ -72,17 +91,47 @@ impl Job {
         (self, reply)
     }
 
-    pub(super) fn length(&self) -> usize {
-        self.buffer.as_ref().map_or(0, |buffer| buffer.len())
+    /// How many units it is.
+    pub(super) fn count(&self) -> usize {
+        self.units.len().max(1)
     }
 
-    /// The bytes it touches. Checked when it was made, so the sum does not overflow.
-    pub(super) fn range(&self) -> std::ops::Range<u64> {
-        self.offset..self.offset.saturating_add(self.length() as u64)
+    /// Its bytes, those of all units together.
+    pub(super) fn length(&self) -> usize {
+        let of = |buffer: &Buffer| buffer.len();
+        self.buffer.as_ref().map_or(0, of)
+            + self.units.iter().map(|unit| of(&unit.1)).sum::<usize>()
+    }
+
+    /// Its units: where each goes, and its bytes.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let own = self.buffer.as_deref().map(|bytes| (self.offset, bytes));
+        own.into_iter().chain(self.units.iter().map(|(offset, bytes)| (*offset, &**bytes)))
+    }
+
+    /// The bytes it touches. Checked when it was made, so no sum overflows.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        let behind = (self.what == What::SetLength).then_some(self.offset..u64::MAX);
+        let piece =
+            |(offset, bytes): (u64, &[u8])| offset..offset.saturating_add(bytes.len() as u64);
+        self.pieces().map(piece).chain(behind)
+    }
+
+    /// Whether both touch a byte.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        self.ranges().any(|range| other.touches(&range))
+    }
+
+    /// Whether it touches a byte of `range`.
+    pub(super) fn touches(&self, range: &Range<u64>) -> bool {
+        self.ranges().any(|own| own.start < range.end && range.start < own.end)
     }
 
     pub(super) fn is_write(&self) -> bool {
-        matches!(self.what, What::WriteAtomic | What::Write)
+        match self.what {
+            What::WriteAtomic | What::WriteBatch | What::Write | What::SetLength => true,
+            What::Read | What::Flush => false,
+        }
     }
 
     /// Ends it.
@@ -238,13 +287,19 @@ impl<T: Outcome> AtomicOperation<T> {
     /// Lets a write end only when it is durable. On the journal's path an atomic write always is.
     pub fn durable(mut self) -> Self {
         if let Step::New(job) = &mut self.step {
-            job.durable = job.is_write();
+            job.durable = matches!(job.what, What::WriteAtomic | What::Write);
         }
         self
     }
 
     /// Waits for the end and blocks the calling thread; needs no runtime, and may be called in one.
     pub fn wait(mut self) -> T::Output {
+        if let Step::New(job) = &mut self.step
+            && let Some(result) = self.inbox.write_at_once(job)
+        {
+            let (offset, buffer) = (job.offset, job.buffer.take());
+            return T::of(AtomicEnd(End { result, offset, buffer, refused: false }));
+        }
         let waker = Arc::new(Parked(thread::current())).into();
         let mut context = Context::from_waker(&waker);
         loop {

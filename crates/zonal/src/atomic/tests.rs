@@ -3,7 +3,7 @@
 //!
 //! A block holds the number of the request that wrote it. After a cut and a replay three things have to hold:
 //! nothing stands in a block that was never asked for there; no block is older than the last write to it that
-//! was durable; and of each atomic write all blocks are at least as new as it, or none is.
+//! was durable; and of each atomic write, or batch, all blocks are at least as new as it, or none is.
 
 use super::AtomicPath;
 use super::driver::Driver;
@@ -25,6 +25,8 @@ const BLOCKS: usize = 8;
 enum Ask {
     /// An atomic write.
     Atomic(u64, u64),
+    /// A batch of two atomic writes.
+    Batch([(u64, u64); 2]),
     /// An ordinary write.
     Plain(u64, u64),
     /// An ordinary write that is durable when it ends.
@@ -33,28 +35,38 @@ enum Ask {
 }
 
 impl Ask {
-    fn blocks(self) -> std::ops::Range<usize> {
+    fn blocks(self) -> Vec<usize> {
+        let of =
+            |at: u64, count: u64| (at..at + count).map(|block| usize::try_from(block).unwrap());
         match self {
             Self::Atomic(at, count) | Self::Plain(at, count) | Self::Durable(at, count) => {
-                let at = usize::try_from(at).unwrap();
-                at..at + usize::try_from(count).unwrap()
+                of(at, count).collect()
             }
-            Self::Flush => 0..0,
+            Self::Batch(units) => units.into_iter().flat_map(|(at, count)| of(at, count)).collect(),
+            Self::Flush => Vec::new(),
         }
     }
 
     fn job(self, version: u64) -> Job {
-        let what = match self {
-            Self::Atomic(..) => What::WriteAtomic,
-            Self::Plain(..) | Self::Durable(..) => What::Write,
-            Self::Flush => return Job::new(What::Flush, 0, None),
+        let unit = |at: u64, count: u64| {
+            let bytes = version.to_le_bytes().repeat(usize::try_from(count).unwrap() * BLOCK / 8);
+            (at * BLOCK_BYTES, Buffer::from_slice(&bytes))
         };
-        let blocks = self.blocks();
-        let bytes = version.to_le_bytes().repeat(blocks.len() * BLOCK / 8);
-        let offset = blocks.start as u64 * BLOCK_BYTES;
-        let mut job = Job::new(what, offset, Some(Buffer::from_slice(&bytes)));
-        job.durable = matches!(self, Self::Durable(..));
-        job
+        let job = |what, at, count| {
+            let (offset, buffer) = unit(at, count);
+            Job::new(what, offset, Some(buffer))
+        };
+        match self {
+            Self::Atomic(at, count) => job(What::WriteAtomic, at, count),
+            Self::Batch(units) => Job::batch(units.map(|(at, count)| unit(at, count)).into()),
+            Self::Plain(at, count) => job(What::Write, at, count),
+            Self::Durable(at, count) => {
+                let mut job = job(What::Write, at, count);
+                job.durable = true;
+                job
+            }
+            Self::Flush => Job::new(What::Flush, 0, None),
+        }
     }
 }
 
@@ -150,7 +162,7 @@ impl World {
         let well = |(at, asked): (usize, &Asked)| (asked.ended == Some(true)).then_some(at);
         let covers = match ask {
             Ask::Flush => self.asked.iter().enumerate().filter_map(well).collect(),
-            Ask::Atomic(..) | Ask::Plain(..) | Ask::Durable(..) => Vec::new(),
+            Ask::Atomic(..) | Ask::Batch(_) | Ask::Plain(..) | Ask::Durable(..) => Vec::new(),
         };
         self.asked.push(Asked { ask, reply, ended: None, covers });
         self.driver.accept(job);
@@ -176,7 +188,7 @@ impl World {
                 continue;
             }
             let durable = match asked.ask {
-                Ask::Atomic(..) | Ask::Durable(..) => vec![at],
+                Ask::Atomic(..) | Ask::Batch(_) | Ask::Durable(..) => vec![at],
                 Ask::Plain(..) => Vec::new(),
                 Ask::Flush => asked.covers.clone(),
             };
@@ -208,11 +220,12 @@ impl World {
             }
         }
         for (version, asked) in (first..).zip(&self.asked) {
-            if !matches!(asked.ask, Ask::Atomic(..)) {
+            if !matches!(asked.ask, Ask::Atomic(..) | Ask::Batch(_)) {
                 continue;
             }
-            let new = asked.ask.blocks().filter(|&block| found[block] >= version).count();
-            if new != 0 && new != asked.ask.blocks().len() {
+            let blocks = asked.ask.blocks();
+            let new = blocks.iter().filter(|block| found[**block] >= version).count();
+            if new != 0 && new != blocks.len() {
                 return Err(Violation(format!("{:?} ({version}) is torn: {found:?}", asked.ask)));
             }
         }
@@ -265,7 +278,7 @@ struct Scenario {
 }
 
 fn scenarios() -> Vec<Scenario> {
-    use Ask::{Atomic, Durable, Flush, Plain};
+    use Ask::{Atomic, Batch, Durable, Flush, Plain};
     let apart = |asks: &[Ask]| Scenario { asks: asks.to_vec(), together: false };
     let together = |asks: &[Ask]| Scenario { asks: asks.to_vec(), together: true };
     vec![
@@ -278,6 +291,11 @@ fn scenarios() -> Vec<Scenario> {
         apart(&[Atomic(0, 2), Plain(4, 1), Flush, Durable(0, 2)]),
         apart(&[Atomic(0, 2), Atomic(4, 2), Atomic(0, 2)]),
         apart(&[Atomic(0, 1), Atomic(1, 1), Atomic(0, 2)]),
+        apart(&[Batch([(0, 2), (4, 1)])]),
+        apart(&[Batch([(0, 1), (4, 1)]), Atomic(0, 2), Flush]),
+        apart(&[Atomic(4, 2), Batch([(0, 1), (5, 1)]), Durable(4, 1)]),
+        together(&[Batch([(0, 1), (4, 1)]), Plain(4, 1), Batch([(4, 1), (0, 1)])]),
+        together(&[Batch([(0, 2), (4, 1)]), Batch([(2, 2), (6, 1)]), Atomic(7, 1)]),
         together(&[Atomic(0, 2), Atomic(4, 1), Plain(6, 1), Durable(0, 1)]),
         together(&[Atomic(0, 1), Atomic(1, 1), Atomic(2, 1), Atomic(3, 1), Atomic(4, 1)]),
         together(&[Atomic(0, 2), Atomic(0, 2), Plain(0, 2), Atomic(0, 2)]),
@@ -524,7 +542,9 @@ fn random_ask(random: &mut Random) -> Ask {
     let count = 1 << random.below(2);
     let at = random.below(BLOCKS / usize::try_from(count).unwrap()) as u64 * count;
     let anywhere = random.below(BLOCKS - 1) as u64;
-    match random.below(10) {
+    let first_half = (random.below(4 / usize::try_from(count).unwrap()) as u64) * count;
+    match random.below(12) {
+        9..11 => Ask::Batch([(4 + anywhere % 4, 1), (first_half, count)]),
         0..5 => Ask::Atomic(at, count),
         5..7 => Ask::Plain(anywhere, count),
         7..9 => Ask::Durable(anywhere, count),
@@ -633,9 +653,9 @@ mod journal_files {
         world.ask(Ask::Atomic(0, 2), 1);
         world.settle(1);
         let moving = world.data.pending()[0].id;
+        assert_eq!(world.asked[0].ended, Some(true), "it is durable in the journal");
         world.data.complete(moving, Outcome::Short(BLOCK));
         world.settle(1);
-        assert_eq!(world.asked[0].ended, Some(false));
         let (read, reply) =
             Job::new(What::Read, BLOCK_BYTES, Some(Buffer::unpooled(BLOCK))).heard();
         world.driver.accept(read);
@@ -647,6 +667,69 @@ mod journal_files {
         assert!(world.driver.close().is_err());
         let found = opened(&world.data.image(), &world.journal.image()).unwrap();
         assert_eq!(found, [1, 1, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_batch_of_which_a_unit_failed_is_mended_by_the_next_opening() {
+        let (data, journal) = blank(16);
+        let mut world = World::new(&data, &journal);
+        world.ask(Ask::Batch([(0, 1), (4, 2)]), 1);
+        world.settle(1);
+        let moving: Vec<_> = world.data.pending().iter().map(|request| request.id).collect();
+        assert_eq!(moving.len(), 2);
+        assert_eq!(world.asked[0].ended, Some(true), "it is durable in the journal");
+        world.data.complete(moving[0], Outcome::Fail(libc::EIO));
+        world.ask(Ask::Batch([(0, 1), (6, 1)]), 1);
+        world.settle(1);
+        assert_eq!(world.asked[1].ended, Some(false), "nothing is written any more");
+        assert!(!world.driver.is_idle(), "the other unit is under way");
+        world.data.complete(moving[1], Outcome::Ok);
+        world.settle(1);
+        assert!(world.driver.is_idle() && world.driver.close().is_err());
+        let found = opened(&world.data.image(), &world.journal.image()).unwrap();
+        assert_eq!(found, [1, 0, 0, 0, 1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_batch_is_one_write_and_one_sync_and_an_ordinary_write_over_it_waits() {
+        let (data, journal) = blank(64);
+        let mut world = World::new(&data, &journal);
+        let before = world.journal.counts();
+        world.ask(Ask::Batch([(0, 1), (4, 2)]), 1);
+        world.ask(Ask::Plain(5, 1), 1);
+        world.settle(1);
+        let after = world.journal.counts();
+        assert_eq!((after.syncs - before.syncs, after.writes - before.writes), (1, 1));
+        let moving: Vec<_> = world.data.pending().iter().map(|request| request.id).collect();
+        moving.iter().for_each(|id| assert!(world.data.complete(*id, Outcome::Ok)));
+        world.settle(1);
+        assert_eq!((world.asked[0].ended, world.asked[1].ended), (Some(true), None));
+        assert_eq!(world.data.pending().len(), 1, "the data sync that reclaims the batch");
+    }
+
+    #[test]
+    fn a_file_is_cut_when_no_replay_would_bring_back_what_was_behind() {
+        let (data, journal) = blank(64);
+        let mut world = World::new(&data, &journal);
+        world.ask(Ask::Batch([(0, 1), (6, 1)]), 1);
+        world.settle(1);
+        let (cut, reply) = Job::new(What::SetLength, 4 * BLOCK_BYTES, None).heard();
+        world.driver.accept(cut);
+        let length = BLOCKS as u64 * BLOCK_BYTES;
+        for expected in ["the units", "the data sync"] {
+            world.settle(1);
+            assert_eq!(world.data.image().len(), length, "{expected} were waited for");
+            for request in world.data.pending() {
+                world.data.complete(request.id, Outcome::Ok);
+            }
+        }
+        world.settle(1);
+        assert!(reply.take().unwrap().result.is_ok());
+        assert_eq!(world.data.image().len(), 4 * BLOCK_BYTES);
+        let (data, journal) = (world.data.image(), world.journal.image());
+        let data = SimDisk::new(&data, SimMode::Manual);
+        reopen(&data, &SimDisk::new(&journal, SimMode::Manual)).unwrap();
+        assert_eq!(data.image().len(), 4 * BLOCK_BYTES, "nothing was brought back");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The I/O thread of one file: jobs from the inbox to the driver, until the file is closed.
 
-use super::driver::Driver;
-use super::operation::Job;
+use super::driver::{Driver, whole};
+use super::operation::{Job, What};
 use super::{AtomicPath, DEPTH, journal::Journal};
+use crate::engine::file::FileDisk;
 use crate::engine::{Disk, EngineOptions, Notifier};
 use crate::queue::io_text;
 use crate::sync::{Mutex, lock};
@@ -10,6 +11,7 @@ use crate::sys::thread;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -21,9 +23,15 @@ const RING_RETRIES: u32 = 1000;
 const RING_PAUSE: Duration = Duration::from_millis(1);
 
 /// What handles put jobs into.
+///
+/// A caller that waits for an untorn write by the kernel may do it itself ([`write_at_once`](Self::write_at_once)): two changes
+/// of threads would cost more than the write. It does so while the thread has nothing to do, and the thread takes
+/// no job meanwhile that touches the same bytes, so that the order of requests stays what it was.
 pub(super) struct Inbox {
     state: Mutex<State>,
     notifier: Notifier,
+    name: String,
+    path: AtomicPath,
 }
 
 #[derive(Default)]
@@ -31,6 +39,14 @@ struct State {
     jobs: VecDeque<Job>,
     /// No more jobs are taken.
     closing: bool,
+    /// The file, where its callers may write to it.
+    direct: Option<FileDisk>,
+    /// What they are writing to.
+    callers: Vec<Range<u64>>,
+    /// One of them has written since the driver last heard of it.
+    unsynced: bool,
+    /// The thread has no job.
+    idle: bool,
     /// How the thread ended.
     outcome: Option<Result<()>>,
 }
@@ -45,9 +61,44 @@ impl Inbox {
             let error = Error::new(ErrorKind::DeviceReadOnly, text).during(job.what.name());
             return job.end(Err(error), true);
         }
+        state.idle = false;
         state.jobs.push_back(job);
         drop(state);
         self.notifier.notify();
+    }
+
+    /// Does an untorn write by the calling thread, where that is as good; none: put it in.
+    pub(super) fn write_at_once(&self, job: &Job) -> Option<Result<AtomicPath>> {
+        let bytes = job.buffer.as_deref().filter(|_| job.what == What::WriteAtomic)?;
+        let disk = self.enter(job)?;
+        let written = disk.write_untorn_at(bytes, job.offset, job.durable);
+        self.leave(job);
+        let length = bytes.len() as u64;
+        let named = |error: Error| {
+            error.on(self.name.clone()).during(job.what.name()).at(job.offset, length)
+        };
+        Some(whole(job.what, bytes.len(), written).map(|()| self.path).map_err(named))
+    }
+
+    fn enter(&self, job: &Job) -> Option<FileDisk> {
+        let mut state = lock(&self.state);
+        let busy = state.closing || !state.idle || state.callers.iter().any(|own| job.touches(own));
+        let disk = state.direct.clone().filter(|_| !busy)?;
+        state.callers.extend(job.ranges());
+        Some(disk)
+    }
+
+    fn leave(&self, job: &Job) {
+        let mut state = lock(&self.state);
+        if let Some(at) = state.callers.iter().position(|own| job.touches(own)) {
+            state.callers.swap_remove(at);
+        }
+        state.unsynced = true;
+        let waited_for = state.closing || !state.jobs.is_empty();
+        drop(state);
+        if waited_for {
+            self.notifier.notify();
+        }
     }
 
     /// Takes no more jobs, and has the thread end when those there are have ended.
@@ -64,12 +115,20 @@ impl Inbox {
     /// Gives the driver what it has room for; whether there is more to come.
     fn hand_over(&self, driver: &mut Driver) -> bool {
         let mut state = lock(&self.state);
+        let State { jobs, callers, .. } = &mut *state;
         while driver.has_room()
-            && let Some(job) = state.jobs.pop_front()
+            && let Some(job) = jobs.pop_front_if(|job| !callers.iter().any(|own| job.touches(own)))
         {
             driver.accept(job);
         }
-        !state.closing || !state.jobs.is_empty()
+        if std::mem::take(&mut state.unsynced) {
+            driver.note_unsynced();
+        }
+        if driver.is_latched() {
+            state.direct = None;
+        }
+        state.idle = driver.is_idle() && state.jobs.is_empty();
+        !state.closing || !state.jobs.is_empty() || !state.callers.is_empty()
     }
 }
 
@@ -121,7 +180,13 @@ impl Outfit {
                 return;
             }
         };
-        let inbox = Arc::new(Inbox { state: Mutex::default(), notifier: engine.notifier() });
+        let direct = match (&disk, path) {
+            (Disk::File(file), AtomicPath::Native) => Some(file.clone()),
+            (Disk::File(_) | Disk::Sim(_) | Disk::Faulty(_), _) => None,
+        };
+        let state = Mutex::new(State { direct, idle: true, ..State::default() });
+        let notifier = engine.notifier();
+        let inbox = Arc::new(Inbox { state, notifier, name: name.clone(), path });
         let mut driver = Driver::new(&name, disk.clone(), engine, path, journal);
         if started.send(Ok(inbox.clone())).is_err() {
             return;
@@ -139,6 +204,7 @@ impl Outfit {
             }
         };
         drop(driver);
+        lock(&inbox.state).direct = None;
         let released = disk.release().map_err(|error| {
             Error::new(ErrorKind::Io, format!("the lock: {}", io_text(&error))).on(name)
         });

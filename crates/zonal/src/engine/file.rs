@@ -7,13 +7,14 @@
 //! file, which is what is locked and kept open, and no blocking calls.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, memfd_create};
+use rustix::io::{ReadWriteFlags, pwritev2, retry_on_intr};
 
 use super::EngineKind;
 use super::spread::Spread;
@@ -27,6 +28,10 @@ const BLOCK: u64 = DIRECT_ALIGNMENT as u64;
 
 /// The most bytes a blocking call moves at once.
 const BOUNCE_BYTES: u64 = 1 << 20;
+
+/// The flag that has the kernel write all of it untorn or refuse.
+pub(super) const UNTORN: ReadWriteFlags =
+    ReadWriteFlags::from_bits_retain(libc::RWF_ATOMIC.cast_unsigned());
 
 /// An opened file. A clone is another handle of the same open file description.
 #[derive(Clone, Debug)]
@@ -132,6 +137,23 @@ impl FileDisk {
 
     pub(crate) fn file(&self) -> &File {
         &self.inner.file
+    }
+
+    /// Writes a unit by the calling thread: the kernel does it untorn, or refuses. How many bytes, as it is
+    /// never gone on with.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn write_untorn_at(
+        &self,
+        bytes: &[u8],
+        offset: u64,
+        durable: bool,
+    ) -> io::Result<u32> {
+        let how = if durable { UNTORN | ReadWriteFlags::DSYNC } else { UNTORN };
+        let bytes = [IoSlice::new(bytes)];
+        let written = retry_on_intr(|| pwritev2(self.file(), &bytes, offset, how))?;
+        Ok(u32::try_from(written).unwrap_or(u32::MAX))
     }
 
     /// Whether reads and writes pass the page cache by.

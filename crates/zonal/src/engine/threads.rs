@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{fallocate, fdatasync};
 use rustix::io::{ReadWriteFlags, pread, pwrite, pwritev2, retry_on_intr};
 
-use super::file::FileDisk;
+use super::file::{FileDisk, UNTORN};
 use super::wake::Wake;
 use super::{EngineOptions, Io, IoKind};
 use crate::sync::{Arc, Condvar, Mutex, lock, wait};
@@ -34,9 +34,6 @@ use crate::sys::thread;
 /// The most threads of one engine. A file system takes few writes into one file at a time, and
 /// reads of an ordinary disk gain little beyond.
 const WORKERS_MAX: u32 = 8;
-
-/// The flag that has the kernel write all of it untorn or refuse.
-const UNTORN: ReadWriteFlags = ReadWriteFlags::from_bits_retain(libc::RWF_ATOMIC.cast_unsigned());
 
 /// One thread's workers over one file.
 pub(crate) struct Threads {

@@ -1,0 +1,300 @@
+//! A database: its file, and the connections to it.
+//!
+//! Invariants:
+//! * A file is open once in a process, and all connections share it ([`OPEN`]).
+//! * A batch is in memory until it is committed; then it is one write of [`AtomicFile`], or nothing of it was
+//!   written.
+//! * An ordinary write is only made when SQLite's rollback journal protects it, and that journal is durable. After a batch
+//!   that was not taken SQLite writes the journal and does not sync it, so it is synced here.
+
+use crate::locks::{Level, Locks};
+use crate::{OPTIONS, sys};
+use libsqlite3_sys as ffi;
+use std::collections::BTreeMap;
+use std::ffi::{OsString, c_int};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use zonal::atomic::AtomicFile;
+use zonal::{Buffer, Error, ErrorKind};
+
+/// What direct I/O reads and writes in.
+const BLOCK: u64 = 4096;
+
+/// A result of SQLite's that is not `SQLITE_OK`.
+pub(crate) type Code = c_int;
+
+/// The databases that are open, by their real paths.
+static OPEN: Mutex<BTreeMap<PathBuf, Weak<Database>>> = Mutex::new(BTreeMap::new());
+
+/// What all connections to one file share.
+struct Database {
+    file: AtomicFile,
+    /// In bytes.
+    length: AtomicU64,
+    locks: Mutex<Locks>,
+    batches: AtomicU64,
+    pages: AtomicU64,
+    ordinary: AtomicU64,
+}
+
+/// One connection's handle of a database.
+pub(crate) struct Connection {
+    // Nothing only while it is being closed.
+    database: Option<Arc<Database>>,
+    /// As SQLite names it.
+    path: PathBuf,
+    /// The same, as in `OPEN`.
+    key: PathBuf,
+    level: Level,
+    /// The pages of the batch that was begun.
+    batch: Option<BTreeMap<u64, Buffer>>,
+    batch_bytes: u64,
+    /// A batch was not taken: SQLite's rollback journal may be there and not be durable.
+    journal_is_young: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connection {
+    /// Opens the database, and makes it where that is asked for.
+    pub(crate) fn open(path: &Path, create: bool) -> Result<Self, Code> {
+        if create
+            && let Err(error) = OpenOptions::new().write(true).create_new(true).open(path)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(said(path, &error, ffi::SQLITE_CANTOPEN));
+        }
+        let real = fs::canonicalize(path);
+        let key = real.map_err(|error| said(path, &error, ffi::SQLITE_CANTOPEN))?;
+        let mut open = lock(&OPEN);
+        let database = match open.get(&key).and_then(Weak::upgrade) {
+            Some(database) => database,
+            None => {
+                let database = Arc::new(Database::open(&key)?);
+                open.insert(key.clone(), Arc::downgrade(&database));
+                database
+            }
+        };
+        drop(open);
+        Ok(Self {
+            database: Some(database),
+            path: path.to_owned(),
+            key,
+            level: Level::None,
+            batch: None,
+            batch_bytes: 0,
+            journal_is_young: false,
+        })
+    }
+
+    fn database(&self) -> Result<&Database, Code> {
+        self.database.as_deref().ok_or(ffi::SQLITE_MISUSE)
+    }
+
+    /// Reads; what is behind the file's end is left as it was, and `SQLITE_IOERR_SHORT_READ` says so.
+    pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Code> {
+        let file = &self.database()?.file;
+        let before = offset % BLOCK;
+        let length = (before + into.len() as u64).next_multiple_of(BLOCK);
+        let buffer = file.buffer(near(length));
+        let read = file.read_at(offset - before, buffer).wait();
+        let read = read.map_err(|failed| told(&failed.error, ffi::SQLITE_IOERR_READ))?.buffer;
+        let found = read.get(near(before)..).unwrap_or_default();
+        let count = found.len().min(into.len());
+        into[..count].copy_from_slice(&found[..count]);
+        if count < into.len() { Err(ffi::SQLITE_IOERR_SHORT_READ) } else { Ok(()) }
+    }
+
+    /// Adds a page to the batch, or writes it at once.
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Code> {
+        if self.batch.is_some() {
+            return self.gather(offset, bytes);
+        }
+        if !offset.is_multiple_of(BLOCK) || !(bytes.len() as u64).is_multiple_of(BLOCK) {
+            let text = format!(
+                "{}: a page of {} bytes; the VFS \"zonal\" wants PRAGMA page_size of {BLOCK} at least",
+                self.path.display(),
+                bytes.len()
+            );
+            sys::log(ffi::SQLITE_IOERR_WRITE, &text);
+            return Err(ffi::SQLITE_IOERR_WRITE);
+        }
+        if self.journal_is_young {
+            self.sync_rollback_journal()?;
+        }
+        let database = self.database()?;
+        let written = database.file.write_at(offset, bytes).wait();
+        written.map_err(|failed| told(&failed.error, ffi::SQLITE_IOERR_WRITE))?;
+        database.length.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
+        database.ordinary.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn gather(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Code> {
+        let limits = self.database()?.file.batch_limits();
+        let Some(batch) = &mut self.batch else { return Err(ffi::SQLITE_MISUSE) };
+        self.batch_bytes += bytes.len() as u64;
+        if batch.len() == limits.units_max || self.batch_bytes > limits.bytes_max {
+            // SQLite goes on with its rollback journal.
+            return Err(ffi::SQLITE_IOERR_COMMIT_ATOMIC);
+        }
+        batch.insert(offset, Buffer::from_slice(bytes));
+        Ok(())
+    }
+
+    /// Before the first page that a rollback journal protects is overwritten.
+    fn sync_rollback_journal(&mut self) -> Result<(), Code> {
+        let mut name = OsString::from(&self.path);
+        name.push("-journal");
+        let synced = match File::open(&name) {
+            Ok(journal) => {
+                let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                let folder = File::open(folder.unwrap_or(Path::new(".")));
+                journal.sync_all().and_then(|()| folder?.sync_all())
+            }
+            // Nothing is protected by it, as when a transaction is rolled back.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        synced.map_err(|error| said(Path::new(&name), &error, ffi::SQLITE_IOERR_FSYNC))?;
+        self.journal_is_young = false;
+        Ok(())
+    }
+
+    /// From here on pages are gathered.
+    pub(crate) fn begin(&mut self) {
+        (self.batch, self.batch_bytes) = (Some(BTreeMap::new()), 0);
+    }
+
+    /// Writes what was gathered, as one.
+    pub(crate) fn commit(&mut self) -> Result<(), Code> {
+        let batch = self.batch.take().unwrap_or_default();
+        let Some((offset, last)) = batch.last_key_value() else { return Ok(()) };
+        let (end, pages) = (offset + last.len() as u64, batch.len() as u64);
+        let database = self.database()?;
+        let written = database.file.write_batch(batch).wait();
+        written.map_err(|error| told(&error, ffi::SQLITE_IOERR_COMMIT_ATOMIC))?;
+        database.length.fetch_max(end, Ordering::Relaxed);
+        database.batches.fetch_add(1, Ordering::Relaxed);
+        database.pages.fetch_add(pages, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Forgets what was gathered. SQLite calls it after every batch that was not taken.
+    pub(crate) fn rollback(&mut self) {
+        self.batch = None;
+        self.journal_is_young = true;
+    }
+
+    pub(crate) fn truncate(&self, length: u64) -> Result<(), Code> {
+        let database = self.database()?;
+        let cut = database.file.set_len(length).wait();
+        cut.map_err(|error| told(&error, ffi::SQLITE_IOERR_TRUNCATE))?;
+        database.length.store(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), Code> {
+        let synced = self.database()?.file.flush().wait();
+        synced.map_err(|error| told(&error, ffi::SQLITE_IOERR_FSYNC))
+    }
+
+    pub(crate) fn length(&self) -> Result<u64, Code> {
+        Ok(self.database()?.length.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn lock(&mut self, to: Level) -> Result<(), Code> {
+        let (level, done) = lock(&self.database()?.locks).raise(self.level, to);
+        self.level = level;
+        if done { Ok(()) } else { Err(ffi::SQLITE_BUSY) }
+    }
+
+    pub(crate) fn unlock(&mut self, to: Level) -> Result<(), Code> {
+        let level = lock(&self.database()?.locks).lower(self.level, to);
+        self.level = level;
+        Ok(())
+    }
+
+    pub(crate) fn is_reserved(&self) -> Result<bool, Code> {
+        Ok(lock(&self.database()?.locks).is_reserved())
+    }
+
+    /// What `PRAGMA zonal` says, of all connections since the file was opened.
+    pub(crate) fn counts(&self) -> Result<String, Code> {
+        let Database { batches, pages, ordinary, .. } = self.database()?;
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Ok(format!(
+            "{} batches of {} pages, {} pages under a rollback journal",
+            of(batches),
+            of(pages),
+            of(ordinary)
+        ))
+    }
+
+    /// Closes it, and the file with the last one.
+    pub(crate) fn close(mut self) -> Result<(), Code> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), Code> {
+        let Some(database) = self.database.take() else { return Ok(()) };
+        lock(&database.locks).lower(self.level, Level::None);
+        // Until the file is closed nobody may open it again: it is locked.
+        let mut open = lock(&OPEN);
+        let Some(database) = Arc::into_inner(database) else { return Ok(()) };
+        open.remove(&self.key);
+        database.file.close().map_err(|error| told(&error, ffi::SQLITE_IOERR_CLOSE))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+impl Database {
+    fn open(path: &Path) -> Result<Self, Code> {
+        let options = OPTIONS.get().copied().unwrap_or_default();
+        let file = AtomicFile::open(path, &options.of_file());
+        let file = file.map_err(|error| told(&error, ffi::SQLITE_CANTOPEN))?;
+        // Behind the replay, which may have made it longer.
+        let length =
+            fs::metadata(path).map_err(|error| said(path, &error, ffi::SQLITE_IOERR))?.len();
+        let none = || AtomicU64::new(0);
+        Ok(Self {
+            file,
+            length: AtomicU64::new(length),
+            locks: Mutex::default(),
+            batches: none(),
+            pages: none(),
+            ordinary: none(),
+        })
+    }
+}
+
+/// SQLite's number for an error, which SQLite's log is told.
+fn told(error: &Error, otherwise: Code) -> Code {
+    let code = match error.kind() {
+        ErrorKind::InUse => ffi::SQLITE_BUSY,
+        ErrorKind::NoSpace if otherwise != ffi::SQLITE_IOERR_COMMIT_ATOMIC => ffi::SQLITE_FULL,
+        _ => otherwise,
+    };
+    sys::log(code, &error.to_string());
+    code
+}
+
+fn said(path: &Path, error: &io::Error, code: Code) -> Code {
+    sys::log(code, &format!("{}: {error}", path.display()));
+    code
+}
+
+/// A length of what SQLite asks for at once, which fits into memory.
+fn near(length: u64) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,98 @@
+//! SQLite without its rollback journal: each transaction is one record in a journal of
+//! [`zonal::atomic`], so a power cut leaves all of it or nothing.
+//!
+//! ```text
+//! SQLite ─ pager ─► VFS "zonal" ─ BEGIN_ATOMIC_WRITE, pages, COMMIT_ATOMIC_WRITE ─► one batch ─► AtomicFile
+//!            └────► journals, temporary files: SQLite's own VFS "unix"                   FILE, FILE.journal
+//! ```
+//!
+//! SQLite keeps a transaction whole by copying what it is about to overwrite into a rollback journal, which it
+//! makes, syncs and deletes for every transaction. Of a VFS that commits a batch of pages untorn
+//! (`SQLITE_IOCAP_BATCH_ATOMIC`) it needs none. This is such a VFS.
+//!
+//! * A page is a unit: `PRAGMA page_size` of 4096 at least.
+//! * What no batch takes (251 pages, or 2 MiB), the first pages of a new database, and transactions over several attached
+//!   databases go by SQLite's rollback journal, as without this. `PRAGMA zonal` counts both.
+//! * `PRAGMA synchronous` is to stay at `FULL` or `NORMAL`: with `OFF` SQLite uses no batches, and nothing else either.
+//! * A database belongs to one process at a time, which may have any number of connections; another one is told
+//!   that it is busy. There is no shared memory, so WAL is refused, and `journal_mode` stays what it was.
+//! * `FILE.journal` belongs to the database: do not open one without the other after a cut.
+//!
+//! SQLite has to be built with `SQLITE_ENABLE_BATCH_ATOMIC_WRITE`; for its bundled sources that is said by
+//! `LIBSQLITE3_FLAGS` in `.cargo/config.toml`. [`register`] refuses one that was not.
+//!
+//! ```
+//! # use rusqlite::{Connection, OpenFlags};
+//! zonal_sqlite::register(&zonal_sqlite::Options::default())?;
+//! # let folder = std::env::temp_dir().join(format!("zonal-doc-sqlite-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder)?;
+//! # let path = folder.join("accounts.db");
+//! let db = Connection::open_with_flags_and_vfs(&path, OpenFlags::default(), zonal_sqlite::VFS)?;
+//! db.execute_batch(
+//!     "create table accounts(id integer primary key, balance integer);
+//!      insert into accounts values (1, 100), (2, 0);
+//!      begin;
+//!      update accounts set balance = balance - 30 where id = 1;
+//!      update accounts set balance = balance + 30 where id = 2;
+//!      commit;",
+//! )?;
+//! let counts: String = db.query_row("pragma zonal", [], |row| row.get(0))?;
+//! println!("{counts}");
+//! # db.close().map_err(|(_, error)| error)?;
+//! # std::fs::remove_dir_all(&folder)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod database;
+mod locks;
+mod sys;
+
+use std::sync::OnceLock;
+use zonal::EngineChoice;
+use zonal::atomic::{AtomicOptions, JOURNAL_BYTES, JournalUse};
+use zonal::{Error, ErrorKind, Result};
+
+/// The VFS's name, for `sqlite3_open_v2` and `file:PATH?vfs=zonal`.
+pub const VFS: &str = "zonal";
+
+/// How databases are opened.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Bytes of records that the journal of a new database holds: 1 MiB to 1 GiB, a multiple of 4096.
+    pub journal_bytes: u64,
+    /// What moves the bytes.
+    pub engine: EngineChoice,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { journal_bytes: JOURNAL_BYTES, engine: EngineChoice::default() }
+    }
+}
+
+impl Options {
+    fn of_file(self) -> AtomicOptions {
+        AtomicOptions {
+            journal: JournalUse::Always,
+            journal_bytes: self.journal_bytes,
+            engine: self.engine,
+            ..AtomicOptions::default()
+        }
+    }
+}
+
+/// Those of the first registration.
+static OPTIONS: OnceLock<Options> = OnceLock::new();
+
+/// Makes the VFS known to this process's SQLite, under the name [`VFS`]. It is not made the default. Later calls
+/// change nothing.
+///
+/// # Errors
+/// `Unsupported`: SQLite was built without batches, or has no VFS "unix"; `Io`: it refused.
+pub fn register(options: &Options) -> Result<()> {
+    OPTIONS.get_or_init(|| *options);
+    static DONE: OnceLock<std::result::Result<(), (ErrorKind, &'static str)>> = OnceLock::new();
+    let done = DONE.get_or_init(sys::register);
+    done.map_err(|(kind, text)| Error::new(kind, text).on(VFS).during("register"))
+}

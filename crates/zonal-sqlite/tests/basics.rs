@@ -1,0 +1,203 @@
+//! What a program meets: transactions without a rollback journal, large ones with one, each page size, connections that
+//! wait for each other, and what is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use rusqlite::{Connection, Error, ErrorCode, OpenFlags};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use tempfile::TempDir;
+use zonal::ErrorKind;
+use zonal::atomic::{AtomicFile, AtomicOptions, JournalUse, check_journal};
+
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        zonal_sqlite::register(&zonal_sqlite::Options::default()).unwrap();
+        Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn open(&self) -> Connection {
+        let flags = OpenFlags::default();
+        let path = self.path("a.db");
+        Connection::open_with_flags_and_vfs(path, flags, zonal_sqlite::VFS).unwrap()
+    }
+}
+
+/// Batches, pages in them, and pages written under a rollback journal.
+fn counts(db: &Connection) -> (u64, u64, u64) {
+    let text: String = db.query_row("pragma zonal", [], |row| row.get(0)).unwrap();
+    let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+fn is_sound(db: &Connection) -> bool {
+    let says: String = db.query_row("pragma integrity_check", [], |row| row.get(0)).unwrap();
+    says == "ok"
+}
+
+#[test]
+fn transactions_are_batches_with_each_page_size() {
+    for page in [4096, 8192, 16384, 65536_u64] {
+        let place = Place::new();
+        let db = place.open();
+        db.execute_batch(&format!("pragma page_size = {page}; create table t(a, b)")).unwrap();
+        let (batches, pages, ordinary) = counts(&db);
+        assert_eq!((batches, pages), (0, 0), "the first pages have nothing to be torn");
+        for n in 0..20 {
+            let text = format!("insert into t values ({n}, zeroblob(3 * {page}))");
+            db.execute_batch(&text).unwrap();
+            assert!(!place.path("a.db-journal").exists());
+        }
+        db.execute_batch("begin; update t set b = randomblob(100); rollback").unwrap();
+        db.execute_batch(
+            "begin; delete from t where a > 9; update t set a = -a where a > 7; commit",
+        )
+        .unwrap();
+        let (batches, pages, after) = counts(&db);
+        assert!(batches == 21 && pages > 60, "{batches} {pages}");
+        assert_eq!(after, ordinary, "{page}: nothing was written but batches");
+        db.close().unwrap();
+        let alive = check_journal(&place.path("a.db.journal")).unwrap().alive;
+        assert_eq!(alive.records, 0, "it was closed");
+        // Any SQLite reads it.
+        let db = Connection::open(place.path("a.db")).unwrap();
+        assert!(is_sound(&db));
+        let sum: (i64, i64) = db
+            .query_row("select count(*), sum(a) from t", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(sum, (10, 11));
+    }
+}
+
+#[test]
+fn what_is_too_large_for_a_batch_goes_by_the_rollback_journal() {
+    let place = Place::new();
+    let db = place.open();
+    db.execute_batch("create table t(a integer primary key, b)").unwrap();
+    let fill = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 900)
+                insert or replace into t select i, zeroblob(2000) from n";
+    db.execute_batch(fill).unwrap();
+    let (batches, _, ordinary) = counts(&db);
+    assert!(batches == 0 && ordinary > 400, "{batches} {ordinary}");
+    db.execute_batch("begin; update t set b = zeroblob(1999); rollback").unwrap();
+    let (_, _, ordinary) = counts(&db);
+    db.execute_batch("update t set b = zeroblob(1998) where a = 5").unwrap();
+    let (batches, pages, same) = counts(&db);
+    assert!(batches == 1 && pages < 10 && same == ordinary, "{batches} {pages} {same}");
+    assert!(is_sound(&db));
+    // Gives its space back.
+    let length = || fs::metadata(place.path("a.db")).unwrap().len();
+    let before = length();
+    db.execute_batch("delete from t where a > 50; vacuum").unwrap();
+    assert!(length() < before / 4, "{} of {before}", length());
+    assert!(is_sound(&db));
+    db.close().unwrap();
+}
+
+#[test]
+fn a_page_below_4096_bytes_is_refused_by_an_error() {
+    let place = Place::new();
+    let db = place.open();
+    let error = db.execute_batch("pragma page_size = 1024; create table t(a)").unwrap_err();
+    assert_eq!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure), "{error}");
+}
+
+#[test]
+fn connections_of_one_process_wait_for_each_other() {
+    let place = Place::new();
+    let (one, other) = (place.open(), place.open());
+    one.execute_batch("create table t(a); insert into t values (1)").unwrap();
+    let busy = |result: Result<(), Error>| {
+        let error = result.unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy), "{error}");
+    };
+    other.busy_timeout(std::time::Duration::ZERO).unwrap();
+    one.busy_timeout(std::time::Duration::ZERO).unwrap();
+    one.execute_batch("begin immediate; insert into t values (2)").unwrap();
+    busy(other.execute_batch("begin immediate"));
+    let seen: i64 = other.query_row("select count(*) from t", [], |row| row.get(0)).unwrap();
+    assert_eq!(seen, 1, "not committed");
+    {
+        let mut reading = other.prepare("select a from t").unwrap();
+        let mut rows = reading.query([]).unwrap();
+        rows.next().unwrap();
+        busy(one.execute_batch("commit"));
+    }
+    one.execute_batch("commit").unwrap();
+    let seen: i64 = other.query_row("select count(*) from t", [], |row| row.get(0)).unwrap();
+    assert_eq!(seen, 2);
+    other.execute_batch("insert into t values (3)").unwrap();
+    let mode: String = one.query_row("pragma journal_mode = wal", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "delete", "there is no shared memory");
+    // Somebody else is kept out.
+    let options = AtomicOptions { journal: JournalUse::Always, ..AtomicOptions::default() };
+    let error = AtomicFile::open(place.path("a.db"), &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    one.close().unwrap();
+    other.execute_batch("insert into t values (4)").unwrap();
+    other.close().unwrap();
+    AtomicFile::open(place.path("a.db"), &options).unwrap().close().unwrap();
+}
+
+#[test]
+fn many_threads_count_together() {
+    let place = Place::new();
+    place.open().execute_batch("create table t(n); insert into t values (0)").unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let db = place.open();
+                db.busy_timeout(std::time::Duration::from_secs(60)).unwrap();
+                for _ in 0..25 {
+                    db.execute_batch("begin immediate; update t set n = n + 1; commit").unwrap();
+                }
+            });
+        }
+    });
+    let db = place.open();
+    let count: i64 = db.query_row("select n from t", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 100);
+}
+
+#[test]
+fn a_database_that_is_missing_or_damaged_is_refused() {
+    let place = Place::new();
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let open = |name| Connection::open_with_flags_and_vfs(place.path(name), flags, "zonal");
+    let code = open("none.db").unwrap_err().sqlite_error_code();
+    assert_eq!(code, Some(ErrorCode::CannotOpen));
+    assert!(!place.path("none.db").exists() && !place.path("none.db.journal").exists());
+    fs::write(place.path("b.db"), []).unwrap();
+    fs::write(place.path("b.db.journal"), [7; 100_000]).unwrap();
+    assert_eq!(open("b.db").unwrap_err().sqlite_error_code(), Some(ErrorCode::CannotOpen));
+}
+
+const GUIDE: &str = include_str!("../../../docs/guides/untorn-writes.md");
+const CALL: &str = "cargo run --release -p zonal-sqlite --example sql --";
+
+#[test]
+fn the_guides_commands_do_what_it_says() {
+    let place = Place::new();
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("examples/sql");
+    if !program.exists() {
+        eprintln!("SKIP the example is not built; cargo test --workspace builds it");
+        return;
+    }
+    let block = GUIDE.split("```").find(|block| block.contains(CALL)).unwrap();
+    let commands = block.strip_prefix("sh\n").unwrap().replace(CALL, program.to_str().unwrap());
+    // The program itself has tests of its own.
+    let commands = commands.replace("zonal check", "test -s");
+    let shell = Command::new("sh").args(["-e", "-c", &commands]).current_dir(&place.0).output();
+    let output = shell.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let says = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(says, "1|70\n2|30\n1 batches of 2 pages, 0 pages under a rollback journal\n");
+}
