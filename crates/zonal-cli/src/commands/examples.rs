@@ -53,6 +53,11 @@ EXAMPLES:
   zonal write disk.qcow2 a.log --offset 192M
   zonal write disk.qcow2 --offset 256M < b.log";
 
+pub(crate) const MOUNT: &str = "\
+EXAMPLES:
+  mkdir -p zones && zonal mount disk.qcow2 zones --daemon && ls -l zones/seq && umount zones
+  zonal mount mem:size=1G,zone-size=64M zones --buffered --daemon && cp a.log zones/seq/3 && umount zones";
+
 pub(crate) const OPEN: &str = "\
 EXAMPLES:
   zonal open disk.qcow2 --zone 3
