@@ -55,8 +55,8 @@ EXAMPLES:
 
 pub(crate) const MOUNT: &str = "\
 EXAMPLES:
-  mkdir -p zones && zonal mount disk.qcow2 zones --daemon && ls -l zones/seq && umount zones
-  zonal mount mem:size=1G,zone-size=64M zones --buffered --daemon && cp a.log zones/seq/3 && umount zones";
+  mkdir d && zonal mount disk.qcow2 d --daemon && ls -l d/seq && umount d
+  zonal mount disk.qcow2 d --buffered --daemon && cp a.log d/seq/9; umount d";
 
 pub(crate) const OPEN: &str = "\
 EXAMPLES:

@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use zonal::{Device, Error, ErrorKind};
 use zonal_export::mount::{MountOptions, Mounted, OnError, mount};
 
 use crate::{
@@ -26,6 +27,9 @@ use crate::{
 
 /// How often a signal and the mount's end are looked for.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long a drive that is in use is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the program in the background says once the drive is mounted.
 const READY: &str = "mounted";
@@ -127,13 +131,28 @@ pub(crate) fn run(args: &MountArgs, ui: &Ui) -> Result<Outcome> {
     }
     let interrupt = Interrupt::install()?;
     let access = if args.read_only { Access::Read } else { (&args.access).into() };
-    let device = args.target.open(access, ui)?;
+    let device = open(args, access, ui)?;
     let mounted = mount(device.clone(), &args.folder, args.options())?;
     say(args, ui)?;
     serve(&mounted, &interrupt, ui)?;
     mounted.unmount()?;
     device.close()?;
     Ok(Outcome::Done)
+}
+
+/// Opens the drive. That of an earlier mount is in use for a moment after `umount` has returned.
+fn open(args: &MountArgs, access: Access, ui: &Ui) -> Result<Device> {
+    let began = Instant::now();
+    loop {
+        match args.target.open(access, ui) {
+            Err(error) if is_in_use(&error) && began.elapsed() < PATIENCE => thread::sleep(LOOK),
+            opened => return opened,
+        }
+    }
+}
+
+fn is_in_use(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::InUse)
 }
 
 impl MountArgs {
