@@ -135,7 +135,8 @@ fn others_are_kept_out() {
             .unwrap();
         looks.status.success()
     };
-    fs::set_permissions(place.path("."), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(place.path("."), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
     for (words, expected) in [("", false), ("--allow-other", true)] {
         let mut child = mounted(&place, &format!("mount disk dir {words}"));
         assert_eq!(looks(&place), expected, "`{words}`");

@@ -436,8 +436,7 @@ impl Files {
             lock(&tail).clear();
         }
         let reset = size == 0;
-        let request =
-            if reset { Request::reset(file.zone) } else { Request::finish(file.zone) };
+        let request = if reset { Request::reset(file.zone) } else { Request::finish(file.zone) };
         self.manage(file, request)?;
         self.cell(file).size.store(size, Ordering::Release);
         self.touch(file);
@@ -532,7 +531,9 @@ impl Files {
         let inode = file.inode();
         thread::spawn(move || {
             if let Err(error) = notifier.inval_inode(inode, 0, 0) {
-                tracing::warn!("the kernel keeps what it has cached of a file that failed: {error}");
+                tracing::warn!(
+                    "the kernel keeps what it has cached of a file that failed: {error}"
+                );
             }
         });
     }

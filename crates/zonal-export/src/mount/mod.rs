@@ -155,7 +155,10 @@ fn config(device: &Device, options: &MountOptions) -> Config {
 fn prepare(folder: &Path) -> Result<PathBuf> {
     let seen = match rustix::fs::stat(folder) {
         Err(rustix::io::Errno::NOTCONN) => {
-            tracing::warn!("{}: an earlier mount's server is gone; unmounting it", folder.display());
+            tracing::warn!(
+                "{}: an earlier mount's server is gone; unmounting it",
+                folder.display()
+            );
             detach(folder).map_err(|error| refused(folder, error))?;
             rustix::fs::stat(folder)
         }
@@ -173,8 +176,10 @@ fn prepare(folder: &Path) -> Result<PathBuf> {
 fn detach(folder: &Path) -> io::Result<()> {
     match rustix::mount::unmount(folder, rustix::mount::UnmountFlags::DETACH) {
         Err(rustix::io::Errno::PERM) => {
-            let status =
-                std::process::Command::new("fusermount3").args(["-u", "-z"]).arg(folder).status()?;
+            let status = std::process::Command::new("fusermount3")
+                .args(["-u", "-z"])
+                .arg(folder)
+                .status()?;
             if status.success() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
         }
         ended => Ok(ended?),

@@ -65,7 +65,8 @@ pub(super) fn read(device: &Device, bytes: Range<u64>, mut take: impl FnMut(&[u8
             let Completion { result, buffer, .. } =
                 run(queue, Request::read_at(aligned.start, buffer))?;
             result?;
-            let buffer = buffer.ok_or_else(|| Error::new(ErrorKind::Io, "a read lost its buffer"))?;
+            let buffer =
+                buffer.ok_or_else(|| Error::new(ErrorKind::Io, "a read lost its buffer"))?;
             take(&buffer[bytes_of(at - aligned.start)?..bytes_of(end - aligned.start)?]);
             at = end;
         }

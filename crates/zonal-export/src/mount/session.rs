@@ -10,9 +10,10 @@ use std::{
 };
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig,
-    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
+    TimeOrNow, WriteFlags,
 };
 use zonal::ZoneKind;
 
@@ -255,7 +256,8 @@ impl Filesystem for Session {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self.file(inode).and_then(|file| self.files.write(&file, offset, data, flags));
+        let written =
+            self.file(inode).and_then(|file| self.files.write(&file, offset, data, flags));
         match written.map(u32::try_from) {
             Ok(Ok(count)) => reply.written(count),
             Ok(Err(_)) => reply.error(Errno::EINVAL),

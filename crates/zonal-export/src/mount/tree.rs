@@ -71,12 +71,9 @@ impl Tree {
 
     /// The folders there are.
     pub(super) fn folders(&self) -> impl Iterator<Item = (INodeNo, ZoneKind, &'static str)> + '_ {
-        [
-            (CONVENTIONAL, ZoneKind::Conventional, "cnv"),
-            (SEQUENTIAL, ZoneKind::Sequential, "seq"),
-        ]
-        .into_iter()
-        .filter(|(_, kind, _)| self.files(*kind) > 0)
+        [(CONVENTIONAL, ZoneKind::Conventional, "cnv"), (SEQUENTIAL, ZoneKind::Sequential, "seq")]
+            .into_iter()
+            .filter(|(_, kind, _)| self.files(*kind) > 0)
     }
 
     /// The `n`th file of a folder.
@@ -90,7 +87,8 @@ impl Tree {
             ZoneKind::Conventional if self.aggregated => (0, conventional),
             ZoneKind::Conventional => (n, 1),
         };
-        let capacity = (zone..zone + zones).map(|zone| self.geometry.capacity_of(index(zone))).sum();
+        let capacity =
+            (zone..zone + zones).map(|zone| self.geometry.capacity_of(index(zone))).sum();
         Some(File { kind, zone, start: self.geometry.start_of(index(zone)), capacity })
     }
 

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use zonal::{Buffer, ZoneState};
+use zonal::{Buffer, CreateOptions, Geometry, Preallocate, ZoneState};
 use zonal_export::mount::{MountOptions, OnError};
 
 use crate::{Mount, direct};
@@ -75,6 +75,32 @@ fn after_a_failure_its_file_goes_on_where_it_ends() {
     assert_eq!(fs::metadata(mount.path("seq/0")).unwrap().len(), 8192);
     assert_eq!(file.write_at(&block(), 8192).unwrap(), 4096);
     assert_eq!(fs::read(mount.path("seq/0")).unwrap(), [5; 12288]);
+    drop(file);
+    mount.end();
+}
+
+/// The smallest image whose data can be cut off.
+fn image(folder: &Path) -> String {
+    let image = folder.join("drive.qcow2");
+    let geometry =
+        Geometry { zone_size: 4 << 20, zone_capacity: 4 << 20, ..Geometry::with_size(16 << 20) };
+    let preallocate = Preallocate::Off;
+    zonal::create(&image, CreateOptions { geometry, preallocate, force: false, progress: None })
+        .unwrap();
+    image.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_image_that_is_cut_short_under_its_mount_gives_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image(folder.path());
+    let Some(mount) = Mount::of(&image, MountOptions::default()) else { return };
+    let file = direct(&mount.path("seq/3"), true, false).unwrap();
+    file.write_all_at(&block(), 0).unwrap();
+    fs::File::options().write(true).open(&image).unwrap().set_len(1 << 20).unwrap();
+    let mut bytes = block();
+    assert_eq!(errno(file.read_at(&mut bytes, 0)), Some(libc::EIO));
+    assert_eq!(fs::read_dir(mount.path("seq")).unwrap().count(), 4, "the mount goes on");
     drop(file);
     mount.end();
 }

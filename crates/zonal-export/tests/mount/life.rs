@@ -15,7 +15,8 @@ use crate::{DRIVE, Mount, direct};
 fn what_was_written_is_there_after_the_next_mount() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("drive.qcow2");
-    let geometry = Geometry { zone_size: 16 << 20, zone_capacity: 16 << 20, ..Geometry::with_size(64 << 20) };
+    let geometry =
+        Geometry { zone_size: 16 << 20, zone_capacity: 16 << 20, ..Geometry::with_size(64 << 20) };
     let preallocate = Preallocate::Off;
     zonal::create(&image, CreateOptions { geometry, preallocate, force: false, progress: None })
         .unwrap();
@@ -27,7 +28,9 @@ fn what_was_written_is_there_after_the_next_mount() {
         drop(file);
         mount.end();
     }
-    let Some(mount) = Mount::of(target, MountOptions { read_only: true, ..MountOptions::default() }) else {
+    let Some(mount) =
+        Mount::of(target, MountOptions { read_only: true, ..MountOptions::default() })
+    else {
         return;
     };
     let expected: Vec<u8> = (1..=3).flat_map(|round| [round; 8192]).collect();
@@ -72,7 +75,8 @@ fn buffered_writes_take_any_bytes_and_end_in_a_whole_block() {
 fn what_cannot_be_mounted_on_is_said() {
     let drive = zonal::open(&Target::parse(DRIVE).unwrap(), &OpenOptions::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let error = mount(drive.clone(), &folder.path().join("none"), MountOptions::default()).unwrap_err();
+    let error =
+        mount(drive.clone(), &folder.path().join("none"), MountOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("make the folder first"), "{error}");
     let file = folder.path().join("file");
@@ -84,7 +88,9 @@ fn what_cannot_be_mounted_on_is_said() {
 
 #[test]
 fn small_blocks_are_not_read_stale() {
-    let Some(mount) = Mount::of("mem:size=64M,zone-size=4M,block-size=512", MountOptions::default()) else {
+    let Some(mount) =
+        Mount::of("mem:size=64M,zone-size=4M,block-size=512", MountOptions::default())
+    else {
         return;
     };
     let writer = direct(&mount.path("seq/0"), true, false).unwrap();

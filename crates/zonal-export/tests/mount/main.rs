@@ -27,7 +27,8 @@ use zonal_export::mount::{MountOptions, Mounted, mount};
 use differences::{DIFFERENCES, Difference};
 
 /// The drive that is mounted unless a test needs another.
-const DRIVE: &str = "mem:size=64M,zone-size=4M,zone-capacity=3M,conventional-zones=2,max-open-zones=4";
+const DRIVE: &str =
+    "mem:size=64M,zone-size=4M,zone-capacity=3M,conventional-zones=2,max-open-zones=4";
 
 /// A drive mounted on a folder of its own.
 struct Mount {
@@ -44,8 +45,7 @@ impl Mount {
             eprintln!("SKIP: there is no /dev/fuse to mount by");
             return None;
         }
-        let device =
-            zonal::open(&Target::parse(target).unwrap(), &OpenOptions::default()).unwrap();
+        let device = zonal::open(&Target::parse(target).unwrap(), &OpenOptions::default()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mounted = mount(device.clone(), folder.path(), options).unwrap();
         Some(Self { mounted: Some(mounted), device, folder })

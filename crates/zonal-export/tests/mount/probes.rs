@@ -160,9 +160,8 @@ impl Probes<'_> {
     }
 
     fn permissions(&mut self) {
-        let set = |name: &str, mode| {
-            fs::set_permissions(self.at(name), fs::Permissions::from_mode(mode))
-        };
+        let set =
+            |name: &str, mode| fs::set_permissions(self.at(name), fs::Permissions::from_mode(mode));
         let (folder, file) = (set("seq", 0o755), set("seq/0", 0o600));
         let mode = format!("{:o}", fs::metadata(self.at("seq/0")).unwrap().mode());
         set("seq/0", 0o640).unwrap();
@@ -226,8 +225,16 @@ impl Probes<'_> {
         let border = format!("{} {}", bytes[95], bytes[96]);
         self.says("they are those of two blocks", "0 1", border);
         self.says("read seq/1 directly", "8192", uncached.read_at(&mut bytes[..8192], 4096));
-        self.says("read seq/1 directly, part of a block", "EINVAL", uncached.read_at(&mut bytes[..512], 0));
-        self.says("read seq/1 directly, inside a block", "EINVAL", uncached.read_at(&mut bytes[..4096], 512));
+        self.says(
+            "read seq/1 directly, part of a block",
+            "EINVAL",
+            uncached.read_at(&mut bytes[..512], 0),
+        );
+        self.says(
+            "read seq/1 directly, inside a block",
+            "EINVAL",
+            uncached.read_at(&mut bytes[..4096], 512),
+        );
         let end = file.seek(SeekFrom::End(0)).map(|end| end.to_string());
         self.says("seek to seq/1's end", "16384", end);
     }
@@ -306,8 +313,16 @@ impl Probes<'_> {
         self.says("read cnv/0 directly", "4096", read);
         let there = (&bytes[904..909] == b"hello").to_string();
         self.says("and find them", "true", there);
-        self.says("write cnv/0 directly, a block anywhere", "4096", uncached.write_at(&bytes, 65536));
-        self.says("write cnv/0 directly, part of one", "EINVAL", uncached.write_at(&bytes[..512], 0));
+        self.says(
+            "write cnv/0 directly, a block anywhere",
+            "4096",
+            uncached.write_at(&bytes, 65536),
+        );
+        self.says(
+            "write cnv/0 directly, part of one",
+            "EINVAL",
+            uncached.write_at(&bytes[..512], 0),
+        );
         self.says("write cnv/0 at its end", "EFBIG", uncached.write_at(&bytes, size));
         let all = ProtFlags::READ | ProtFlags::WRITE;
         let mapped = map(&file, all, MapFlags::SHARED, |page| {
