@@ -1,4 +1,5 @@
 //! `zonal mount`, as a person meets it: how it begins, how it ends, and what is there afterwards.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 

@@ -417,7 +417,7 @@ impl Files {
             return queue::write(&self.device, at, data);
         }
         let block = u64::from(self.block_size());
-        let mut blocks = Vec::with_capacity(data.len() + 2 * block as usize);
+        let mut blocks = Vec::with_capacity(data.len() + 2 * self.block_size() as usize);
         queue::read(&self.device, at - at % block..at, |bytes| blocks.extend_from_slice(bytes))?;
         blocks.extend_from_slice(data);
         let last = end..end.next_multiple_of(block);

@@ -132,7 +132,7 @@ impl Session {
         }
         if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
             let owner = self.files.owner(&file);
-            let mode = change.mode.map_or(owner.mode, |mode| permissions(mode));
+            let mode = change.mode.map_or(owner.mode, permissions);
             let (uid, gid) = (change.uid.unwrap_or(owner.uid), change.gid.unwrap_or(owner.gid));
             self.files.set_owner(&file, Owner { uid, gid, mode });
         }
@@ -144,7 +144,7 @@ impl Session {
         let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
         let sequential = file.kind == ZoneKind::Sequential;
         // What is written to a sequential file has to arrive as it was asked for, or be refused.
-        let direct = sequential && (writes || !self.cached) || !sequential && !self.cached;
+        let direct = !self.cached || sequential && writes;
         if direct { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE }
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! The other files hold what only this mount has: what becomes of it when the drive fails, and how it comes
 //! and goes.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod appends;
 mod differences;
