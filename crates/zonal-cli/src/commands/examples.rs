@@ -53,6 +53,11 @@ EXAMPLES:
   zonal write disk.qcow2 a.log --offset 192M
   zonal write disk.qcow2 --offset 256M < b.log";
 
+pub(crate) const MOUNT: &str = "\
+EXAMPLES:
+  mkdir d && zonal mount disk.qcow2 d --daemon && ls -l d/seq && umount d
+  zonal mount disk.qcow2 d --buffered --daemon && cp a.log d/seq/9; umount d";
+
 pub(crate) const OPEN: &str = "\
 EXAMPLES:
   zonal open disk.qcow2 --zone 3

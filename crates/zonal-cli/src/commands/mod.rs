@@ -15,6 +15,7 @@ mod flush;
 mod info;
 mod manage;
 mod map;
+mod mount;
 mod read;
 mod report;
 mod restore;
@@ -91,6 +92,9 @@ pub(crate) enum Command {
     /// Measure a drive, or zonal itself on a temporary image
     #[command(after_help = examples::BENCH)]
     Bench(bench::BenchArgs),
+    /// Mount a drive as a zonefs: a file for each zone
+    #[command(after_help = examples::MOUNT)]
+    Mount(mount::MountArgs),
     /// Write ordinary files and devices untorn: all of a unit is there after a power cut, or none
     #[command(after_help = examples::ATOMIC)]
     Atomic(atomic::AtomicArgs),
@@ -135,6 +139,7 @@ impl Command {
             Self::Dump(args) => dump::run(args, ui),
             Self::Restore(args) => restore::run(args, ui),
             Self::Bench(args) => bench::run(args, ui),
+            Self::Mount(args) => mount::run(args, ui),
             Self::Atomic(args) => atomic::run(args, ui),
             Self::Sim(args) => sim::run(args, ui),
             #[cfg(feature = "top")]

@@ -1,0 +1,126 @@
+//! What becomes of a file whose zone fails, by each of `errors=`; and of a drive that is damaged.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
+};
+
+use zonal::{Buffer, CreateOptions, Geometry, Preallocate, ZoneState};
+use zonal_export::mount::{MountOptions, OnError};
+
+use crate::{Mount, direct};
+
+/// The third write to the drive fails, once.
+const FAILS: &str = "mem:size=64M,zone-size=4M,faults=fail-write=3";
+
+fn block() -> Buffer {
+    Buffer::from_slice(&[5; 4096])
+}
+
+fn errno<T>(result: io::Result<T>) -> Option<i32> {
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o777
+}
+
+/// Mounts a drive and fails a write to `seq/0`, of which two blocks are there.
+fn failed(on_error: OnError) -> Option<(Mount, fs::File)> {
+    let mount = Mount::of(FAILS, MountOptions { on_error, ..MountOptions::default() })?;
+    let file = direct(&mount.path("seq/0"), true, false).unwrap();
+    file.write_all_at(&block(), 0).unwrap();
+    file.write_all_at(&block(), 4096).unwrap();
+    assert_eq!(errno(file.write_at(&block(), 8192)), Some(libc::EIO), "the third write fails");
+    Some((mount, file))
+}
+
+#[test]
+fn after_a_failure_nothing_is_written_to_any_file() {
+    let Some((mount, file)) = failed(OnError::RemountReadOnly) else { return };
+    assert_eq!(errno(file.write_at(&block(), 8192)), Some(libc::EPERM), "the file itself");
+    assert_eq!(errno(direct(&mount.path("seq/1"), false, false)), Some(libc::EROFS), "another");
+    assert_eq!(errno(file.set_len(0)), Some(libc::EROFS), "nor is it cut");
+    assert_eq!(fs::read(mount.path("seq/0")).unwrap(), [5; 8192], "what was acknowledged is read");
+    drop(file);
+    mount.end();
+}
+
+#[test]
+fn after_a_failure_its_file_is_only_read() {
+    let Some((mount, file)) = failed(OnError::ZoneReadOnly) else { return };
+    assert_eq!(errno(file.write_at(&block(), 8192)), Some(libc::EPERM));
+    assert_eq!(mode(&mount.path("seq/0")), 0o440);
+    assert_eq!(fs::read(mount.path("seq/0")).unwrap(), [5; 8192]);
+    let other = direct(&mount.path("seq/1"), false, false).unwrap();
+    assert_eq!(other.write_at(&block(), 0).unwrap(), 4096, "others go on");
+    drop((file, other));
+    mount.end();
+}
+
+#[test]
+fn after_a_failure_its_file_is_gone() {
+    let Some((mount, file)) = failed(OnError::ZoneOffline) else { return };
+    let metadata = fs::metadata(mount.path("seq/0")).unwrap();
+    assert_eq!((metadata.len(), metadata.mode() & 0o777), (0, 0));
+    assert_eq!(errno(file.write_at(&block(), 0)), Some(libc::EPERM));
+    drop(file);
+    mount.end();
+}
+
+#[test]
+fn after_a_failure_its_file_goes_on_where_it_ends() {
+    let Some((mount, file)) = failed(OnError::Repair) else { return };
+    assert_eq!(fs::metadata(mount.path("seq/0")).unwrap().len(), 8192);
+    assert_eq!(file.write_at(&block(), 8192).unwrap(), 4096);
+    assert_eq!(fs::read(mount.path("seq/0")).unwrap(), [5; 12288]);
+    drop(file);
+    mount.end();
+}
+
+/// The smallest image whose data can be cut off.
+fn image(folder: &Path) -> String {
+    let image = folder.join("drive.qcow2");
+    let geometry =
+        Geometry { zone_size: 4 << 20, zone_capacity: 4 << 20, ..Geometry::with_size(16 << 20) };
+    let preallocate = Preallocate::Off;
+    zonal::create(&image, CreateOptions { geometry, preallocate, force: false, progress: None })
+        .unwrap();
+    image.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_image_that_is_cut_short_under_its_mount_gives_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image(folder.path());
+    let Some(mount) = Mount::of(&image, MountOptions::default()) else { return };
+    let file = direct(&mount.path("seq/3"), true, false).unwrap();
+    file.write_all_at(&block(), 0).unwrap();
+    fs::File::options().write(true).open(&image).unwrap().set_len(1 << 20).unwrap();
+    let mut bytes = block();
+    assert_eq!(errno(file.read_at(&mut bytes, 0)), Some(libc::EIO));
+    assert_eq!(fs::read_dir(mount.path("seq")).unwrap().count(), 4, "the mount goes on");
+    drop(file);
+    mount.end();
+}
+
+#[test]
+fn worn_zones_are_files_of_which_less_can_be_done() {
+    let Some(mount) = Mount::of("mem:size=64M,zone-size=4M", MountOptions::default()) else {
+        return;
+    };
+    let file = direct(&mount.path("seq/0"), true, false).unwrap();
+    file.write_all_at(&block(), 0).unwrap();
+    mount.device.set_condition(0, ZoneState::ReadOnly).unwrap();
+    assert_eq!(errno(file.write_at(&block(), 4096)), Some(libc::EPERM));
+    assert_eq!(mode(&mount.path("seq/0")), 0o440);
+    assert_eq!(fs::read(mount.path("seq/0")).unwrap(), [5; 4096]);
+
+    mount.device.set_condition(0, ZoneState::Offline).unwrap();
+    let mut bytes = block();
+    assert_eq!(errno(file.read_at(&mut bytes, 0)), Some(libc::EPERM));
+    assert_eq!(mode(&mount.path("seq/0")), 0);
+    drop(file);
+    mount.end();
+}

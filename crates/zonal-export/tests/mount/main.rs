@@ -1,0 +1,125 @@
+//! A mounted drive behaves as the kernel's zonefs does.
+//!
+//! The probes of `probes` run on this crate's mount of a drive in memory, and, where `ZONAL_ZONEFS_FOLDER`
+//! names a folder on which a zonefs of the kernel is mounted, on that one too: the same program, the same
+//! answers, but for what `differences` lists with the reason. That zonefs has to have been made anew, with
+//! conventional zones in files of their own, and is mounted with `explicit-open` if `ZONAL_ZONEFS_EXPLICIT`
+//! is set.
+//!
+//! The other files hold what only this mount has: what becomes of it when the drive fails, and how it comes
+//! and goes.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod appends;
+mod differences;
+mod failures;
+mod life;
+mod probes;
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+use zonal::{Device, OpenOptions, Target};
+use zonal_export::mount::{MountOptions, Mounted, mount};
+
+use differences::{DIFFERENCES, Difference};
+
+/// The drive that is mounted unless a test needs another.
+const DRIVE: &str =
+    "mem:size=64M,zone-size=4M,zone-capacity=3M,conventional-zones=2,max-open-zones=4";
+
+/// A drive mounted on a folder of its own.
+struct Mount {
+    mounted: Option<Mounted>,
+    device: Device,
+    folder: TempDir,
+}
+
+impl Mount {
+    /// `None` where no FUSE can be had, which is said.
+    fn of(target: &str, options: MountOptions) -> Option<Self> {
+        if !Path::new("/dev/fuse").exists() {
+            assert!(env::var_os("CI").is_none(), "there is no /dev/fuse, and this is CI");
+            eprintln!("SKIP: there is no /dev/fuse to mount by");
+            return None;
+        }
+        let device = zonal::open(&Target::parse(target).unwrap(), &OpenOptions::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = mount(device.clone(), folder.path(), options).unwrap();
+        Some(Self { mounted: Some(mounted), device, folder })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Unmounts it, and closes the drive.
+    fn end(mut self) {
+        self.mounted.take().unwrap().unmount().unwrap();
+        self.device.clone().close().unwrap();
+    }
+}
+
+/// Runs all probes below a folder and compares what they say with what zonefs says.
+fn compare(folder: &Path, explicit_open: bool, is_kernel: bool) {
+    let said = probes::all(folder, explicit_open);
+    let mut wrong = Vec::new();
+    for (probe, expected, answer) in &said {
+        println!("{probe:<58} {answer}");
+        let mut expected = expected;
+        let known = DIFFERENCES.iter().find(|difference| difference.probe == *probe);
+        if let Some(Difference { mounted, reason, .. }) = known.filter(|_| !is_kernel) {
+            println!("    zonefs says {expected}: {reason}");
+            expected = mounted;
+        }
+        if answer != expected {
+            wrong.push(format!("{probe}: {answer}, not {expected}"));
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+    for difference in DIFFERENCES {
+        assert!(
+            said.iter().any(|(probe, ..)| *probe == difference.probe),
+            "{}: there is no such probe",
+            difference.probe
+        );
+    }
+}
+
+#[test]
+fn a_mount_answers_as_zonefs_does() {
+    let Some(mount) = Mount::of(DRIVE, MountOptions::default()) else { return };
+    compare(mount.folder.path(), false, false);
+    mount.end();
+}
+
+#[test]
+fn a_mount_with_explicit_open_answers_as_zonefs_does() {
+    let options = MountOptions { explicit_open: true, ..MountOptions::default() };
+    let Some(mount) = Mount::of(DRIVE, options) else { return };
+    compare(mount.folder.path(), true, false);
+    mount.end();
+}
+
+#[test]
+fn the_kernel_s_zonefs_answers_so() {
+    let Some(folder) = env::var_os("ZONAL_ZONEFS_FOLDER") else {
+        eprintln!("SKIP: ZONAL_ZONEFS_FOLDER names no folder with a zonefs of the kernel");
+        return;
+    };
+    compare(Path::new(&folder), env::var_os("ZONAL_ZONEFS_EXPLICIT").is_some(), true);
+}
+
+/// Opens for direct I/O, as zonefs wants it of a writer.
+fn direct(path: &Path, read: bool, append: bool) -> io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    fs::File::options()
+        .read(read)
+        .write(!append)
+        .append(append)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+}
