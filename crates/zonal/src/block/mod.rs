@@ -28,7 +28,7 @@ pub(crate) use mount::is_zonefs;
 pub(crate) use probe::{Queue, Sysfs, device_number};
 pub(crate) use report::Reported;
 
-use crate::device::{Device, Drive, Medium, OpenNotes, PartOf};
+use crate::device::{Device, Drive, Medium, OpenNotes, PartOf, ZoneKind};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
 use crate::open::OpenOptions;
@@ -100,7 +100,8 @@ fn open_device(path: &Path, name: &str, options: &OpenOptions) -> Result<Device>
         return Err(Error::new(ErrorKind::InUse, text));
     }
     let queue = sysfs.queue()?;
-    let reported = read_report(&file, 0, u32::MAX)?;
+    // One more than there should be says that there are more.
+    let reported = read_report(&file, 0, queue.zones.saturating_add(1))?;
     let geometry = geometry(&queue, &reported)?;
     let file = options.driven(file)?;
     let way = Way::Node(file.clone(), Arc::new(geometry.clone()));
@@ -183,7 +184,9 @@ fn open_error(error: io::Error, path: &Path) -> Error {
 /// What a device or its driver said to a call.
 fn device_error(error: io::Error, what: &str) -> Error {
     if error.raw_os_error() == Some(libc::ENOTTY) {
-        let text = format!("{what}: this kernel or driver does not know it; it takes Linux 5.9");
+        // Reports with a capacity came last.
+        let text =
+            format!("{what}: this kernel or driver does not know it; Linux knows all since 5.9");
         return Error::new(ErrorKind::Unsupported, text).with_source(error);
     }
     Error::new(write_kind(&error), format!("{what}: {error}")).with_source(error)
@@ -195,6 +198,8 @@ pub(crate) fn write_kind(error: &io::Error) -> ErrorKind {
         // BLK_STS_ZONE_OPEN_RESOURCE, BLK_STS_ZONE_ACTIVE_RESOURCE
         Some(libc::ETOOMANYREFS) => ErrorKind::TooManyOpenZones,
         Some(libc::EOVERFLOW) => ErrorKind::TooManyActiveZones,
+        // BLK_STS_NOTSUPP
+        Some(libc::EOPNOTSUPP) => ErrorKind::Unsupported,
         _ => io_kind(error),
     }
 }
@@ -202,17 +207,29 @@ pub(crate) fn write_kind(error: &io::Error) -> ErrorKind {
 /// The zones from byte `start` on, at most `most`. Blocks.
 fn read_report(file: &FileDisk, start: u64, most: u32) -> Result<Vec<Reported>> {
     let mut zones: Vec<Reported> = Vec::new();
-    let mut next = start;
-    while (zones.len() as u64) < u64::from(most) {
+    let mut next = Some(start);
+    while let Some(from) = next.filter(|_| (zones.len() as u64) < u64::from(most)) {
         let count = ZONES_A_REPORT.min(most);
-        let raw = blkzoned::report(file.file(), next / SECTOR, count)
+        let raw = blkzoned::report(file.file(), from / SECTOR, count)
             .map_err(|error| device_error(error, "its zone report"))?;
-        let some = report::zones(&raw.zones, raw.has_capacity)?;
-        let Some(last) = some.last() else { break };
-        next = last.start + last.size;
-        zones.extend(some);
+        next = go_on(&mut zones, from, report::zones(&raw.zones, raw.has_capacity)?)?;
     }
     Ok(zones)
+}
+
+/// Takes in what a report from byte `from` on found. Where the next has to begin; `None` at the device's end.
+fn go_on(zones: &mut Vec<Reported>, from: u64, some: Vec<Reported>) -> Result<Option<u64>> {
+    let (Some(first), Some(last)) = (some.first(), some.last()) else { return Ok(None) };
+    if first.start != from {
+        let text = format!(
+            "its zone report from byte {from} on begins at byte {}; that is a fault of its driver",
+            first.start
+        );
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    let next = last.start + last.size;
+    zones.extend(some);
+    Ok(Some(next))
 }
 
 /// The drive's shape, where it is one that the kernel and the rules can work with.
@@ -231,7 +248,7 @@ fn geometry(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
 /// The shape of a drive with these zones, where it is one that the rules can work with.
 pub(crate) fn shape(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
     let unsupported = |text: String| Error::new(ErrorKind::Unsupported, text);
-    let sequential = |zone: &Reported| zone.state != ZoneState::NotWp;
+    let sequential = |zone: &Reported| zone.kind == ZoneKind::Sequential;
     let conventional = zones.iter().take_while(|&zone| !sequential(zone)).count();
     let Some(first) = zones.get(conventional) else {
         return Err(unsupported("it has no zone that is written in order".to_owned()));
@@ -284,7 +301,7 @@ pub(crate) fn shape(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
 /// can be read.
 pub(crate) fn found(zone: &Reported, geometry: &Geometry) -> Found {
     let written = zone.written.unwrap_or(zone.capacity);
-    let sequential = zone.state != ZoneState::NotWp;
+    let sequential = zone.kind == ZoneKind::Sequential;
     Found {
         wp: if sequential { blocks(written, geometry) } else { Blocks::ZERO },
         generation: Generation(0),
@@ -537,6 +554,7 @@ mod tests {
             } else {
                 12
             } * MIB,
+            kind: if n == 0 { ZoneKind::Conventional } else { ZoneKind::Sequential },
             state: if n == 0 { ZoneState::NotWp } else { ZoneState::Empty },
             written: (n > 0).then_some(0),
         };
@@ -561,16 +579,46 @@ mod tests {
             error.to_string()
         };
         assert!(refused(|_, zones| zones[2].capacity = 11 * MIB).contains("zone 2 has a capacity"));
-        assert!(refused(|_, zones| zones[2].state = ZoneState::NotWp).contains("zone 2 is conv"));
+        assert!(
+            refused(|_, zones| zones[2].kind = ZoneKind::Conventional).contains("zone 2 is conv")
+        );
         assert!(refused(|_, zones| zones[2].start += 512).contains("zone 2 is"));
         assert!(refused(|_, zones| zones[1].size = 8 * MIB).contains("zone 1 is"));
         assert!(refused(|_, zones| zones.truncate(3)).contains("sysfs says 4"));
         assert!(refused(|queue, _| queue.zone_size = 3 * MIB).contains("power of two"));
         assert!(refused(|queue, _| queue.block_size = 1024).contains("block-size"));
         let all = |_: &mut Queue, zones: &mut Vec<Reported>| {
-            zones.iter_mut().for_each(|zone| zone.state = ZoneState::NotWp);
+            zones.iter_mut().for_each(|zone| zone.kind = ZoneKind::Conventional);
         };
         assert!(refused(all).contains("no zone that is written in order"));
+    }
+
+    #[test]
+    fn a_conventional_zone_that_has_failed_is_still_one() {
+        for dead in [ZoneState::ReadOnly, ZoneState::Offline] {
+            for n in 0..3 {
+                let mut zones = zones();
+                for zone in &mut zones[..3] {
+                    (zone.kind, zone.state) = (ZoneKind::Conventional, ZoneState::NotWp);
+                    (zone.capacity, zone.written) = (zone.size, None);
+                }
+                zones[n].state = dead;
+                let geometry = geometry(&queue(), &zones).unwrap();
+                assert_eq!(geometry.conventional_zones, 3, "zone {n} is {dead}");
+                assert_eq!(found(&zones[n], &geometry).condition, None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_that_does_not_go_on_is_refused() {
+        let zones = zones();
+        let mut read = Vec::new();
+        assert_eq!(go_on(&mut read, 0, zones[..2].to_vec()).unwrap(), Some(32 * MIB));
+        assert_eq!(go_on(&mut read, 32 * MIB, Vec::new()).unwrap(), None, "the end");
+        let again = go_on(&mut read, 32 * MIB, zones[..2].to_vec()).unwrap_err();
+        assert!(again.to_string().contains("begins at byte 0"), "{again}");
+        assert_eq!(read.len(), 2);
     }
 
     #[test]
@@ -584,7 +632,7 @@ mod tests {
         // A kernel from before zone reports had capacities, or a driver that has none.
         let old = device_error(io::Error::from_raw_os_error(libc::ENOTTY), "its zone report");
         assert_eq!(old.kind(), ErrorKind::Unsupported);
-        assert!(old.to_string().contains("it takes Linux 5.9"), "{old}");
+        assert!(old.to_string().contains("since 5.9"), "{old}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing in it is believed that the rules could not work with: a code nobody knows, a zone that is
 //! not where it should be, or a write pointer outside its zone is an error that names the zone.
 
+use crate::device::ZoneKind;
 use crate::sys::blkzoned::ZONE_BYTES;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::zone::ZoneState;
@@ -16,6 +17,7 @@ pub(crate) struct Reported {
     pub(crate) start: u64,
     pub(crate) size: u64,
     pub(crate) capacity: u64,
+    pub(crate) kind: ZoneKind,
     pub(crate) state: ZoneState,
     /// From the zone's start to its write pointer, at most its capacity. `None` where the device has
     /// no write pointer to tell: conventional, read-only and offline zones.
@@ -34,18 +36,20 @@ pub(crate) fn zones(bytes: &[u8], has_capacity: bool) -> Result<Vec<Reported>> {
 fn zone(bytes: &[u8; ZONE_BYTES], has_capacity: bool) -> Result<Reported> {
     let (start, length, wp) = (sectors(bytes, 0)?, sectors(bytes, 8)?, word(bytes, 16));
     let capacity = if has_capacity { sectors(bytes, 32)? } else { length };
-    let (kind, code) = (bytes[24], bytes[25]);
+    let (code_of_kind, code) = (bytes[24], bytes[25]);
     let Some(state) = ZoneState::from_code(code) else {
         return Err(wrong(start, &format!("a condition of code {code:#x}")));
     };
-    match kind {
-        // BLK_ZONE_TYPE_CONVENTIONAL: always writable, so never in a state of a sequential zone.
-        1 if matches!(state, ZoneState::NotWp | ZoneState::ReadOnly | ZoneState::Offline) => {}
+    let kind = match code_of_kind {
+        // BLK_ZONE_TYPE_CONVENTIONAL: never in a state of a sequential zone, but it may fail for good.
+        1 if matches!(state, ZoneState::NotWp | ZoneState::ReadOnly | ZoneState::Offline) => {
+            ZoneKind::Conventional
+        }
         // BLK_ZONE_TYPE_SEQWRITE_REQ
-        2 if state != ZoneState::NotWp => {}
-        1 | 2 => return Err(wrong(start, &format!("type {kind} and condition {state}"))),
-        _ => return Err(wrong(start, &format!("a type of code {kind:#x}"))),
-    }
+        2 if state != ZoneState::NotWp => ZoneKind::Sequential,
+        kind @ (1 | 2) => return Err(wrong(start, &format!("type {kind} and condition {state}"))),
+        kind => return Err(wrong(start, &format!("a type of code {kind:#x}"))),
+    };
     if capacity > length || length == 0 {
         return Err(wrong(start, &format!("a capacity of {capacity} in {length} bytes")));
     }
@@ -60,7 +64,7 @@ fn zone(bytes: &[u8; ZONE_BYTES], has_capacity: bool) -> Result<Reported> {
             Some(inside.ok_or_else(|| wrong(start, &format!("a write pointer at sector {wp}")))?)
         }
     };
-    Ok(Reported { start, size: length, capacity, state, written })
+    Ok(Reported { start, size: length, capacity, kind, state, written })
 }
 
 fn word(bytes: &[u8; ZONE_BYTES], at: usize) -> u64 {
@@ -108,6 +112,7 @@ mod tests {
             start: 16 << 20,
             size: 16 << 20,
             capacity: 12 << 20,
+            kind: ZoneKind::Sequential,
             state: ZoneState::Closed,
             written: Some(4096),
         };

@@ -19,7 +19,7 @@
 use super::probe::{Queue, Sysfs, release, version};
 use super::report::{Reported, SECTOR};
 use super::{Block, Way, assemble, blocks, claimed, device_error, mount, write_kind};
-use crate::device::{Device, OpenNotes, PartOf};
+use crate::device::{Device, OpenNotes, PartOf, ZoneKind};
 use crate::engine::file::FileDisk;
 use crate::engine::spread::{Place, Spread};
 use crate::engine::{EngineChoice, EngineKind};
@@ -262,11 +262,12 @@ fn parts(file: &Path) -> Option<(&Path, &Path)> {
 /// order, of which the rules for whole drives want at least one.
 fn geometry_alone(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
     let queue = Queue { max_open_zones: 0, max_active_zones: 0, ..queue.clone() };
-    let conventional = zones.iter().filter(|zone| zone.state == ZoneState::NotWp).count();
+    let conventional = zones.iter().filter(|zone| zone.kind == ZoneKind::Conventional).count();
     if conventional == 0 {
         return super::geometry(&queue, zones);
     }
-    let ordered = |zone: &Reported| Reported { state: ZoneState::Empty, ..*zone };
+    let (kind, state) = (ZoneKind::Sequential, ZoneState::Empty);
+    let ordered = |zone: &Reported| Reported { kind, state, ..*zone };
     let zones: Vec<_> = zones.iter().map(ordered).collect();
     let geometry = super::geometry(&queue, &zones)?;
     Ok(Geometry { conventional_zones: geometry.zones(), ..geometry })
@@ -450,7 +451,8 @@ fn reported(
                 return Err(too_long());
             }
             let start = start(nth);
-            zones.push(Reported { start, size, capacity: size, state, written: None });
+            let kind = ZoneKind::Conventional;
+            zones.push(Reported { start, size, capacity: size, kind, state, written: None });
             left -= size;
         }
     }
@@ -459,7 +461,8 @@ fn reported(
         file.refuse_unless_zone(number(nth))?;
         let (state, written) = file.look.state();
         let capacity = file.look.most;
-        zones.push(Reported { start: start(nth), size: size(nth), capacity, state, written });
+        let (start, size, kind) = (start(nth), size(nth), ZoneKind::Sequential);
+        zones.push(Reported { start, size, capacity, kind, state, written });
     }
     Ok(zones)
 }

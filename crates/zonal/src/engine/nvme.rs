@@ -240,6 +240,8 @@ impl Below for Commands {
         match u16::try_from(result) {
             Ok(0) => Ok(self.slot(token).map_or(0, |slot| slot.bytes)),
             Ok(status) => Err(Status::new(status).into()),
+            // So the driver ends what it cancels, a command that took too long among them.
+            Err(_) if result == -libc::EINTR => Err(Status::ABORTED_BY_HOST.into()),
             Err(_) => Err(os_error(result)),
         }
     }
@@ -267,6 +269,9 @@ mod tests {
         assert_eq!(commands.result(3, 0).unwrap(), 8192);
         let error = commands.result(3, 0x41BD).unwrap_err();
         assert_eq!(Status::of(&error), Some(Status::new(0x1BD)));
+        let error = commands.result(3, -libc::EINTR).unwrap_err();
+        assert_eq!(Status::of(&error), Some(Status::ABORTED_BY_HOST));
+        assert!(error.to_string().contains("the kernel gave the command up"), "{error}");
         let error = commands.result(3, -libc::EOPNOTSUPP).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
         assert_eq!(commands.result(1 << 63, 0).unwrap(), 0, "a task's");

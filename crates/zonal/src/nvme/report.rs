@@ -2,6 +2,7 @@
 //! and checked as [`crate::block`] does with the kernel's reports.
 
 use crate::block::Reported;
+use crate::device::ZoneKind;
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::zone::ZoneState;
 
@@ -58,7 +59,7 @@ fn zone(bytes: &[u8; DESCRIPTOR_BYTES], scale: &Scale) -> Result<Reported> {
             Some(inside.ok_or_else(|| wrong(start, &format!("a write pointer at block {wp}")))?)
         }
     };
-    Ok(Reported { start, size, capacity, state, written })
+    Ok(Reported { start, size, capacity, kind: ZoneKind::Sequential, state, written })
 }
 
 impl Scale {
@@ -111,6 +112,7 @@ mod tests {
             start: 3 << 20,
             size: 3 << 20,
             capacity: 2 << 20,
+            kind: ZoneKind::Sequential,
             state: ZoneState::Closed,
             written: Some(8192),
         };

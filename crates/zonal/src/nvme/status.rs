@@ -12,6 +12,9 @@ const KNOWN: u16 = 0x7FF;
 pub(crate) struct Status(u16);
 
 impl Status {
+    /// *Command Aborted By Host*.
+    pub(crate) const ABORTED_BY_HOST: Self = Self(0x371);
+
     /// From what the kernel hands on.
     pub(crate) fn new(bits: u16) -> Self {
         Self(bits & KNOWN)
@@ -42,7 +45,8 @@ impl Status {
             0x004 => ("Data Transfer Error", ErrorKind::Io),
             0x005 => ("Commands Aborted due to Power Loss Notification", ErrorKind::Io),
             0x006 => ("Internal Error", ErrorKind::Io),
-            0x007 => ("Command Abort Requested", ErrorKind::Cancelled),
+            // It may have been done before.
+            0x007 => ("Command Abort Requested", ErrorKind::Io),
             0x00B => ("Invalid Namespace or Format", ErrorKind::Unsupported),
             0x020 => ("Namespace is Write Protected", ErrorKind::DeviceReadOnly),
             0x080 => ("LBA Out of Range", ErrorKind::OutOfRange),
@@ -66,6 +70,9 @@ impl Status {
             0x281 => ("Unrecovered Read Error", ErrorKind::Io),
             0x286 => ("Access Denied", ErrorKind::Io),
             0x287 => ("Deallocated or Unwritten Logical Block", ErrorKind::Io),
+            // NVMe Base Specification, Path Related Status: what the host says itself
+            0x370 => ("Host Pathing Error", ErrorKind::Io),
+            0x371 => ("Command Aborted By Host", ErrorKind::Io),
             _ => ("a status of its own", ErrorKind::Io),
         }
     }
@@ -77,7 +84,15 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the device answered {} (NVMe status {:#05x})", self.meaning().0, self.0)
+        let (name, code) = (self.meaning().0, self.0);
+        if matches!(code, 0x370 | 0x371) {
+            return write!(
+                f,
+                "the kernel gave the command up: {name} (NVMe status {code:#05x}), after a timeout or without \
+                 a path to the device; dmesg says which, and what was under way may still land"
+            );
+        }
+        write!(f, "the device answered {name} (NVMe status {code:#05x})")
     }
 }
 
@@ -113,6 +128,15 @@ mod tests {
             }
             // The same code of another type is something else.
             assert_eq!(Status::new(0x200 | code).kind(), ErrorKind::Io);
+        }
+    }
+
+    /// A command that was sent may have been done, whatever is said of it.
+    #[test]
+    fn no_status_says_that_nothing_was_done() {
+        for bits in 0..=KNOWN {
+            let kind = Status::new(bits).kind();
+            assert!(!matches!(kind, ErrorKind::Cancelled | ErrorKind::Stalled), "{bits:#05x}");
         }
     }
 
