@@ -48,10 +48,12 @@ controls:
 disks:
     cargo test -p zonal --test power --test full --test failing --test untorn -- --nocapture
 
-# Hostile images, a minute for each target; `just fuzz 3600` for an hour. Wants cargo-fuzz.
+# Hostile images, journals and answers of devices, a minute for each target; `just fuzz 3600` for an hour. Wants cargo-fuzz.
 fuzz seconds="60":
     cargo fuzz run --sanitizer none image_open -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024
     cargo fuzz run --sanitizer none check_repair -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024
+    cargo fuzz run --sanitizer none device_answers -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024
+    cargo fuzz run --sanitizer none journal_open -- -max_total_time={{ seconds }} -len_control=0 -max_len=1024
 
 # Changes zonal-core in some 1800 places, one at a time, and lists what its unit tests do not notice. Wants cargo-mutants.
 mutants *args:

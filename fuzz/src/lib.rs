@@ -1,5 +1,14 @@
 //! Images for the fuzz targets: sound ones with changed fields, their checksums made right again
-//! so that the change is looked at and not only noticed, and bytes of no shape at all.
+//! so that the change is looked at and not only noticed, and bytes of no shape at all. What devices answer
+//! and journals are in modules of their own; they reach the insides by `zonal::fuzzing`, which is there under
+//! `cfg(fuzzing)` alone.
+
+#[cfg(fuzzing)]
+pub mod answers;
+#[cfg(fuzzing)]
+pub mod journals;
+#[cfg(fuzzing)]
+mod memory;
 
 #[path = "../../crates/zonal/tests/foreign/plain.rs"]
 mod plain;

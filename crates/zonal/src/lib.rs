@@ -64,6 +64,9 @@ mod device;
 mod engine;
 pub mod faults;
 mod file_zone;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod image;
 mod live;

@@ -184,6 +184,29 @@ pub(super) fn replay(journal: &Disk, header: &Header, data: &Disk) -> Result<(Re
     Ok(found)
 }
 
+/// What an opening found alive in a journal.
+#[cfg(fuzzing)]
+#[derive(Debug)]
+pub struct Begun {
+    /// Where each unit went, and its length, in bytes.
+    pub units: Vec<(u64, u64)>,
+}
+
+/// Does what an opening does with a journal: it is replayed, and a session is begun. Nothing: it has not been
+/// made to its end.
+#[cfg(fuzzing)]
+pub(crate) fn begin_journal(journal: Disk, data: &Disk) -> Result<Option<Begun>> {
+    let Found::Journal(header) = look(&journal)? else { return Ok(None) };
+    let mut units = Vec::new();
+    walk(&journal, &header, |record, _| {
+        units.extend(record.entries.iter().map(|entry| (entry.offset, entry.length)));
+        Ok(())
+    })?;
+    let (_, end) = replay(&journal, &header, data)?;
+    Journal::begin(journal, &header, end, header.file)?;
+    Ok(Some(Begun { units }))
+}
+
 impl Journal {
     /// Begins a session behind the records before `tail`, which are replayed. No record is written before
     /// its header is durable.
@@ -263,6 +286,16 @@ impl Journal {
     }
 }
 
+/// The header of a session behind the records before `tail`.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`]: the numbers of `found` end.
+fn next_session(found: &Header, tail: Mark, file: FileId) -> Result<Header> {
+    let header = Header { session: found.session + 1, tail, file, ..found.clone() };
+    header.check_next()?;
+    Ok(header)
+}
+
 /// Reads around the ring's end.
 fn read(disk: &Disk, header: &Header, position: u64, mut bytes: &mut [u8]) -> Result<()> {
     for (offset, length) in header.pieces(position, bytes.len() as u64) {
@@ -283,13 +316,3 @@ pub(super) fn journal_error(error: io::Error) -> Error {
 fn near(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
-/// The header of a session behind the records before `tail`.
-///
-/// # Errors
-/// [`ErrorKind::Damaged`]: the numbers of `found` end.
-fn next_session(found: &Header, tail: Mark, file: FileId) -> Result<Header> {
-    let header = Header { session: found.session + 1, tail, file, ..found.clone() };
-    header.check_next()?;
-    Ok(header)
-}
-

@@ -51,7 +51,12 @@ mod worker;
 #[cfg(not(zonal_shuttle))]
 mod tests;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use journal::Begun;
 pub use journal::Replayed;
+#[cfg(fuzzing)]
+pub(crate) use journal::begin_journal;
 pub use open::{JournalReport, check_journal, is_journal};
 pub use operation::AtomicOperation;
 use operation::{Job, What};

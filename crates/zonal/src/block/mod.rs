@@ -443,6 +443,26 @@ impl Way {
     }
 }
 
+/// The shape and zones of a device that sysfs and its report speak of so.
+#[cfg(fuzzing)]
+pub(crate) fn answered(
+    sysfs: &Path,
+    report: &[u8],
+    has_capacity: bool,
+) -> Result<(Geometry, Vec<Reported>)> {
+    let sysfs = Sysfs::at(sysfs);
+    sysfs.refuse_unzoned()?;
+    let queue = sysfs.queue()?;
+    let reported = report::zones(report, has_capacity)?;
+    Ok((geometry(&queue, &reported)?, reported))
+}
+
+/// How lines of `mountinfo` have a zonefs mounted.
+#[cfg(fuzzing)]
+pub(crate) fn mounted_as(lines: &[u8], device: &str, path: &Path) -> Option<String> {
+    mount::Mount::among(lines, device, path).map(|mount| format!("{mount:?}"))
+}
+
 fn no_thread(error: io::Error) -> Error {
     Error::new(ErrorKind::Io, "there is no thread to ask the device").with_source(error)
 }

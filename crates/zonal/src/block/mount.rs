@@ -42,7 +42,7 @@ impl Mount {
     }
 
     /// The same by the lines of `mountinfo` (`proc_pid_mountinfo(5)`).
-    fn among(mounts: &[u8], number: &str, path: &Path) -> Option<Self> {
+    pub(super) fn among(mounts: &[u8], number: &str, path: &Path) -> Option<Self> {
         let lines = mounts.split(|&byte| byte == b'\n');
         let mut found: Vec<Self> = lines.filter_map(|line| Self::parse(line, number)).collect();
         let at = found.iter().position(|mount| mount.point == path).unwrap_or(0);

@@ -60,6 +60,12 @@ impl Sysfs {
         Ok(Self { folder })
     }
 
+    /// A folder like those of sysfs.
+    #[cfg(fuzzing)]
+    pub(super) fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
     /// The device's name.
     pub(crate) fn device(&self) -> String {
         Self::name(&self.folder)

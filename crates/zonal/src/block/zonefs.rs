@@ -425,8 +425,8 @@ fn reported(
     conventional: &[ZoneFile],
     sequential: &[ZoneFile],
 ) -> Result<Vec<Reported>> {
-    let start = |nth: usize| nth as u64 * queue.zone_size;
-    let number = |nth: usize| first + nth as u64;
+    let start = |nth: usize| (nth as u64).saturating_mul(queue.zone_size);
+    let number = |nth: usize| first.saturating_add(nth as u64);
     // All but the last zone of a device are as large as any.
     let before = |nth: usize| number(nth).saturating_mul(queue.zone_size);
     let size = |nth: usize| queue.zone_size.min(device.saturating_sub(before(nth)));
@@ -462,6 +462,35 @@ fn reported(
         zones.push(Reported { start: start(nth), size: size(nth), capacity, state, written });
     }
     Ok(zones)
+}
+
+/// The shape and zones of these files (number, mode, size, blocks) of a device that sysfs speaks of so.
+#[cfg(fuzzing)]
+pub(crate) fn answered(
+    sysfs: &Path,
+    conventional: &[(u64, u32, u64, u64)],
+    sequential: &[(u64, u32, u64, u64)],
+    alone: bool,
+) -> Result<(Geometry, Vec<Reported>)> {
+    let file = |&(number, mode, size, blocks): &(u64, u32, u64, u64)| ZoneFile {
+        path: PathBuf::from("seq/0"),
+        number,
+        look: Look { mode, size, most: blocks.saturating_mul(SECTOR) },
+    };
+    let mut conventional: Vec<_> = conventional.iter().map(file).collect();
+    let mut sequential: Vec<_> = sequential.iter().map(file).collect();
+    let sysfs = Sysfs::at(sysfs);
+    let mut queue = sysfs.queue()?;
+    if !alone {
+        let reported = reported(&queue, sysfs.size()?, 1, &conventional, &sequential)?;
+        return Ok((super::geometry(&queue, &reported)?, reported));
+    }
+    conventional.truncate(1);
+    sequential.truncate(1 - conventional.len());
+    let first = conventional.iter().chain(&sequential).next().map_or(1, |file| file.number);
+    let reported = reported(&queue, sysfs.size()?, first, &conventional, &sequential)?;
+    queue.zones = u32::try_from(reported.len()).unwrap_or(u32::MAX);
+    Ok((geometry_alone(&queue, &reported)?, reported))
 }
 
 impl ZoneFile {
@@ -685,6 +714,11 @@ mod tests {
         let endless = [file("cnv/0", 1, u64::MAX, u64::MAX)];
         let error = reported(&queue(5), 88 * MIB, 1, &endless, &sequential).unwrap_err();
         assert!(error.to_string().contains("cnv/0 is longer than its device"), "{error}");
+        // Of zones that lie past every device no place is counted out.
+        let vast = Queue { zone_size: 1 << 63, ..queue(3) };
+        let files: Vec<_> = (1..4).map(|number| file("seq/n", number, 0, 12 * MIB)).collect();
+        let zones = reported(&vast, u64::MAX, 1, &[], &files).unwrap();
+        assert!(super::super::geometry(&vast, &zones).is_err());
     }
 
     #[test]

@@ -253,6 +253,19 @@ fn limits(identity: &Identity, kernel: u64) -> Result<Queue> {
     })
 }
 
+/// The shape and zones of a namespace that answers with these pages and this report.
+#[cfg(fuzzing)]
+pub(crate) fn answered(
+    [namespace, controller, zoned_namespace, zoned_controller]: [&identify::Page; 4],
+    transfer: u64,
+    report: &[u8],
+) -> Result<(Geometry, Vec<Reported>)> {
+    let identity = identify::identity(namespace, controller, zoned_namespace, zoned_controller)?;
+    let queue = limits(&identity, transfer)?;
+    let reported = report::zones(report, &scale(&identity))?;
+    Ok((block::shape(&queue, &reported)?, reported))
+}
+
 fn scale(identity: &Identity) -> Scale {
     let Identity { block_size, zone_size, size, .. } = *identity;
     Scale { block_size: block_size.into(), zone_size, size }
