@@ -114,6 +114,8 @@ pub(crate) struct Uring<B: Below = FileDisk> {
     arena: Option<Arena>,
     /// How many bytes at the arena's start the kernel knows.
     registered: usize,
+    /// The address at which these end; none is below it where there are none.
+    known_end: usize,
     stash: VecDeque<(u64, i32)>,
     /// What was pushed since the last submission, where the kernel takes it by itself.
     staged: VecDeque<B::Entry>,
@@ -153,12 +155,14 @@ impl<B: Below> Uring<B> {
         ring.submitter().register_files(&files)?;
         let arena = arena.filter(|_| options.register_buffers).cloned();
         let registered = arena.as_ref().map_or(0, |arena| register(&ring, arena));
+        let known_end = arena.as_ref().map_or(0, |arena| arena.range().0.addr().get() + registered);
         let entries = ring.params().sq_entries() + ring.params().cq_entries();
         Ok(Self {
             ring,
             below,
             arena,
             registered,
+            known_end,
             stash: VecDeque::with_capacity(entries as usize),
             staged: VecDeque::with_capacity(if options.sqpoll { entries as usize } else { 0 }),
             sqpoll: options.sqpoll,
@@ -204,11 +208,10 @@ impl<B: Below> Uring<B> {
         }
     }
 
-    /// Whether the kernel knows these bytes: of a part of the arena it does not.
+    /// Whether the kernel knows these bytes: of a part of the arena, in which those that are `fixed` lie, it
+    /// does not.
     fn is_known(&self, io: &Io) -> bool {
-        let within = |arena: &Arena| io.ptr.addr() - arena.range().0.addr().get();
-        let end = self.arena.as_ref().filter(|_| io.fixed).map(|arena| within(arena) + io.len);
-        end.is_some_and(|end| end <= self.registered)
+        io.fixed && io.ptr.addr() + io.len <= self.known_end
     }
 
     pub(super) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
