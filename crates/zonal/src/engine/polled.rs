@@ -61,22 +61,11 @@ impl Polled {
             (Ok(()), _) => Ok(rings),
         }
     }
-
-    /// The same with a ring that does not poll in the place of the one that does.
-    #[cfg(test)]
-    pub(super) fn with_ordinary_rings(
-        file: &FileDisk,
-        options: &EngineOptions,
-        arena: Option<&Arena>,
-    ) -> io::Result<Self> {
-        let ordinary = EngineOptions { sqpoll: false, ..*options };
-        let ordinary = Uring::new(file, &ordinary, None)?;
-        Ok(Self { polled: Uring::new(file, options, arena)?, ordinary })
-    }
 }
 
 impl<B: Below + Clone> Polled<B> {
-    /// Both rings, without a look at whether the device can be asked.
+    /// Both rings, without a look at whether the device can be asked. Without `hipri` the first is an
+    /// ordinary one too, which is for tests.
     pub(super) fn over(
         below: &B,
         options: &EngineOptions,

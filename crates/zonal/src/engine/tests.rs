@@ -114,7 +114,7 @@ pub(super) fn sqpoll_engine(fixture: &Fixture, sq_entries: u32, arena: Option<&A
 fn engine_with(fixture: &Fixture, options: &EngineOptions, arena: Option<&Arena>) -> Engine {
     match (fixture.kind, &fixture.disk) {
         (Kind::TwoRings, Disk::File(file)) => {
-            Engine::Polled(Box::new(Polled::with_ordinary_rings(file, options, arena).unwrap()))
+            Engine::Polled(Box::new(Polled::over(file, options, arena).unwrap()))
         }
         (_, disk) => disk.engine(options, arena).unwrap(),
     }
