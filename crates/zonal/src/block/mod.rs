@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
 use zonal_core::units::{Blocks, Generation, ZoneIndex};
-use zonal_core::zone::{ZoneOp, ZoneState};
+use zonal_core::zone::ZoneOp;
 use zonefs::Zonefs;
 
 /// How long `open` waits for the device of a session that has just ended: the kernel lets go of a
@@ -526,6 +526,7 @@ pub(crate) fn stands(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zonal_core::zone::ZoneState;
 
     const MIB: u64 = 1 << 20;
 
