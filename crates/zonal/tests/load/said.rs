@@ -169,13 +169,15 @@ impl Lives {
     fn verify(&mut self, shown: &Shown, expect: Expect) -> usize {
         shown.is_zero_above_the_pointer();
         shown.holds_whole_records(expect.zeros);
+        let full = shown.info.state == ZoneState::Full;
         let possible = self.possible(expect.promise);
         let numbers: Vec<u64> = possible.iter().map(|life| life.number).collect();
         let life = match shown.life() {
             Some(number) => possible.iter().find(|life| life.number == number),
+            // A full zone of zeros is one that was finished; a later life may have been begun.
             None => possible.iter().rev().find(|life| {
                 life.promised(expect.promise).next().is_none()
-                    && (shown.info.state == ZoneState::Full || !life.has_to_be_full(expect.promise))
+                    && if full { life.finishing } else { !life.has_to_be_full(expect.promise) }
             }),
         };
         let zone = shown.info.zone;
@@ -187,7 +189,6 @@ impl Lives {
         for record in life.promised(expect.promise) {
             shown.holds(life.number, record, expect.promise);
         }
-        let full = shown.info.state == ZoneState::Full;
         assert!(full || !life.has_to_be_full(expect.promise), "zone {zone} was finished: {life:?}");
         let may_be_full = life.finishing || shown.is_written_to_its_end();
         assert!(!full || may_be_full, "zone {zone} is full, and nobody finished it");
