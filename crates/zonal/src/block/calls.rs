@@ -71,7 +71,10 @@ impl Calls {
     }
 
     /// Starts one more thread where all are busy and there may be more.
-    fn see_to_callers(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// There is no thread, and none can be had.
+    pub(crate) fn see_to_callers(&self) -> io::Result<()> {
         let mut callers = lock(&self.callers);
         let jobs = lock(&self.shared.jobs);
         let enough = jobs.idle > jobs.waiting.len() || callers.len() == CALLERS_MAX;

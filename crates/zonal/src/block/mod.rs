@@ -375,6 +375,14 @@ impl Block {
         }
     }
 
+    /// Sees to it that there is a thread for what blocks: from then on none of that is refused for want of one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn can_call(&self) -> Result<()> {
+        self.calls.see_to_callers().map_err(no_thread)
+    }
+
     /// Has a zone's file opened for writing.
     ///
     /// # Errors
