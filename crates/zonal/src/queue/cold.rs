@@ -157,7 +157,7 @@ async fn operate_device(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()
 /// Closes the files of zones that are closed, and of `zone`, whose gate the caller holds.
 async fn make_place(scene: &Scene, block: &Block, zone: ZoneIndex) -> Result<()> {
     // First its own, so that whoever waits for this gate is not waited for.
-    scene.desk.answer(block.let_go(zone)?).await;
+    scene.desk.answer(block.let_go(zone)?).await?;
     let_go_of_closed(scene, block, zone).await
 }
 
@@ -165,7 +165,10 @@ async fn make_place(scene: &Scene, block: &Block, zone: ZoneIndex) -> Result<()>
 async fn manage(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> (Result<()>, Result<Standing>) {
     match &scene.drive.medium {
         Medium::Block(block) => match block.manage(zone, op) {
-            Ok(answer) => scene.desk.answer(answer).await,
+            Ok(answer) => match scene.desk.answer(answer).await {
+                Ok(answers) => answers,
+                Err(error) => (Err(error), ask(scene, zone).await),
+            },
             Err(error) => (Err(error), ask(scene, zone).await),
         },
         Medium::Nvme(_) => {
@@ -182,7 +185,7 @@ async fn manage(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> (Result<()>, Resu
 /// Asks a device how a zone stands.
 pub(super) async fn ask(scene: &Scene, zone: ZoneIndex) -> Result<Standing> {
     match &scene.drive.medium {
-        Medium::Block(block) => scene.desk.answer(block.ask(zone)?).await,
+        Medium::Block(block) => scene.desk.answer(block.ask(zone)?).await?,
         Medium::Nvme(nvme) => {
             let some = report(scene, nvme, zone, ONE_ZONE_BYTES).await?;
             some.into_iter().next().ok_or_else(no_device)
@@ -296,7 +299,7 @@ async fn hold(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     while !block.is_held(zone) {
         zones.make_room_for(zone).map_err(Error::from)?;
         let_go_of_closed(scene, block, zone).await?;
-        match scene.desk.answer(block.hold(zone)?).await {
+        match scene.desk.answer(block.hold(zone)?).await? {
             Ok(()) => {}
             // Others hold some too: fewer are left than the limits say.
             Err(error) if error.kind() == ErrorKind::TooManyOpenZones => {
@@ -320,7 +323,7 @@ async fn let_go_of_closed(scene: &Scene, block: &Block, but: ZoneIndex) -> Resul
         let gate = GateLock::new(zones, zone).await;
         drained(&gate).await;
         if zones.may_let_go(zone) {
-            scene.desk.answer(block.let_go(zone)?).await;
+            scene.desk.answer(block.let_go(zone)?).await?;
         }
     }
     Ok(())
