@@ -528,6 +528,46 @@ fn a_reset_that_a_disk_fails_is_told_and_changes_nothing() {
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     assert!(error.to_string().contains("the device refused"), "{error}");
     goes_on(&bench, &drive, &mut queue, &zone, &load);
+    // A full zone, and one that was finished above its data.
+    for (nth, fills) in [(0, true), (1, false)] {
+        let zone = self::zone(&drive, nth);
+        let mut load = some(&mut queue, &zone);
+        while fills && pointer(&drive, &zone) < drive.geometry().zone_capacity {
+            let left = (drive.geometry().zone_capacity - pointer(&drive, &zone)) / BLOCK as u64;
+            load.acknowledged.push((append(&mut queue, &zone, 6, left.min(16) as usize), 6));
+        }
+        run(&mut queue, Request::finish(zone.zone)).result.unwrap();
+        let generation = drive.generation(zone.zone);
+        knobs.fail(ZONES_OUT, 1);
+        run(&mut queue, Request::reset(zone.zone)).result.unwrap_err();
+        let state = drive.report(zone.zone..=zone.zone).unwrap()[0].state;
+        assert_eq!((state, drive.generation(zone.zone)), (ZoneState::Full, generation));
+        load.is_all_there(&mut queue);
+        run(&mut queue, Request::reset(zone.zone)).result.unwrap();
+    }
+}
+
+/// What cannot be asked is not guessed: nothing is lost, and the zone takes nothing more in this session.
+#[test]
+fn a_reset_that_fails_with_the_report_leaves_a_zone_that_can_be_read() {
+    let Some((bench, knobs)) = failing_disk() else { return };
+    let drive = bench.open(EngineChoice::Auto);
+    let zone = zone(&drive, 0);
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    let load = some(&mut queue, &zone);
+    knobs.fail(ZONES_OUT, 1);
+    knobs.fail(ZONES_IN, AGAIN_AND_AGAIN);
+    let error = run(&mut queue, Request::reset(zone.zone)).result.unwrap_err();
+    assert!(error.to_string().contains("the device refused"), "{error}");
+    knobs.fail(ZONES_IN, 0);
+    load.is_all_there(&mut queue);
+    let refused = run(&mut queue, Request::append(zone.zone, blocks(1, 1))).result.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ZoneReadOnly, "{refused}");
+    drop(queue);
+    drive.close().unwrap();
+    let drive = bench.open(EngineChoice::Auto);
+    let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+    goes_on(&bench, &drive, &mut queue, &zone, &load);
 }
 
 #[test]

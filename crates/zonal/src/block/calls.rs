@@ -2,8 +2,8 @@
 //! the other.
 //!
 //! A task asks with [`Calls::ask`] and is woken when the answer is there. Invariants: every call that
-//! was taken is made, whoever still waits for it; no more than [`CALLERS_MAX`] are under way; whoever
-//! drops the [`Calls`] waits for those. How many wait is bounded by the tasks there are, each of which
+//! was taken is made, whoever still waits for it, and answered, even if it panics, which ends no thread; no more
+//! than [`CALLERS_MAX`] are under way; whoever drops the [`Calls`] waits for those. How many wait is bounded by the tasks there are, each of which
 //! asks one thing at a time.
 
 use crate::sync::{Arc, Condvar, Mutex, lock, wait};
@@ -11,9 +11,11 @@ use crate::sys::thread;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
+use zonal_core::error::{Error, ErrorKind, Result};
 
 /// The most calls under way at a time, and threads that make them. Devices work on zones one after
 /// the other, or on a few at a time.
@@ -57,7 +59,12 @@ impl Calls {
         let place: Arc<Mutex<Place<T>>> = Arc::new(Mutex::new(Place { answer: None, waker: None }));
         let answer = Answer(place.clone());
         let job = move || {
-            let made = call();
+            // What a call shares with others is behind locks, and whole whenever they are let go.
+            let made = catch_unwind(AssertUnwindSafe(call)).map_err(|_| {
+                let text = "asking the device panicked, which is an error of this library; standard error has \
+                            where: please report that";
+                Error::new(ErrorKind::Io, text)
+            });
             let mut place = lock(&place);
             place.answer = Some(made);
             if let Some(waker) = place.waker.take() {
@@ -71,7 +78,10 @@ impl Calls {
     }
 
     /// Starts one more thread where all are busy and there may be more.
-    fn see_to_callers(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// There is no thread, and none can be had.
+    pub(crate) fn see_to_callers(&self) -> io::Result<()> {
         let mut callers = lock(&self.callers);
         let jobs = lock(&self.shared.jobs);
         let enough = jobs.idle > jobs.waiting.len() || callers.len() == CALLERS_MAX;
@@ -125,18 +135,18 @@ impl Shared {
     }
 }
 
-/// What a call answers, when it has been made. Dropped, it leaves the call alone.
+/// What a call answers, when it has been made; an error if it panicked. Dropped, it leaves the call alone.
 pub(crate) struct Answer<T>(Arc<Mutex<Place<T>>>);
 
 struct Place<T> {
-    answer: Option<T>,
+    answer: Option<Result<T>>,
     waker: Option<Waker>,
 }
 
 impl<T> Future for Answer<T> {
-    type Output = T;
+    type Output = Result<T>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let mut place = lock(&self.0);
         match place.answer.take() {
             Some(answer) => Poll::Ready(answer),
@@ -177,11 +187,23 @@ mod tests {
             .collect();
         let mut answers = answers.into_iter();
         for (n, answer) in answers.by_ref().take(10).enumerate() {
-            assert_eq!(block_on(answer), n);
+            assert_eq!(block_on(answer).unwrap(), n);
         }
         drop(answers); // nobody waits for the others
         drop(calls);
         assert_eq!(counts.2.load(Ordering::SeqCst), 20);
         assert!(counts.1.load(Ordering::SeqCst) <= CALLERS_MAX);
+    }
+
+    #[test]
+    fn a_call_that_panics_is_answered_and_costs_no_thread() {
+        let calls = Calls::new();
+        let panics = || -> usize { panic!("a call that panics, as this test wants") };
+        let answers: Vec<_> = (0..2 * CALLERS_MAX).map(|_| calls.ask(panics).unwrap()).collect();
+        for answer in answers {
+            let error = block_on(answer).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        }
+        assert_eq!(block_on(calls.ask(|| 7).unwrap()).unwrap(), 7);
     }
 }

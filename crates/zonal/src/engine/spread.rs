@@ -144,7 +144,9 @@ impl Spread {
 
     /// Takes away what [`hold`](Self::hold) was given, to be closed. No write of the zone has a place.
     pub(crate) fn let_go(&self, zone: usize) -> Option<Arc<File>> {
-        let file = lock(&self.held).remove(&zone)?;
+        // Locked until both are done: one that is given meanwhile must not lose its descriptor.
+        let mut held = lock(&self.held);
+        let file = held.remove(&zone)?;
         self.places[zone].writes.store(NONE, Ordering::Release);
         Some(file)
     }
@@ -216,5 +218,30 @@ mod tests {
         assert_eq!(synced(), spread.file(2).as_raw_fd());
         assert!(!spread.sync_by_next());
         assert_eq!(synced(), NONE);
+    }
+
+    #[test]
+    fn what_is_held_can_be_written_however_holding_and_letting_go_interleave() {
+        let spread = spread();
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let turn = std::sync::Barrier::new(2);
+        let mut torn = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..20_000 {
+                    turn.wait();
+                    spread.hold(2, file.clone());
+                    turn.wait();
+                }
+            });
+            for _ in 0..20_000 {
+                spread.hold(2, file.clone());
+                turn.wait();
+                drop(spread.let_go(2));
+                turn.wait();
+                torn += usize::from(spread.is_writable(2) != (spread.held() == [2]));
+            }
+        });
+        assert_eq!(torn, 0);
     }
 }

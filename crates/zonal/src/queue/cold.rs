@@ -118,49 +118,66 @@ async fn operate_device(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()
     if op == ZoneOp::Open {
         hold(scene, zone).await?;
     }
+    if let Some(block) = scene.drive.block() {
+        block.can_call()?;
+    }
     // A full zone is finished, and an empty one is not left to be what somebody else made of it.
-    zones.operate(zone, op).map_err(Error::from)?;
+    let before = zones.operate(zone, op).map_err(Error::from)?;
     scene.begun.set(true);
     if op != ZoneOp::Open && scene.drive.block().is_some_and(Block::holds_files) {
         // What closes, fills or empties a zone closes its file as well.
         zones.is_not_held(zone);
     }
-    let (mut done, mut standing) = manage(scene, zone, op).await?;
+    let (mut done, mut standing) = manage(scene, zone, op).await;
     // Some devices want an open place for a finish, and close no zone that a file keeps open.
     while op == ZoneOp::Finish
         && let Some(block) = scene.drive.block().filter(|block| block.holds_files())
         && done.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooManyOpenZones)
         && zones.close_first_opened()
     {
-        // First its own, so that whoever waits for this gate is not waited for.
-        scene.desk.answer(block.let_go(zone)?).await;
-        let_go_of_closed(scene, block, zone).await?;
-        (done, standing) = manage(scene, zone, op).await?;
+        if make_place(scene, block, zone).await.is_err() {
+            break;
+        }
+        (done, standing) = manage(scene, zone, op).await;
     }
-    match (done, standing) {
-        (done, Ok(standing)) => {
-            zones.take_over(zone, standing);
+    let refused = done.is_err().then_some(before);
+    match standing {
+        Ok(standing) => {
+            zones.take_over(zone, standing, refused);
             done
         }
-        (Err(error), Err(_)) | (Ok(()), Err(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!("zone {zone}: its report failed, it takes no more writes: {error}");
+            zones.is_unknown(zone, refused);
+            done.and(Err(error))
+        }
     }
 }
 
+/// Closes the files of zones that are closed, and of `zone`, whose gate the caller holds.
+async fn make_place(scene: &Scene, block: &Block, zone: ZoneIndex) -> Result<()> {
+    // First its own, so that whoever waits for this gate is not waited for.
+    scene.desk.answer(block.let_go(zone, None)?).await?;
+    let_go_of_closed(scene, block, zone).await
+}
+
 /// Has a device do something to a zone, and asks it what came of that, which is the second answer.
-async fn manage(
-    scene: &Scene,
-    zone: ZoneIndex,
-    op: ZoneOp,
-) -> Result<(Result<()>, Result<Standing>)> {
+async fn manage(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> (Result<()>, Result<Standing>) {
     match &scene.drive.medium {
-        Medium::Block(block) => Ok(scene.desk.answer(block.manage(zone, op)?).await),
+        Medium::Block(block) => match block.manage(zone, op) {
+            Ok(answer) => match scene.desk.answer(answer).await {
+                Ok(answers) => answers,
+                Err(error) => (Err(error), ask(scene, zone).await),
+            },
+            Err(error) => (Err(error), ask(scene, zone).await),
+        },
         Medium::Nvme(_) => {
             let start = scene.zones().offset_of(zone, Blocks::ZERO);
             let (done, _) = scene.desk.command(Zoned::Manage(op), start, None).await;
-            Ok((done.map(|_| ()).map_err(command_failed), ask(scene, zone).await))
+            (done.map(|_| ()).map_err(command_failed), ask(scene, zone).await)
         }
         Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => {
-            Err(no_device())
+            (Err(no_device()), Err(no_device()))
         }
     }
 }
@@ -168,7 +185,7 @@ async fn manage(
 /// Asks a device how a zone stands.
 pub(super) async fn ask(scene: &Scene, zone: ZoneIndex) -> Result<Standing> {
     match &scene.drive.medium {
-        Medium::Block(block) => scene.desk.answer(block.ask(zone)?).await,
+        Medium::Block(block) => scene.desk.answer(block.ask(zone)?).await?,
         Medium::Nvme(nvme) => {
             let some = report(scene, nvme, zone, ONE_ZONE_BYTES).await?;
             some.into_iter().next().ok_or_else(no_device)
@@ -232,19 +249,35 @@ async fn reset_at_once(scene: &Scene, nvme: &Nvme) -> Result<()> {
     }
     latched(zones)?;
     scene.begun.set(true);
-    for zone in all().filter(|&zone| zones.would(zone, ZoneOp::Reset).is_ok()) {
-        zones.operate(zone, ZoneOp::Reset).map_err(Error::from)?;
-    }
+    // Of a zone that there is nothing to reset in, none.
+    let before: Vec<_> = all().map(|zone| zones.operate(zone, ZoneOp::Reset).ok()).collect();
     let (done, _) = scene.desk.command(Zoned::ResetAll, 0, None).await;
+    let done = done.map(|_| ()).map_err(command_failed);
     let mut next = 0;
     while next < zones.count() {
-        let some = report(scene, nvme, ZoneIndex(next), nvme.report_bytes()).await?;
+        let some = match report(scene, nvme, ZoneIndex(next), nvme.report_bytes()).await {
+            Ok(some) => some,
+            Err(error) => {
+                tracing::warn!(
+                    "a report failed, zones from {next} on take no more writes: {error}"
+                );
+                for zone in all().skip(next as usize) {
+                    let before = before[zone.index()];
+                    if before.is_some() {
+                        zones.is_unknown(zone, before.filter(|_| done.is_err()));
+                    }
+                }
+                return done.and(Err(error));
+            }
+        };
         for (standing, zone) in some.into_iter().zip((next..).map(ZoneIndex)) {
-            zones.take_over(zone, standing);
+            // The command leaves out zones that have died, and says nothing of them.
+            let reset = done.is_ok() && standing.wp == Some(Blocks::ZERO);
+            zones.take_over(zone, standing, before[zone.index()].filter(|_| !reset));
             next = zone.0 + 1;
         }
     }
-    done.map(|_| ()).map_err(command_failed)
+    done
 }
 
 /// Sees to it that a zone can take data: its reset is durable, and it has a place for all of it.
@@ -266,7 +299,7 @@ async fn hold(scene: &Scene, zone: ZoneIndex) -> Result<()> {
     while !block.is_held(zone) {
         zones.make_room_for(zone).map_err(Error::from)?;
         let_go_of_closed(scene, block, zone).await?;
-        match scene.desk.answer(block.hold(zone)?).await {
+        match scene.desk.answer(block.hold(zone)?).await? {
             Ok(()) => {}
             // Others hold some too: fewer are left than the limits say.
             Err(error) if error.kind() == ErrorKind::TooManyOpenZones => {
@@ -290,7 +323,7 @@ async fn let_go_of_closed(scene: &Scene, block: &Block, but: ZoneIndex) -> Resul
         let gate = GateLock::new(zones, zone).await;
         drained(&gate).await;
         if zones.may_let_go(zone) {
-            scene.desk.answer(block.let_go(zone)?).await;
+            scene.desk.answer(block.let_go(zone, Some(gate))?).await?;
         }
     }
     Ok(())

@@ -139,7 +139,10 @@ impl Desk {
     }
 
     /// Waits for a call that is made on another thread.
-    pub(crate) async fn answer<T>(&self, answer: Answer<T>) -> T {
+    ///
+    /// # Errors
+    /// It panicked.
+    pub(crate) async fn answer<T>(&self, answer: Answer<T>) -> Result<T> {
         self.inner.borrow_mut().calling += 1;
         let _calling = Calling(self);
         answer.await

@@ -27,7 +27,7 @@ pub(crate) use cells::{Cells, InFlight, Mark, SlotId};
 pub(crate) use claim::Claims;
 pub(crate) use failure::{Conclusion, Finding, Leaving, Settling, Surprise};
 pub(crate) use flush::{Join, Pages, Role};
-pub(crate) use gate::{GateLock, drained};
+pub(crate) use gate::{Gate, GateLock, drained};
 
 use crate::mailbox::Mailbox;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -65,6 +65,20 @@ pub(crate) struct Standing {
     /// Whether the state says if the zone is open; if not, one that can be written is said to be empty or
     /// closed.
     pub(crate) tells_open: bool,
+}
+
+/// How a zone was before something was done to it, for when its device refuses that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before {
+    wp: Blocks,
+    mark: Mark,
+}
+
+impl Before {
+    /// Whether a device that says this has left the zone's data alone.
+    fn is_kept(&self, standing: &Standing) -> bool {
+        standing.wp.is_none_or(|wp| wp >= self.mark.end)
+    }
 }
 
 impl Standing {
@@ -669,15 +683,16 @@ impl Zones {
     }
 
     /// Opens, closes, finishes or resets a zone whose gate the caller holds, in its word and in
-    /// the counts.
+    /// the counts; gives how it was.
     ///
     /// # Errors
     /// The refusal; nothing has changed.
-    pub(crate) fn operate(&self, zone: ZoneIndex, op: ZoneOp) -> Result<(), Refusal> {
+    pub(crate) fn operate(&self, zone: ZoneIndex, op: ZoneOp) -> Result<Before, Refusal> {
         let capacity = self.capacity(zone);
         let mut control = self.control();
         let word = self.cells.load(zone);
         word.after(op, capacity)?;
+        let before = Before { wp: word.wp(), mark: self.cells.mark(zone) };
         match (op, word.state()) {
             (ZoneOp::Open, ZoneState::Empty) => {
                 self.make_room(&mut control, Place::OpenAndActive)?;
@@ -709,28 +724,45 @@ impl Zones {
             }
         }
         control.durability.touch(zone);
-        Ok(())
+        Ok(before)
     }
 
     /// Takes over how a device says that a zone stands after an operation, with nothing in flight
-    /// in it.
-    pub(crate) fn take_over(&self, zone: ZoneIndex, standing: Standing) {
+    /// in it. Of one that it `refused`, with how the zone was before, the data is where it was unless the
+    /// device says otherwise.
+    pub(crate) fn take_over(&self, zone: ZoneIndex, standing: Standing, refused: Option<Before>) {
         let mut control = self.control();
         let capacity = self.capacity(zone);
-        let mark = self.cells.mark(zone);
+        let kept = refused.filter(|before| before.is_kept(&standing));
+        let mark = kept.map_or_else(|| self.cells.mark(zone), |before| before.mark);
         let (old, new) = self.change(zone, |word| {
-            let wp = standing.wp.unwrap_or(word.wp());
+            let wp = standing.wp.unwrap_or(kept.map_or(word.wp(), |before| before.wp));
             word.stands(standing.state_after(word.state()), wp.min(capacity))
         });
-        // Finished, it is full above its data; in every other state its data ends where it says.
-        let end = if new.state() == ZoneState::Full { mark.end } else { new.wp() };
-        if let Some(wp) = standing.wp {
-            self.cells.set_mark(zone, Mark { end: end.min(wp), ..mark });
-        }
+        // Finished, it is full above its data; in every other state its data ends where it says. One that
+        // has no pointer any more ends where it did.
+        let end = match standing.wp {
+            Some(wp) if new.state() == ZoneState::Full => mark.end.min(wp),
+            Some(wp) => new.wp().min(wp),
+            None => mark.end,
+        };
+        self.cells.set_mark(zone, Mark { end, ..mark });
         control.resources.moved(zone, old.state(), new.state());
         if matches!(standing.state, ZoneState::ReadOnly | ZoneState::Offline) {
             control.conditions.insert(zone, standing.state);
         }
+    }
+
+    /// Goes on with a zone of which its device says nothing after an operation, with nothing in flight in
+    /// it: it takes no more writes. Of one that it `refused`, with how the zone was before, all data that
+    /// was there can be read.
+    pub(crate) fn is_unknown(&self, zone: ZoneIndex, refused: Option<Before>) {
+        let mut control = self.control();
+        if let Some(Before { wp, mark }) = refused {
+            self.change(zone, |word| word.stands(word.state(), wp));
+            self.cells.set_mark(zone, mark);
+        }
+        control.condemn(self, zone, ZoneState::ReadOnly);
     }
 
     /// What an operation on a zone would be refused for now.
@@ -944,5 +976,95 @@ mod tests {
         assert_eq!(hidden(), [0, 1, 2]);
         zones.settled(settling, true);
         assert!(hidden().is_empty());
+    }
+
+    /// A device's zone of so many acknowledged blocks, and its capacity.
+    fn on_a_device(blocks: u32) -> (Zones, Blocks) {
+        let geometry = Geometry::with_size(1 << 30);
+        let count = geometry.zones();
+        let cells = Cells::new(SharedWords::heap(words_needed(count)), 0, count);
+        let found = Found { wp: Blocks(blocks), generation: Generation(3), condition: None };
+        let zones = Zones::new(geometry, cells, Keeping::Device, |_| found);
+        let capacity = zones.capacity(ZONE);
+        (zones, capacity)
+    }
+
+    const ZONE: ZoneIndex = ZoneIndex(0);
+
+    /// Of the zone: state, write pointer, life, and where its data ends.
+    fn of_zone(zones: &Zones) -> (ZoneState, Blocks, Generation, Blocks) {
+        let (word, Mark { generation, end }) = (zones.cells.load(ZONE), zones.cells.mark(ZONE));
+        (word.state(), word.wp(), generation, end)
+    }
+
+    fn standing(state: ZoneState, wp: Option<Blocks>) -> Standing {
+        Standing { state, wp, tells_open: true }
+    }
+
+    #[test]
+    fn a_reset_that_its_device_refuses_leaves_the_data_where_it_is() {
+        let generation = Generation(3);
+        let data = Blocks(10);
+        let states = [
+            (ZoneState::Closed, Some(data), data),
+            (ZoneState::ReadOnly, None, data),
+            (ZoneState::Offline, None, data),
+        ];
+        for (state, wp, then) in states {
+            let (zones, _) = on_a_device(data.0);
+            let before = zones.operate(ZONE, ZoneOp::Reset).unwrap();
+            zones.take_over(ZONE, standing(state, wp), Some(before));
+            assert_eq!(of_zone(&zones), (state, then, generation, data));
+        }
+        // Full by data alone, and finished above it.
+        let (_, capacity) = on_a_device(0);
+        let full = standing(ZoneState::Full, Some(capacity));
+        let (zones, _) = on_a_device(capacity.0);
+        let before = zones.operate(ZONE, ZoneOp::Reset).unwrap();
+        zones.take_over(ZONE, full, Some(before));
+        assert_eq!(of_zone(&zones), (ZoneState::Full, capacity, generation, capacity));
+        let (zones, _) = on_a_device(data.0);
+        zones.operate(ZONE, ZoneOp::Finish).unwrap();
+        zones.take_over(ZONE, full, None);
+        let before = zones.operate(ZONE, ZoneOp::Reset).unwrap();
+        zones.take_over(ZONE, full, Some(before));
+        assert_eq!(of_zone(&zones), (ZoneState::Full, capacity, generation, data));
+    }
+
+    #[test]
+    fn a_finish_that_kills_its_zone_moves_no_write_pointer() {
+        let (zones, _) = on_a_device(10);
+        let before = zones.operate(ZONE, ZoneOp::Finish).unwrap();
+        zones.take_over(ZONE, standing(ZoneState::ReadOnly, None), Some(before));
+        let data = Blocks(10);
+        assert_eq!(of_zone(&zones), (ZoneState::ReadOnly, data, Generation(3), data));
+    }
+
+    #[test]
+    fn a_reset_that_is_done_ends_a_life_whatever_its_device_answers() {
+        for refused in [false, true] {
+            let (zones, _) = on_a_device(10);
+            let before = zones.operate(ZONE, ZoneOp::Reset).unwrap();
+            let empty = standing(ZoneState::Empty, Some(Blocks::ZERO));
+            zones.take_over(ZONE, empty, refused.then_some(before));
+            let now = (ZoneState::Empty, Blocks::ZERO, Generation(4), Blocks::ZERO);
+            assert_eq!(of_zone(&zones), now);
+        }
+    }
+
+    #[test]
+    fn a_zone_of_which_its_device_says_nothing_takes_no_more_writes_and_keeps_its_data() {
+        let (zones, _) = on_a_device(10);
+        let before = zones.operate(ZONE, ZoneOp::Reset).unwrap();
+        zones.is_unknown(ZONE, Some(before));
+        let data = Blocks(10);
+        assert_eq!(of_zone(&zones), (ZoneState::ReadOnly, data, Generation(3), data));
+        assert_eq!(zones.would(ZONE, ZoneOp::Reset), Err(Refusal::ReadOnly));
+        // What the device has done is done.
+        let (zones, _) = on_a_device(10);
+        zones.operate(ZONE, ZoneOp::Reset).unwrap();
+        zones.is_unknown(ZONE, None);
+        let none = Blocks::ZERO;
+        assert_eq!(of_zone(&zones), (ZoneState::ReadOnly, none, Generation(4), none));
     }
 }
