@@ -62,7 +62,7 @@ fn a_killed_process_leaves_every_transaction_whole() {
 
 #[test]
 fn without_any_protection_a_kill_tears_a_transaction() {
-    let (kill, what) = kill_again_and_again(Way::Bare, CONTROL_KILLS)
+    let (kill, what) = kill_again_and_again(Way::Unsynced, CONTROL_KILLS)
         .expect_err("the control was never torn, so the other test shows nothing");
     println!("the control was torn by kill {kill}: {what}");
 }

@@ -27,8 +27,15 @@ const ALL_AT: u64 = 25;
 pub(crate) enum Way {
     /// By batches of the VFS.
     Zonal,
-    /// Not at all, over SQLite's own VFS: the control.
+    /// Not at all, over SQLite's own VFS: the control of power cuts.
     Bare,
+    /// The same without a sync, so that most of its time is writes: the control of kills, which lose nothing that
+    /// was written.
+    Unsynced,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::Zonal, Self::Bare, Self::Unsynced];
 }
 
 pub(crate) fn open(path: &Path, way: Way) -> Result<Connection> {
@@ -36,12 +43,15 @@ pub(crate) fn open(path: &Path, way: Way) -> Result<Connection> {
     let flags = OpenFlags::default();
     let vfs = match way {
         Way::Zonal => zonal_sqlite::VFS,
-        Way::Bare => "unix",
+        Way::Bare | Way::Unsynced => "unix",
     };
     let db = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
-    if way == Way::Bare {
+    if way != Way::Zonal {
         let mode: String = db.query_row("pragma journal_mode = off", [], |row| row.get(0))?;
         ensure!(mode == "off", "{mode}");
+    }
+    if way == Way::Unsynced {
+        db.execute_batch("pragma synchronous = off")?;
     }
     Ok(db)
 }
@@ -135,7 +145,8 @@ pub(crate) fn verify(path: &Path, way: Way, acknowledged: u64) -> Result<u64> {
 /// The process that is killed, if this is one: it goes on from what is there, and says what was committed.
 pub(crate) fn work_as_child() {
     let Some(path) = std::env::var_os(CHILD) else { return };
-    let way = if std::env::var(WAY).unwrap() == "zonal" { Way::Zonal } else { Way::Bare };
+    let name = std::env::var(WAY).unwrap();
+    let way = Way::ALL.into_iter().find(|way| format!("{way:?}") == name).unwrap();
     let marks = std::env::var_os(MARKS).unwrap();
     let mut marks = std::fs::OpenOptions::new().append(true).open(marks).unwrap();
     let mut db = open(path.as_ref(), way).unwrap();
@@ -154,7 +165,7 @@ impl Writer {
             .args(["the_writer", "--exact", "--nocapture", "--test-threads=1"])
             .env(CHILD, path)
             .env(MARKS, marks)
-            .env(WAY, if way == Way::Zonal { "zonal" } else { "bare" })
+            .env(WAY, format!("{way:?}"))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

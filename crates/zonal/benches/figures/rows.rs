@@ -374,7 +374,12 @@ fn untorn_native_one(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {
         |time| untorn::bare_one(&xfs.file(), time),
     )?;
     let work = "XFS: untorn 16 KiB by the kernel, one at a time: time over a bare pwritev2 loop's";
-    Ok(vec![Line::ratio(work, "≤ 1.03 ×", &paired, ["zonal", "bare"], seconds_each)])
+    let p50 = "XFS: untorn 16 KiB by the kernel, one at a time: latency p50 over a bare loop's";
+    let names = ["zonal", "bare"];
+    Ok(vec![
+        Line::ratio(work, "≤ 1.03 ×", &paired, names, seconds_each),
+        Line::ratio(p50, "", &paired, names, Sample::p50),
+    ])
 }
 
 fn untorn_native_many(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Line>> {

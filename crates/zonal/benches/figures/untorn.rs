@@ -47,7 +47,17 @@ impl Xfs {
         )?;
         std::fs::create_dir_all(&at)?;
         run(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(&disk))?;
-        run(Command::new("mount").args(["-o", "loop"]).args([&disk, &at]))?;
+        // Past the page cache, which would have it written when it likes.
+        let made = Command::new("losetup")
+            .args(["--find", "--show", "--direct-io=on"])
+            .arg(&disk)
+            .output()?;
+        ensure!(made.status.success(), "losetup: {}", String::from_utf8_lossy(&made.stderr));
+        let device = String::from_utf8(made.stdout)?.trim().to_owned();
+        let mounted = run(Command::new("mount").arg(&device).arg(&at));
+        // It goes when the file system does.
+        run(Command::new("losetup").args(["--detach", &device]))?;
+        mounted?;
         Ok(Self { folder: at })
     }
 
@@ -58,8 +68,15 @@ impl Xfs {
 
 impl Drop for Xfs {
     fn drop(&mut self) {
-        // What stays mounted is named by the removal of the folder that fails.
-        let _ = Command::new("umount").arg(&self.folder).status();
+        // The kernel takes down a ring, and the files it had, a little after it was closed.
+        for _ in 0..100 {
+            let done = Command::new("umount").arg(&self.folder).output();
+            if done.is_ok_and(|done| done.status.success()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        eprintln!("{} is still mounted", self.folder.display());
     }
 }
 

@@ -59,6 +59,8 @@ pub(super) struct Driver {
     sync: Option<Sync>,
     /// Something has ended since the last data sync was submitted that is not in the journal.
     unsynced: bool,
+    /// How many jobs the last record served.
+    served: usize,
     latched: Option<Latch>,
     /// What is torn in its place, and whole in the journal only.
     torn: Vec<Range<u64>>,
@@ -146,6 +148,7 @@ impl Driver {
             free: (0..DEPTH).rev().collect(),
             sync: None,
             unsynced: false,
+            served: 0,
             latched: None,
             torn: Vec::new(),
             ended: Vec::with_capacity(DEPTH),
@@ -170,6 +173,14 @@ impl Driver {
     pub(super) fn is_idle(&self) -> bool {
         let nothing_waits = self.waiting.is_empty() && self.landing.is_empty();
         nothing_waits && self.free.len() == DEPTH && self.sync.is_none()
+    }
+
+    /// Whether a record now would serve fewer jobs than the last one did, whose callers are about to ask for
+    /// more.
+    pub(super) fn expects_more(&self) -> bool {
+        let is_for_it = |job: &&Job| matches!(job.what, What::WriteAtomic | What::WriteBatch);
+        let count = self.waiting.iter().filter(is_for_it).count();
+        self.journal.is_some() && (1..self.served).contains(&count)
     }
 
     /// Whether nothing is written any more.
@@ -365,6 +376,7 @@ impl Driver {
             let _ = self.engine.submit(0, None);
         }
         let Some(journal) = &mut self.journal else { return };
+        self.served = batch.len();
         match journal.write(&record, &room) {
             Ok(()) => {
                 if !too_early {

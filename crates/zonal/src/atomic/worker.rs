@@ -15,12 +15,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zonal_core::error::{Error, ErrorKind, Result};
 
 /// How often a ring that fails as a whole is tried again, and after which time; then it is given up.
 const RING_RETRIES: u32 = 1000;
 const RING_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long a record waits at most for as many jobs as the last one served: they come one by one, as its callers wake,
+/// and without it the first of them would have a record, and a sync, of its own.
+const LINGER: Duration = Duration::from_micros(100);
 
 /// What handles put jobs into.
 ///
@@ -216,7 +220,16 @@ impl Outfit {
 fn work(driver: &mut Driver, inbox: &Inbox) -> io::Result<()> {
     let mut failures = 0;
     loop {
-        let more = inbox.hand_over(driver);
+        let mut more = inbox.hand_over(driver);
+        let until = Instant::now() + LINGER;
+        while driver.expects_more() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || driver.wait(1, Some(left)).is_err() {
+                break;
+            }
+            driver.reap();
+            more = inbox.hand_over(driver);
+        }
         driver.start();
         if driver.is_idle() && !more {
             return Ok(());
