@@ -44,6 +44,11 @@ impl Locks {
             self.readers += 1;
             level = Level::Shared;
         }
+        // Who rolls a journal back that another one left goes here at once from *shared*, without a time at
+        // which others take the journal for that of a writer who is alive.
+        if to == Level::Exclusive && level == Level::Shared && self.readers > 1 {
+            return (level, false);
+        }
         if to > Level::Shared && level == Level::Shared {
             if self.writer {
                 return (level, false);
@@ -109,5 +114,16 @@ mod tests {
         assert_eq!(locks.raise(Level::Shared, Level::Exclusive), (Level::Exclusive, true));
         assert_eq!(locks.lower(Level::Exclusive, Level::None), Level::None);
         assert_eq!(locks.raise(Level::None, Level::Exclusive), (Level::Exclusive, true));
+    }
+
+    #[test]
+    fn of_two_who_would_roll_back_neither_looks_like_a_writer() {
+        let mut locks = Locks::default();
+        locks.raise(Level::None, Level::Shared);
+        locks.raise(Level::None, Level::Shared);
+        assert_eq!(locks.raise(Level::Shared, Level::Exclusive), (Level::Shared, false));
+        assert!(!locks.is_reserved(), "or the other one would read what is half written");
+        assert_eq!(locks.lower(Level::Shared, Level::None), Level::None);
+        assert_eq!(locks.raise(Level::Shared, Level::Exclusive), (Level::Exclusive, true));
     }
 }

@@ -162,8 +162,10 @@ impl Files {
             (_, Access::Offline) => 0,
             (ZoneKind::Conventional, _) => file.capacity,
             (ZoneKind::Sequential, _) => {
-                let tail = self.tail(file).map_or(0, |tail| lock(&tail).len());
-                self.cell(file).size.load(Ordering::Acquire) + tail as u64
+                let tail = self.tail(file);
+                let tail = tail.as_ref().map(|tail| lock(tail));
+                let written = self.cell(file).size.load(Ordering::Acquire);
+                written + tail.map_or(0, |tail| tail.len() as u64)
             }
         }
     }
@@ -201,15 +203,12 @@ impl Files {
             return Ok(());
         }
         self.may_change(file, Errno::EROFS)?;
-        if !self.counts_writers(file) {
-            return Ok(());
-        }
         let mut writers = lock(&self.writers);
-        let count = writers.entry(file.zone).or_default();
-        if *count == 0 && self.size(file) < file.capacity {
+        let is_first = !writers.contains_key(&file.zone);
+        if is_first && self.opens_zone(file) && self.size(file) < file.capacity {
             self.manage(file, Request::open(file.zone))?;
         }
-        *count += 1;
+        *writers.entry(file.zone).or_default() += 1;
         Ok(())
     }
 
@@ -219,26 +218,23 @@ impl Files {
         if flags.acc_mode() == OpenAccMode::O_RDONLY {
             return;
         }
-        if let Err(error) = self.pad(file) {
-            tracing::warn!("zone {}: its last bytes are lost: {error:?}", file.zone);
-        }
-        if !self.counts_writers(file) {
+        let mut writers = lock(&self.writers);
+        if let Some(count) = writers.get_mut(&file.zone).filter(|count| **count > 1) {
+            *count -= 1;
             return;
         }
-        let mut writers = lock(&self.writers);
-        match writers.get_mut(&file.zone) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                writers.remove(&file.zone);
-                if self.report(file).is_some_and(|zone| zone.state == ZoneState::ExplicitlyOpen) {
-                    // Nobody is there to be told; the zone only stays open.
-                    let _ = self.manage(file, Request::close(file.zone));
-                }
-            }
+        writers.remove(&file.zone);
+        if let Err(error) = self.pad(file) {
+            tracing::warn!("zone {}: its last bytes are not written: {error:?}", file.zone);
+        }
+        let is_open = |zone: ZoneInfo| zone.state == ZoneState::ExplicitlyOpen;
+        if self.opens_zone(file) && self.report(file).is_some_and(is_open) {
+            // Nobody is there to be told; the zone only stays open.
+            let _ = self.manage(file, Request::close(file.zone));
         }
     }
 
-    fn counts_writers(&self, file: &File) -> bool {
+    fn opens_zone(&self, file: &File) -> bool {
         self.options.explicit_open && file.kind == ZoneKind::Sequential
     }
 
@@ -300,6 +296,10 @@ impl Files {
             ZoneKind::Sequential => self.write_at_end(file, offset, data, flags)?,
         };
         self.touch(file);
+        if is_durable(flags) {
+            // Of a file past its cache the kernel asks for no sync.
+            self.sync(Some(file))?;
+        }
         Ok(count)
     }
 
@@ -361,12 +361,13 @@ impl Files {
         if tail.is_empty() {
             return Ok(());
         }
+        self.may_change(file, Errno::EROFS)?;
         let written = self.cell(file).size.load(Ordering::Acquire);
-        let padded = tail.len().next_multiple_of(self.block_size() as usize);
-        tail.resize(padded, 0);
-        let result = self.extend(file, written, &tail);
+        let mut block = tail.clone();
+        block.resize(tail.len().next_multiple_of(self.block_size() as usize), 0);
+        self.extend(file, written, &block)?;
         tail.clear();
-        result
+        Ok(())
     }
 
     fn tail(&self, file: &File) -> Option<Arc<Mutex<Vec<u8>>>> {
@@ -432,15 +433,21 @@ impl Files {
         if file.kind == ZoneKind::Conventional || (size != 0 && size != file.capacity) {
             return Err(Errno::EPERM);
         }
-        if let Some(tail) = self.tail(file) {
-            lock(&tail).clear();
-        }
         let reset = size == 0;
+        if !reset {
+            self.pad(file)?;
+        }
+        let tail = self.tail(file);
+        let mut tail = tail.as_ref().map(|tail| lock(tail));
         let request = if reset { Request::reset(file.zone) } else { Request::finish(file.zone) };
         self.manage(file, request)?;
+        if let Some(tail) = &mut tail {
+            tail.clear();
+        }
+        drop(tail);
         self.cell(file).size.store(size, Ordering::Release);
         self.touch(file);
-        if reset && self.counts_writers(file) && lock(&self.writers).contains_key(&file.zone) {
+        if reset && self.opens_zone(file) && lock(&self.writers).contains_key(&file.zone) {
             self.manage(file, Request::open(file.zone))?;
         }
         Ok(())
@@ -458,11 +465,12 @@ impl Files {
     }
 
     /// All last bytes are padded, and everything written so far becomes durable.
+    ///
+    /// # Errors
+    /// The first there is; the rest is tried all the same.
     pub(super) fn sync_all(&self) -> Answer<()> {
-        for file in self.tree.all_files().filter(|file| self.tail(file).is_some()) {
-            self.pad(&file)?;
-        }
-        self.sync(None)
+        let padded: Vec<_> = self.tree.all_files().map(|file| self.pad(&file)).collect();
+        self.sync(None).and(padded.into_iter().collect())
     }
 
     fn manage(&self, file: &File, request: Request) -> Answer<()> {
@@ -528,14 +536,15 @@ impl Files {
     /// threads of the mount have to answer; so it is another that asks.
     fn forget_cached(&self, file: &File) {
         let Some(notifier) = self.notifier.get().cloned() else { return };
-        let inode = file.inode();
-        thread::spawn(move || {
+        let (inode, zone) = (file.inode(), file.zone);
+        let asked = thread::Builder::new().spawn(move || {
             if let Err(error) = notifier.inval_inode(inode, 0, 0) {
-                tracing::warn!(
-                    "the kernel keeps what it has cached of a file that failed: {error}"
-                );
+                tracing::warn!("zone {zone}: the kernel keeps what it has cached of it: {error}");
             }
         });
+        if let Err(error) = asked {
+            tracing::warn!("zone {zone}: the kernel is not told that it failed: {error}");
+        }
     }
 }
 
@@ -555,6 +564,10 @@ fn room(file: &File, offset: u64, data: &[u8]) -> Answer<usize> {
 
 fn is_direct(flags: OpenFlags) -> bool {
     OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::DIRECT)
+}
+
+fn is_durable(flags: OpenFlags) -> bool {
+    OFlags::from_bits_retain(flags.0.cast_unsigned()).intersects(OFlags::SYNC | OFlags::DSYNC)
 }
 
 fn is_append(flags: OpenFlags) -> bool {

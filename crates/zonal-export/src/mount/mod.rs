@@ -124,7 +124,9 @@ pub fn mount(device: Device, folder: &Path, options: MountOptions) -> Result<Mou
     let folder = prepare(folder)?;
     let refused = |error: io::Error| refused(&folder, error);
     let config = config(&device, &options);
-    let is_exclusive = matches!(device.info().kind, "memory" | "image" | "file");
+    let is_alone = matches!(device.info().kind, "memory" | "image" | "file");
+    // Beside a writer what was read once may be reset.
+    let is_exclusive = is_alone && !options.read_only;
     let files = Arc::new(Files::new(device, options)?);
     let session = Session::new(files.clone(), is_exclusive);
     let session = fuser::Session::new(session, &folder, &config).map_err(refused)?;
@@ -238,7 +240,7 @@ impl Mounted {
         }
         detach(&self.folder).map_err(|error| refused(&self.folder, error))?;
         self.left.store(true, Ordering::Relaxed);
-        let synced = self.files.sync(None);
+        let synced = self.files.sync_all();
         queue::give_back();
         synced.map_err(|errno| not_durable(&self.folder, errno))
     }
@@ -248,11 +250,15 @@ impl Mounted {
     /// # Errors
     /// As [`Mounted::leave`], or what could not be made durable at the end.
     pub fn unmount(self) -> Result<()> {
-        self.leave()?;
+        let left = self.leave();
+        if !self.left.load(Ordering::Relaxed) && !self.is_over() {
+            // It is mounted still, and its threads would be waited for in vain.
+            return left;
+        }
         let Self { session, folder, files, .. } = self;
-        session.join().map_err(|error| refused(&folder, error))?;
+        let joined = session.join().map_err(|error| refused(&folder, error));
         let synced = files.sync_all();
         queue::give_back();
-        synced.map_err(|errno| not_durable(&folder, errno))
+        left.and(joined).and(synced.map_err(|errno| not_durable(&folder, errno)))
     }
 }

@@ -29,9 +29,6 @@ const NAME_TTL: Duration = Duration::from_secs(3600);
 /// How long it believes a size, which moves: it asks each time.
 const ATTRIBUTE_TTL: Duration = Duration::ZERO;
 
-/// What the kernel's page is at least; a smaller block leaves part of a page beyond a file's end.
-const PAGE: u32 = 4096;
-
 /// The one life of every inode.
 const GENERATION: Generation = Generation(0);
 
@@ -48,8 +45,9 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(files: Arc<Files>, is_exclusive: bool) -> Self {
-        let cached =
-            is_exclusive && !files.options().buffered && files.block_size().is_multiple_of(PAGE);
+        // Of a smaller block part of a page would lie beyond a file's end.
+        let whole_pages = (files.block_size() as usize).is_multiple_of(rustix::param::page_size());
+        let cached = is_exclusive && !files.options().buffered && whole_pages;
         Self { files, began: SystemTime::now(), cached }
     }
 

@@ -106,6 +106,40 @@ fn an_image_that_is_cut_short_under_its_mount_gives_errors() {
 }
 
 #[test]
+fn a_write_that_has_to_be_durable_is_synced() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::of(&image(folder.path()), MountOptions::default()) else { return };
+    let syncs = |flags| {
+        let before = mount.device.metrics().flush_rounds;
+        let flags = libc::O_DIRECT | libc::O_APPEND | flags;
+        let file = fs::File::options().append(true).custom_flags(flags).open(mount.path("seq/0"));
+        std::io::Write::write_all(&mut file.unwrap(), &block()).unwrap();
+        mount.device.metrics().flush_rounds - before
+    };
+    assert_eq!(syncs(0), 0);
+    assert_eq!(syncs(libc::O_DSYNC), 1);
+    assert_eq!(syncs(libc::O_SYNC), 1);
+    mount.end();
+}
+
+#[test]
+fn an_open_that_was_refused_leaves_nothing_open() {
+    let options = MountOptions { explicit_open: true, ..MountOptions::default() };
+    let drive = "mem:size=64M,zone-size=4M,max-open-zones=1";
+    let Some(mount) = Mount::of(drive, options) else { return };
+    let one = direct(&mount.path("seq/0"), false, true).unwrap();
+    let refused = direct(&mount.path("seq/1"), false, true);
+    assert_eq!(errno(refused), Some(libc::EBUSY));
+    drop(one);
+    // By its name: nobody has it open.
+    nix::unistd::truncate(&mount.path("seq/1"), 0).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(mount.device.zones_in_use().0, 0, "no zone is open");
+    mount.end();
+}
+
+#[test]
 fn worn_zones_are_files_of_which_less_can_be_done() {
     let Some(mount) = Mount::of("mem:size=64M,zone-size=4M", MountOptions::default()) else {
         return;

@@ -72,6 +72,25 @@ fn buffered_writes_take_any_bytes_and_end_in_a_whole_block() {
 }
 
 #[test]
+fn the_last_bytes_are_padded_when_the_last_writer_closes() {
+    let options = MountOptions { buffered: true, ..MountOptions::default() };
+    let Some(mount) = Mount::of(DRIVE, options) else { return };
+    let path = mount.path("seq/0");
+    let open = || fs::File::options().append(true).open(&path).unwrap();
+    let (mut one, mut two) = (open(), open());
+    one.write_all(b"one ").unwrap();
+    drop(one);
+    // Its release is not waited for by close(2).
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    two.write_all(b"two").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"one two");
+    two.set_len(0).unwrap();
+    two.write_all(b"three").unwrap();
+    drop(two);
+    mount.end();
+}
+
+#[test]
 fn what_cannot_be_mounted_on_is_said() {
     let drive = zonal::open(&Target::parse(DRIVE).unwrap(), &OpenOptions::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
