@@ -36,7 +36,7 @@ use crate::queue::{io_kind, io_text};
 use crate::sys::blkzoned::{self, Manage};
 use crate::sys::words::SharedWords;
 use crate::zones::cells::words_needed;
-use crate::zones::{Cells, Found, Keeping, Standing, Zones};
+use crate::zones::{Cells, Found, Gate, Keeping, Standing, Zones};
 use calls::Calls;
 use report::SECTOR;
 use std::io;
@@ -396,15 +396,19 @@ impl Block {
         answer.map_err(no_thread)
     }
 
-    /// Has a zone's file closed, of which no write has a place.
+    /// Has a zone's file closed, of which no write has a place. Who asks may give up before that is done: what
+    /// keeps writes away until then is the zone's gate, which goes with the call.
     ///
     /// # Errors
     /// There is no thread to do it.
-    pub(crate) fn let_go(&self, zone: ZoneIndex) -> Result<Answer<()>> {
+    pub(crate) fn let_go(&self, zone: ZoneIndex, gate: Option<Gate>) -> Result<Answer<()>> {
         let way = self.way.clone();
-        let answer = self.calls.ask(move || match way {
-            Way::Node(..) => {}
-            Way::Files(zonefs) => zonefs.let_go(zone),
+        let answer = self.calls.ask(move || {
+            match way {
+                Way::Node(..) => {}
+                Way::Files(zonefs) => zonefs.let_go(zone),
+            }
+            drop(gate);
         });
         answer.map_err(no_thread)
     }
@@ -517,6 +521,7 @@ pub(crate) fn stands(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::zones::GateLock;
 
     const MIB: u64 = 1 << 20;
 
@@ -606,5 +611,36 @@ mod tests {
         (zone.state, zone.written) = (ZoneState::ReadOnly, None);
         assert_eq!(found(&zone, &geometry).wp, Blocks(3072), "all of it can be read");
         assert_eq!(found(&zones()[0], &geometry).condition, None);
+    }
+
+    #[test]
+    fn a_gate_stays_shut_until_the_file_is_closed_even_if_who_asked_gives_up() {
+        let (geometry, found) = (geometry(&queue(), &zones()).unwrap(), zones());
+        let file = FileDisk::in_memory(4096).unwrap();
+        let way = Way::Node(file.clone(), Arc::new(geometry.clone()));
+        let block = Block::new(way, file, &queue(), false);
+        let options = OpenOptions::default();
+        let notes = OpenNotes::default();
+        let device = assemble(block, "a device", &options, geometry, &found, notes);
+        let zones = &device.drive().zones;
+        let zone = ZoneIndex(1);
+        let gate = || futures::future::FutureExt::now_or_never(GateLock::new(zones, zone));
+        let Medium::Block(block) = &device.drive().medium else { panic!("it is a device") };
+        // All callers are busy until they are told otherwise.
+        let busy = Arc::new(std::sync::Mutex::new(()));
+        let held = busy.lock().unwrap();
+        let calls: Vec<_> = (0..8)
+            .map(|_| {
+                let busy = busy.clone();
+                block.calls.ask(move || drop(busy.lock().unwrap())).unwrap()
+            })
+            .collect();
+        drop(block.let_go(zone, gate()).unwrap());
+        assert!(gate().is_none(), "the file is open yet, and another would write to it");
+        drop(held);
+        for call in calls {
+            futures::executor::block_on(call).unwrap();
+        }
+        drop(futures::executor::block_on(GateLock::new(zones, zone)));
     }
 }

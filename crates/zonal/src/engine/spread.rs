@@ -144,7 +144,9 @@ impl Spread {
 
     /// Takes away what [`hold`](Self::hold) was given, to be closed. No write of the zone has a place.
     pub(crate) fn let_go(&self, zone: usize) -> Option<Arc<File>> {
-        let file = lock(&self.held).remove(&zone)?;
+        // Locked until both are done: one that is given meanwhile must not lose its descriptor.
+        let mut held = lock(&self.held);
+        let file = held.remove(&zone)?;
         self.places[zone].writes.store(NONE, Ordering::Release);
         Some(file)
     }

@@ -157,7 +157,7 @@ async fn operate_device(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()
 /// Closes the files of zones that are closed, and of `zone`, whose gate the caller holds.
 async fn make_place(scene: &Scene, block: &Block, zone: ZoneIndex) -> Result<()> {
     // First its own, so that whoever waits for this gate is not waited for.
-    scene.desk.answer(block.let_go(zone)?).await?;
+    scene.desk.answer(block.let_go(zone, None)?).await?;
     let_go_of_closed(scene, block, zone).await
 }
 
@@ -323,7 +323,7 @@ async fn let_go_of_closed(scene: &Scene, block: &Block, but: ZoneIndex) -> Resul
         let gate = GateLock::new(zones, zone).await;
         drained(&gate).await;
         if zones.may_let_go(zone) {
-            scene.desk.answer(block.let_go(zone)?).await?;
+            scene.desk.answer(block.let_go(zone, Some(gate))?).await?;
         }
     }
     Ok(())

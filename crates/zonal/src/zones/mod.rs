@@ -27,7 +27,7 @@ pub(crate) use cells::{Cells, InFlight, Mark, SlotId};
 pub(crate) use claim::Claims;
 pub(crate) use failure::{Conclusion, Finding, Leaving, Settling, Surprise};
 pub(crate) use flush::{Join, Pages, Role};
-pub(crate) use gate::{GateLock, drained};
+pub(crate) use gate::{Gate, GateLock, drained};
 
 use crate::mailbox::Mailbox;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
