@@ -30,7 +30,7 @@ use std::task::Poll;
 use zonal_core::broken::{Rule, is_broken};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
-use zonal_core::zone::{ZoneOp, ZoneState};
+use zonal_core::zone::{Refusal, ZoneOp, ZoneState};
 
 /// Zeros are written in pieces of this size where the disk cannot punch.
 const ZERO_PIECE: u64 = 1 << 20;
@@ -313,11 +313,30 @@ async fn hold(scene: &Scene, zone: ZoneIndex) -> Result<()> {
                     return Err(error);
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(found_dead(scene, block, zone).await.unwrap_or(error)),
         }
     }
     zones.is_held(zone);
     Ok(())
+}
+
+/// The refusal of a zone that has died while its file was closed, which nobody hears of before it cannot be
+/// opened. Nothing is in flight there.
+async fn found_dead(scene: &Scene, block: &Block, zone: ZoneIndex) -> Option<Error> {
+    let answer = block.ask_unopened(zone).ok()?;
+    let standing = scene.desk.answer(answer).await.ok()?.ok()?;
+    let refusal = match standing.state {
+        ZoneState::ReadOnly => Refusal::ReadOnly,
+        ZoneState::Offline => Refusal::Offline,
+        ZoneState::NotWp
+        | ZoneState::Empty
+        | ZoneState::ImplicitlyOpen
+        | ZoneState::ExplicitlyOpen
+        | ZoneState::Closed
+        | ZoneState::Full => return None,
+    };
+    scene.zones().take_over(zone, standing, None);
+    Some(scene.drive.refused(zone, refusal))
 }
 
 /// Closes the files of zones that the rules have closed, or filled, since they were opened, as soon as
