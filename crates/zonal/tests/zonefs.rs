@@ -461,6 +461,40 @@ fn zones_that_die_under_load_are_found_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_zone_that_dies_while_its_file_is_closed_is_told_as_dead() {
+    let kinds = [
+        ("zone_readonly", ZoneState::ReadOnly, ErrorKind::ZoneReadOnly),
+        ("zone_offline", ZoneState::Offline, ErrorKind::ZoneOffline),
+    ];
+    for &engine in engines() {
+        let Some(bench) = Bench::new(EXPLICIT).filter(Bench::zones_can_die) else { return };
+        let drive = bench.open(engine);
+        let mut queue = queue(&drive);
+        for (zone, (attribute, dead, kind)) in (0..).zip(kinds) {
+            append(&mut queue, zone, 9, 2);
+            run(&mut queue, Request::close(zone)).result.unwrap();
+            // The kernel closes what a ring has used in its own time.
+            let closed = || bench.on_device(zone).1 != "oe";
+            assert!((0..100).any(|_| {
+                std::thread::sleep(Duration::from_millis(20));
+                closed()
+            }));
+            bench.set_condition(zone, attribute);
+            let first = append_error(&mut queue, zone);
+            assert_eq!((first.kind(), state(&drive, zone)), (kind, dead), "{first}");
+            assert_eq!(append_error(&mut queue, zone).kind(), kind);
+            if dead == ZoneState::ReadOnly {
+                assert_eq!(read(&mut queue, zone, 2), [9, 9]);
+            }
+        }
+        append(&mut queue, 4, 1, 1);
+        drop(queue);
+        drive.close().unwrap();
+        kinds.iter().zip(0..).for_each(|((name, ..), zone)| bench.set_condition(zone, name));
+    }
+}
+
+#[test]
 fn under_explicit_open_a_zone_is_open_on_its_device_while_it_is_open_here() {
     let Some(bench) = Bench::new(EXPLICIT) else { return };
     let drive = bench.open(EngineChoice::IoUring);

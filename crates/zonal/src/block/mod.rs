@@ -440,6 +440,19 @@ impl Block {
         self.calls.ask(move || way.standing(zone)).map_err(no_thread)
     }
 
+    /// The same of a zone whose file cannot be opened to write.
+    ///
+    /// # Errors
+    /// There is no thread to ask.
+    pub(crate) fn ask_unopened(&self, zone: ZoneIndex) -> Result<Answer<Result<Standing>>> {
+        let way = self.way.clone();
+        let answer = self.calls.ask(move || match &way {
+            Way::Node(..) => way.standing(zone),
+            Way::Files(zonefs) => zonefs.standing_unopened(zone),
+        });
+        answer.map_err(no_thread)
+    }
+
     /// Has something done to a zone, and the device asked what came of it, which is the second
     /// answer.
     ///

@@ -24,6 +24,7 @@ use crate::engine::file::FileDisk;
 use crate::engine::spread::{Place, Spread};
 use crate::engine::{EngineChoice, EngineKind};
 use crate::open::OpenOptions;
+use crate::sys::blkzoned;
 use crate::sys::file::truncate;
 use crate::sys::limits;
 use crate::zones::Standing;
@@ -630,6 +631,40 @@ impl Zonefs {
         let (state, written) = Look::at(&metadata).state();
         let wp = written.map(|written| blocks(written, &self.geometry));
         Ok(Standing { state, wp, tells_open: false })
+    }
+
+    /// How a zone stands whose file cannot be opened to write. The kernel looks for a zone's condition when
+    /// I/O to it fails, and for opening it does not: so the device is asked itself, where this process may.
+    pub(super) fn standing_unopened(&self, zone: ZoneIndex) -> Result<Standing> {
+        let standing = self.standing(zone)?;
+        let state = self.state_on_device(zone).unwrap_or_else(|error| {
+            tracing::debug!("zone {zone}: /dev/{} cannot be asked: {error}", self.device);
+            standing.state
+        });
+        Ok(match state {
+            ZoneState::Offline => Standing { state, wp: None, ..standing },
+            ZoneState::ReadOnly => Standing { state, ..standing },
+            _ => standing,
+        })
+    }
+
+    /// A zone's state by its device's own report.
+    fn state_on_device(&self, zone: ZoneIndex) -> Result<ZoneState> {
+        let failed = |error| device_error(error, "its zone report");
+        let metadata = self.spread.file(zone.index()).metadata().map_err(failed)?;
+        let node = Path::new("/dev").join(&self.device);
+        if super::device_number(&node) != Some(metadata.dev()) {
+            let text = format!("{} is another device", node.display());
+            return Err(Error::new(ErrorKind::NotFound, text));
+        }
+        let node = blkzoned::open(&node, false).map_err(failed)?;
+        let start = metadata.ino().saturating_mul(self.geometry.zone_size);
+        let raw = blkzoned::report(&node, start / SECTOR, 1).map_err(failed)?;
+        let zones = super::report::zones(&raw.zones, raw.has_capacity)?;
+        let own = zones.first().filter(|reported| reported.start == start);
+        own.map(|reported| reported.state).ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "its zone report no longer has this zone")
+        })
     }
 
     /// What an error of a zone's file means here, where that is not plain.

@@ -30,7 +30,7 @@ use std::task::Poll;
 use zonal_core::broken::{Rule, is_broken};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::units::{Blocks, Extent, ZoneIndex};
-use zonal_core::zone::{ZoneOp, ZoneState};
+use zonal_core::zone::{Refusal, ZoneOp, ZoneState};
 
 /// Zeros are written in pieces of this size where the disk cannot punch.
 const ZERO_PIECE: u64 = 1 << 20;
@@ -220,8 +220,10 @@ fn command_failed(error: io::Error) -> Error {
 
 /// Resets all sequential zones that can be reset.
 pub(super) async fn reset_all(scene: Scene) -> Result<()> {
-    if let Medium::Nvme(nvme) = &scene.drive.medium {
-        return reset_at_once(&scene, nvme).await;
+    if let Medium::Nvme(nvme) = &scene.drive.medium
+        && reset_at_once(&scene, nvme).await?
+    {
+        return Ok(());
     }
     for zone in (0..scene.zones().geometry.zones()).map(ZoneIndex) {
         match scene.zones().cells().load(zone).state() {
@@ -237,8 +239,9 @@ pub(super) async fn reset_all(scene: Scene) -> Result<()> {
 }
 
 /// The same by one command, with nothing in flight in any zone: also a zone that is empty must take no
-/// data while it is on its way. What came of it the device says.
-async fn reset_at_once(scene: &Scene, nvme: &Nvme) -> Result<()> {
+/// data while it is on its way. What came of it the device says. False: nothing is done yet, as the command
+/// would reset zones too that are read-only by our word alone, so that their data can be saved.
+async fn reset_at_once(scene: &Scene, nvme: &Nvme) -> Result<bool> {
     let zones = scene.zones();
     let all = || (0..zones.count()).map(ZoneIndex);
     let mut gates = Vec::with_capacity(zones.count() as usize);
@@ -248,6 +251,9 @@ async fn reset_at_once(scene: &Scene, nvme: &Nvme) -> Result<()> {
         gates.push(gate);
     }
     latched(zones)?;
+    if zones.has_dead() {
+        return Ok(false);
+    }
     scene.begun.set(true);
     // Of a zone that there is nothing to reset in, none.
     let before: Vec<_> = all().map(|zone| zones.operate(zone, ZoneOp::Reset).ok()).collect();
@@ -277,7 +283,7 @@ async fn reset_at_once(scene: &Scene, nvme: &Nvme) -> Result<()> {
             next = zone.0 + 1;
         }
     }
-    done
+    done.map(|()| true)
 }
 
 /// Sees to it that a zone can take data: its reset is durable, and it has a place for all of it.
@@ -307,11 +313,30 @@ async fn hold(scene: &Scene, zone: ZoneIndex) -> Result<()> {
                     return Err(error);
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(found_dead(scene, block, zone).await.unwrap_or(error)),
         }
     }
     zones.is_held(zone);
     Ok(())
+}
+
+/// The refusal of a zone that has died while its file was closed, which nobody hears of before it cannot be
+/// opened. Nothing is in flight there.
+async fn found_dead(scene: &Scene, block: &Block, zone: ZoneIndex) -> Option<Error> {
+    let answer = block.ask_unopened(zone).ok()?;
+    let standing = scene.desk.answer(answer).await.ok()?.ok()?;
+    let refusal = match standing.state {
+        ZoneState::ReadOnly => Refusal::ReadOnly,
+        ZoneState::Offline => Refusal::Offline,
+        ZoneState::NotWp
+        | ZoneState::Empty
+        | ZoneState::ImplicitlyOpen
+        | ZoneState::ExplicitlyOpen
+        | ZoneState::Closed
+        | ZoneState::Full => return None,
+    };
+    scene.zones().take_over(zone, standing, None);
+    Some(scene.drive.refused(zone, refusal))
 }
 
 /// Closes the files of zones that the rules have closed, or filled, since they were opened, as soon as

@@ -765,6 +765,12 @@ impl Zones {
         control.condemn(self, zone, ZoneState::ReadOnly);
     }
 
+    /// Whether any zone is read-only or offline, by its device's word or by ours.
+    pub(crate) fn has_dead(&self) -> bool {
+        let states = (0..self.count).map(|zone| self.cells.load(ZoneIndex(zone)).state());
+        states.into_iter().any(|state| matches!(state, ZoneState::ReadOnly | ZoneState::Offline))
+    }
+
     /// What an operation on a zone would be refused for now.
     ///
     /// # Errors
@@ -1060,6 +1066,7 @@ mod tests {
         let data = Blocks(10);
         assert_eq!(of_zone(&zones), (ZoneState::ReadOnly, data, Generation(3), data));
         assert_eq!(zones.would(ZONE, ZoneOp::Reset), Err(Refusal::ReadOnly));
+        assert!(zones.has_dead() && !on_a_device(10).0.has_dead());
         // What the device has done is done.
         let (zones, _) = on_a_device(10);
         zones.operate(ZONE, ZoneOp::Reset).unwrap();
