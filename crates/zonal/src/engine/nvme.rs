@@ -45,11 +45,13 @@ pub(crate) enum Zoned {
 pub(crate) struct NvmeDisk {
     file: Arc<File>,
     namespace: Namespace,
+    /// Whether the kernel takes commands from parts of buffers that a ring knows.
+    takes_parts: bool,
 }
 
 impl NvmeDisk {
     pub(crate) fn new(file: File, namespace: Namespace) -> Self {
-        Self { file: Arc::new(file), namespace }
+        Self { file: Arc::new(file), namespace, takes_parts: true }
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -74,7 +76,30 @@ impl NvmeDisk {
     /// # Errors
     /// The kernel's or the device's.
     pub(crate) fn try_command(&self) -> io::Result<()> {
-        let arena = Arena::new(1, DIRECT_ALIGNMENT)?;
+        self.try_part_of(1)
+    }
+
+    /// Sees whether the kernel takes commands from parts of buffers that a ring knows, of so many pages
+    /// and more; if not, buffers are not made known from here on. Linux 6.1 to 6.11 count the whole rest of
+    /// such a buffer against what a command may have, some of them even where it is short.
+    ///
+    /// # Errors
+    /// The kernel's or the device's, of anything else.
+    pub(crate) fn try_parts(&mut self, pages: u64) -> io::Result<()> {
+        let pages = u32::try_from(pages).unwrap_or(PARTS_MAX).clamp(2, PARTS_MAX);
+        match self.try_part_of(pages) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                tracing::debug!(pages, "the kernel takes no parts of known buffers");
+                self.takes_parts = false;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Asks for a report into the first page of so many that a ring knows, as far as they may be locked.
+    fn try_part_of(&self, pages: u32) -> io::Result<()> {
+        let arena = Arena::new(pages, DIRECT_ALIGNMENT)?;
         let options = EngineOptions { sq_entries: 1, cq_entries: 1, ..EngineOptions::default() };
         let buffer = arena.lease(DIRECT_ALIGNMENT).ok_or(io::ErrorKind::OutOfMemory)?;
         self.ring(&options, Some(&arena))?.try_once(buffer, true, Some(Zoned::Report))
@@ -89,7 +114,13 @@ impl NvmeDisk {
         options: &EngineOptions,
         arena: Option<&Arena>,
     ) -> io::Result<Uring<Commands>> {
-        Uring::over(Commands::new(self, options.sq_entries), options, arena)
+        let options = self.options(options);
+        Uring::over(Commands::new(self, options.sq_entries), &options, arena)
+    }
+
+    fn options(&self, options: &EngineOptions) -> EngineOptions {
+        let register_buffers = options.register_buffers && self.takes_parts;
+        EngineOptions { register_buffers, ..*options }
     }
 
     /// A ring that asks the device, and an ordinary one, for the calling thread, after one command that
@@ -103,15 +134,37 @@ impl NvmeDisk {
         options: &EngineOptions,
         arena: Option<&Arena>,
     ) -> io::Result<Polled<Commands>> {
-        let mut rings = Polled::over(&Commands::new(self, options.sq_entries), options, arena)?;
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        if !polls_safely(&release) {
+            return Err(refused(&format!(
+                "this kernel ({}) may crash when it polls for commands; it takes Linux 6.5",
+                release.trim()
+            )));
+        }
+        let options = self.options(options);
+        let mut rings = Polled::over(&Commands::new(self, options.sq_entries), &options, arena)?;
         let page = Buffer::unpooled(DIRECT_ALIGNMENT);
         match rings.asking_mut().try_once(page, false, Some(Zoned::Report)) {
             Ok(()) => Ok(rings),
             Err(error) if is_unknown(&error) => {
-                Err(refused("this kernel's driver polls for no commands; it takes Linux 6.1"))
+                Err(refused("this kernel's driver polls for no commands"))
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// How many pages [`NvmeDisk::try_parts`] makes known at most: more than a command has segments on any
+/// transport but those without a limit.
+const PARTS_MAX: u32 = 1024;
+
+/// Whether a kernel of that release polls for commands without looking at what it has already freed: before
+/// 6.5 its driver asked by the command's first piece of memory (`struct bio`), which may be gone.
+fn polls_safely(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 5),
+        _ => false,
     }
 }
 
@@ -289,6 +342,16 @@ mod tests {
         assert_eq!(opcode(IoKind::SyncData, Some(manage)), (0x79, 0, 0));
         assert_eq!(opcode(IoKind::SyncData, Some(Zoned::ResetAll)), (0x79, 0, 0));
         assert!(commands.command(&io(IoKind::Zero, None, 0)).is_none());
+    }
+
+    #[test]
+    fn a_kernel_that_may_crash_is_not_asked_to_poll() {
+        for release in ["6.1.0-50-amd64\n", "6.4.16", "5.19.0", "6", "", "six.five"] {
+            assert!(!polls_safely(release), "{release:?}");
+        }
+        for release in ["6.5.0", "6.12.117+deb12-amd64\n", "7.0-rc1", "10.0.1"] {
+            assert!(polls_safely(release), "{release:?}");
+        }
     }
 
     #[test]

@@ -100,8 +100,8 @@ fn open_device(path: &Path, name: &str, options: &OpenOptions) -> Result<Device>
     let namespace = Namespace { nsid: nsid(&file)?, block_shift: 0 };
     let identity = identity(&file, namespace)?;
     let namespace = Namespace { block_shift: identity.block_size.trailing_zeros(), ..namespace };
-    let disk = NvmeDisk::new(file, namespace);
-    rings_take_commands(&disk, &node)?;
+    let mut disk = NvmeDisk::new(file, namespace);
+    rings_take_commands(&mut disk, &node)?;
     let queue = limits(&identity, node.transfer())?;
     let reported = read_report(&disk, &identity, queue.whole_write)?;
     let geometry = block::shape(&queue, &reported)?;
@@ -210,8 +210,11 @@ fn sending_failed(error: io::Error) -> Error {
 }
 
 /// Sends one command through a ring, into a buffer that the kernel knows, to see whether that can be.
-fn rings_take_commands(disk: &NvmeDisk, node: &Node) -> Result<()> {
-    NvmeDisk::probe().and_then(|()| disk.try_command()).map_err(|error| {
+fn rings_take_commands(disk: &mut NvmeDisk, node: &Node) -> Result<()> {
+    let tried = NvmeDisk::probe()
+        .and_then(|()| disk.try_command())
+        .and_then(|()| disk.try_parts(node.segments() + 1));
+    tried.map_err(|error| {
         if Status::of(&error).is_some() {
             return Error::new(ErrorKind::Io, format!("its zone report: {error}")).with_source(error);
         }

@@ -78,9 +78,13 @@ impl Node {
     /// The longest transfer that the kernel's driver takes, in bytes.
     pub(crate) fn transfer(&self) -> u64 {
         let length = self.limit("max_hw_sectors_kb").map(|kib| kib.saturating_mul(1024));
-        let segments = self.limit("max_segments").unwrap_or(SEGMENTS_UNKNOWN);
         // Each page of a buffer may be a segment of its own.
-        length.unwrap_or(u64::MAX).min(segments.saturating_mul(PAGE))
+        length.unwrap_or(u64::MAX).min(self.segments().saturating_mul(PAGE))
+    }
+
+    /// How many pieces of memory a command has at most.
+    pub(crate) fn segments(&self) -> u64 {
+        self.limit("max_segments").unwrap_or(SEGMENTS_UNKNOWN)
     }
 
     /// Whether the namespace's controllers have queues that are polled, as its commands are asked for there;
