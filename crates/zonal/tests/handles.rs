@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use zonal::sim::{FaultPlan, Outcome, SimDisk, SimImage, SimMode};
 use zonal::{
     Buffer, CreateOptions, Device, ErrorKind, Flags, Geometry, HandleOptions, OpenOptions,
-    Preallocate, QueueOptions, Request, Target, ZoneState,
+    Preallocate, QueueOptions, Request, Target, Zone, ZoneState,
 };
 
 const BLOCK: usize = 4096;
@@ -693,10 +693,15 @@ fn no_record_is_lost_with_a_future_that_was_dropped() {
     for number in 1..=count {
         zone.append(record(&drive, number)).wait().unwrap();
     }
+    // On a busy machine a round may go by in which nothing has to wait.
+    assert!((0..100).any(|_| futures_dropped(&zone, count) > 0));
+}
+
+/// Reads `count` records, and how often a future had to wait for one, and was dropped.
+fn futures_dropped(zone: &Zone, count: u64) -> u32 {
     let mut records = zone.records(BLOCK).unwrap();
     let mut dropped = 0;
     for number in 1..=count {
-        // A future that would have to wait is dropped there.
         let found = records.next_async().now_or_never().unwrap_or_else(|| {
             dropped += 1;
             records.next()
@@ -705,5 +710,6 @@ fn no_record_is_lost_with_a_future_that_was_dropped() {
         assert_eq!(found.offset, (number - 1) * BLOCK as u64);
         assert_eq!(number_of(&found.bytes), Some(number));
     }
-    assert!(dropped > 0 && records.next().is_none());
+    assert!(records.next().is_none());
+    dropped
 }
