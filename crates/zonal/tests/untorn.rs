@@ -475,8 +475,8 @@ fn a_full_file_system_costs_no_unit() {
     };
     let file = AtomicFile::open(&path, &options).unwrap();
     file.write_atomic_at(0, vec![1; unit]).wait().unwrap();
-    // It is in its place before the space is gone.
-    file.flush().wait().unwrap();
+    // What is read is in its place, before the space is gone.
+    file.read_at(0, file.buffer(unit)).wait().unwrap();
     let filler = folder.join("filler");
     let mut length = 0;
     let taken = File::create(&filler).unwrap();
