@@ -500,6 +500,8 @@ fn a_full_file_system_costs_no_unit() {
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
     drop(taken);
     std::fs::remove_file(&filler).unwrap();
+    // What was freed can be had again after the file system's next commit.
+    rustix::fs::syncfs(File::open(&folder).unwrap()).unwrap();
     let file = AtomicFile::open(&path, &options).unwrap();
     assert!(file.replayed().units >= 1);
     let read = file.read_at(at, file.buffer(unit)).wait().unwrap();

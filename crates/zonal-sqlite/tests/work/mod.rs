@@ -15,8 +15,8 @@ const CHILD: &str = "ZONAL_SQLITE_CHILD";
 const MARKS: &str = "ZONAL_SQLITE_MARKS";
 const WAY: &str = "ZONAL_SQLITE_WAY";
 
-/// Rows that are changed, of which each fills a quarter of a page of 4096 bytes.
-const ROWS: u64 = 1200;
+/// Rows that are changed, of which each fills a fifth of a page of 4096 bytes.
+const ROWS: u64 = 1600;
 const PAD: usize = 800;
 /// Rows that a transaction changes; one of so many changes all of them, which is more than a batch.
 const CHANGED: u64 = 12;
@@ -152,6 +152,10 @@ pub(crate) fn work_as_child() {
     let mut db = open(path.as_ref(), way).unwrap();
     for number in last(&db).unwrap() + 1.. {
         transact(&mut db, number).unwrap();
+        if way == Way::Zonal && number.is_multiple_of(ALL_AT) {
+            let counts: String = db.query_row("pragma zonal", [], |row| row.get(0)).unwrap();
+            assert!(!counts.contains(", 0 pages"), "all of it fitted into a batch: {counts}");
+        }
         marks.write_all(format!("committed {number}\n").as_bytes()).unwrap();
     }
 }
