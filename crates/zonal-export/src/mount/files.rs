@@ -261,7 +261,7 @@ impl Files {
         if offset >= end {
             return Ok(());
         }
-        if is_direct(flags) && !self.is_aligned(offset, end - offset) {
+        if has(flags, OFlags::DIRECT) && !self.is_aligned(offset, end - offset) {
             return Err(Errno::EINVAL);
         }
         if offset < written {
@@ -296,7 +296,7 @@ impl Files {
             ZoneKind::Sequential => self.write_at_end(file, offset, data, flags)?,
         };
         self.touch(file);
-        if is_durable(flags) {
+        if has(flags, OFlags::SYNC | OFlags::DSYNC) {
             // Of a file past its cache the kernel asks for no sync.
             self.sync(Some(file))?;
         }
@@ -311,11 +311,11 @@ impl Files {
         data: &[u8],
         flags: OpenFlags,
     ) -> Answer<usize> {
-        if !is_direct(flags) {
+        if !has(flags, OFlags::DIRECT) {
             return Err(Errno::EIO);
         }
         let size = self.size(file);
-        let offset = if is_append(flags) { size } else { offset };
+        let offset = if has(flags, OFlags::APPEND) { size } else { offset };
         let count = room(file, offset, data)?;
         if !self.is_aligned(offset, count as u64) || offset != size {
             return Err(Errno::EINVAL);
@@ -336,7 +336,7 @@ impl Files {
         let mut tail = lock(&tail);
         let written = self.cell(file).size.load(Ordering::Acquire);
         let size = written + tail.len() as u64;
-        let offset = if is_append(flags) { size } else { offset };
+        let offset = if has(flags, OFlags::APPEND) { size } else { offset };
         let count = room(file, offset, data)?;
         if offset != size {
             return Err(Errno::EINVAL);
@@ -395,7 +395,7 @@ impl Files {
     ) -> Answer<usize> {
         let count = room(file, offset, data)?;
         let aligned = self.is_aligned(offset, count as u64);
-        if is_direct(flags) && !aligned {
+        if has(flags, OFlags::DIRECT) && !aligned {
             return Err(Errno::EINVAL);
         }
         let _alone = (!aligned).then(|| lock(&self.partial));
@@ -562,16 +562,9 @@ fn room(file: &File, offset: u64, data: &[u8]) -> Answer<usize> {
     }
 }
 
-fn is_direct(flags: OpenFlags) -> bool {
-    OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::DIRECT)
-}
-
-fn is_durable(flags: OpenFlags) -> bool {
-    OFlags::from_bits_retain(flags.0.cast_unsigned()).intersects(OFlags::SYNC | OFlags::DSYNC)
-}
-
-fn is_append(flags: OpenFlags) -> bool {
-    OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::APPEND)
+/// Whether one of these is among a file's flags.
+fn has(flags: OpenFlags, wanted: OFlags) -> bool {
+    OFlags::from_bits_retain(flags.0.cast_unsigned()).intersects(wanted)
 }
 
 fn place(bytes: u64) -> Answer<usize> {

@@ -359,13 +359,11 @@ impl Filesystem for Session {
         _: &Request,
         _: INodeNo,
         _: &OsStr,
-        mode: u32,
+        _mode: u32,
         _umask: u32,
         _device: u32,
         reply: ReplyEntry,
     ) {
-        // By open(2) a regular file is created, by mknod(2) there is none to be.
-        let _ = mode;
         reply.error(Errno::EPERM);
     }
 
