@@ -25,7 +25,7 @@ pub(crate) mod zonefs;
 
 pub(crate) use calls::Answer;
 pub(crate) use mount::is_zonefs;
-pub(crate) use probe::{Queue, Sysfs, device_number};
+pub(crate) use probe::{DeviceLimits, Sysfs, device_number};
 pub(crate) use report::Reported;
 
 use crate::device::{Device, Drive, Medium, OpenNotes, PartOf, ZoneKind};
@@ -99,15 +99,15 @@ fn open_device(path: &Path, name: &str, options: &OpenOptions) -> Result<Device>
         let text = "another device has just taken its place; open it again";
         return Err(Error::new(ErrorKind::InUse, text));
     }
-    let queue = sysfs.queue()?;
+    let limits = sysfs.limits()?;
     // One more than there should be says that there are more.
-    let reported = read_report(&file, 0, queue.zones.saturating_add(1))?;
-    let geometry = geometry(&queue, &reported)?;
+    let reported = read_report(&file, 0, limits.zones.saturating_add(1))?;
+    let geometry = geometry(&limits, &reported)?;
     let file = options.driven(file)?;
     let way = Way::Node(file.clone(), Arc::new(geometry.clone()));
-    let block = Block::new(way, file, &queue, queue.disorder.is_some());
+    let block = Block::new(way, file, &limits, limits.disorder.is_some());
     let at_once = block.disk.engine_name().0 == "io_uring";
-    let warnings = queue.disorder.iter().filter(|_| at_once && !options.read_only).cloned();
+    let warnings = limits.disorder.iter().filter(|_| at_once && !options.read_only).cloned();
     let notes = OpenNotes { warnings: warnings.collect(), ..OpenNotes::default() };
     Ok(assemble(block, name, options, geometry, &reported, notes))
 }
@@ -137,7 +137,7 @@ fn assemble(
 }
 
 /// Asks for what another session may still have, again and again for as long as `open` waits for that.
-fn claimed<T>(mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+pub(crate) fn claimed<T>(mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     let patience = Instant::now() + CLAIM_PATIENCE;
     loop {
         let got = ask()?;
@@ -233,68 +233,77 @@ fn go_on(zones: &mut Vec<Reported>, from: u64, some: Vec<Reported>) -> Result<Op
 }
 
 /// The drive's shape, where it is one that the kernel and the rules can work with.
-fn geometry(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
+fn geometry(limits: &DeviceLimits, zones: &[Reported]) -> Result<Geometry> {
     let unsupported = |text: String| Error::new(ErrorKind::Unsupported, text);
-    if zones.len() as u64 != u64::from(queue.zones) {
-        let text = format!("it reports {} zones, and sysfs says {}", zones.len(), queue.zones);
+    if zones.len() as u64 != u64::from(limits.zones) {
+        let text = format!("it reports {} zones, and sysfs says {}", zones.len(), limits.zones);
         return Err(unsupported(text));
     }
-    if !queue.zone_size.is_power_of_two() {
-        return Err(unsupported(format!("zones of {} bytes, no power of two", queue.zone_size)));
+    if !limits.zone_size.is_power_of_two() {
+        return Err(unsupported(format!("zones of {} bytes, no power of two", limits.zone_size)));
     }
-    shape(queue, zones)
+    shape(limits, zones)
 }
 
 /// The shape of a drive with these zones, where it is one that the rules can work with.
-pub(crate) fn shape(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
+pub(crate) fn shape(limits: &DeviceLimits, zones: &[Reported]) -> Result<Geometry> {
     let unsupported = |text: String| Error::new(ErrorKind::Unsupported, text);
-    let sequential = |zone: &Reported| zone.kind == ZoneKind::Sequential;
-    let conventional = zones.iter().take_while(|&zone| !sequential(zone)).count();
+    let is_conventional = |zone: &&Reported| zone.kind == ZoneKind::Conventional;
+    let conventional = zones.iter().take_while(is_conventional).count();
     let Some(first) = zones.get(conventional) else {
         return Err(unsupported("it has no zone that is written in order".to_owned()));
     };
-    let capacity = first.capacity;
     let mut next = 0;
     for (number, zone) in zones.iter().enumerate() {
         let last = number + 1 == zones.len();
-        let size = if last { zone.size.min(queue.zone_size) } else { queue.zone_size };
-        let expected = if number < conventional { size } else { size.min(capacity) };
+        let size = if last { zone.size.min(limits.zone_size) } else { limits.zone_size };
         if (zone.start, zone.size) != (next, size) {
             let Reported { start, size, .. } = zone;
             let text = format!("zone {number} is {size} bytes from {start}; expected from {next}");
             return Err(unsupported(text));
         }
-        if number >= conventional && !sequential(zone) {
-            let text = format!(
-                "zone {number} is conventional and zone {conventional} is not; only those at the \
-                 device's start can be"
-            );
-            return Err(unsupported(text));
-        }
-        if sequential(zone) && zone.capacity != expected {
-            let text = format!(
-                "zone {number} has a capacity of {} bytes and zone {conventional} one of {capacity}; \
-                 they have to be alike",
-                zone.capacity
-            );
-            return Err(unsupported(text));
+        if number >= conventional {
+            is_like(zone, number, first, conventional).map_err(unsupported)?;
         }
         next += size;
     }
     let mut geometry = Geometry {
         size: next,
-        zone_size: queue.zone_size,
-        zone_capacity: capacity,
+        zone_size: limits.zone_size,
+        zone_capacity: first.capacity,
         #[allow(clippy::cast_possible_truncation)] // of zones that sysfs counts in 32 bits
         conventional_zones: conventional as u32,
-        max_open_zones: queue.max_open_zones,
-        max_active_zones: queue.max_active_zones,
-        block_size: queue.block_size,
-        max_append: u32::try_from(queue.max_append).unwrap_or(u32::MAX),
+        max_open_zones: limits.max_open_zones,
+        max_active_zones: limits.max_active_zones,
+        block_size: limits.block_size,
+        max_append: u32::try_from(limits.max_append).unwrap_or(u32::MAX),
     };
     geometry.clamp();
     geometry.validate().map_err(|error| unsupported(error.detail().to_owned()))?;
     Ok(geometry)
+}
+
+/// Whether a zone is written in order and takes as much as the first that is; a shorter one at the device's
+/// end takes what it has. If not, why.
+fn is_like(
+    zone: &Reported,
+    number: usize,
+    first: &Reported,
+    first_number: usize,
+) -> Result<(), String> {
+    if zone.kind == ZoneKind::Conventional {
+        return Err(format!(
+            "zone {number} is conventional and zone {first_number} is not; only those at the device's start \
+             can be"
+        ));
+    }
+    if zone.capacity != first.capacity.min(zone.size) {
+        return Err(format!(
+            "zone {number} has a capacity of {} bytes and zone {first_number} one of {}; they have to be alike",
+            zone.capacity, first.capacity
+        ));
+    }
+    Ok(())
 }
 
 /// A zone as its report finds it. Of a read-only one the write pointer is not known, and all of it
@@ -315,8 +324,8 @@ fn blocks(bytes: u64, geometry: &Geometry) -> Blocks {
 }
 
 impl Block {
-    fn new(way: Way, file: FileDisk, queue: &Queue, one_by_one: bool) -> Self {
-        let (calls, whole_write) = (Calls::new(), queue.whole_write);
+    fn new(way: Way, file: FileDisk, limits: &DeviceLimits, one_by_one: bool) -> Self {
+        let (calls, whole_write) = (Calls::new(), limits.whole_write);
         Self { calls, way, disk: Disk::File(file), whole_write, one_by_one }
     }
 
@@ -494,9 +503,9 @@ pub(crate) fn answered(
 ) -> Result<(Geometry, Vec<Reported>)> {
     let sysfs = Sysfs::at(sysfs);
     sysfs.refuse_unzoned()?;
-    let queue = sysfs.queue()?;
+    let limits = sysfs.limits()?;
     let reported = report::zones(report, has_capacity)?;
-    Ok((geometry(&queue, &reported)?, reported))
+    Ok((geometry(&limits, &reported)?, reported))
 }
 
 /// How lines of `mountinfo` have a zonefs mounted.
@@ -556,8 +565,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn queue() -> Queue {
-        Queue {
+    fn limits() -> DeviceLimits {
+        DeviceLimits {
             zone_size: 16 * MIB,
             zones: 4,
             max_open_zones: 8,
@@ -590,7 +599,7 @@ mod tests {
 
     #[test]
     fn the_shape_is_the_reports_and_limits_are_lowered_to_it() {
-        let geometry = geometry(&queue(), &zones()).unwrap();
+        let geometry = geometry(&limits(), &zones()).unwrap();
         assert_eq!((geometry.size, geometry.zone_capacity), (56 * MIB, 12 * MIB));
         assert_eq!((geometry.conventional_zones, geometry.max_open_zones), (1, 3));
         assert_eq!(geometry.capacity_of(ZoneIndex(3)), 8 * MIB);
@@ -598,10 +607,10 @@ mod tests {
 
     #[test]
     fn a_shape_that_the_rules_do_not_know_is_refused_by_name() {
-        let refused = |change: fn(&mut Queue, &mut Vec<Reported>)| {
-            let (mut queue, mut zones) = (queue(), zones());
-            change(&mut queue, &mut zones);
-            let error = geometry(&queue, &zones).unwrap_err();
+        let refused = |change: fn(&mut DeviceLimits, &mut Vec<Reported>)| {
+            let (mut limits, mut zones) = (limits(), zones());
+            change(&mut limits, &mut zones);
+            let error = geometry(&limits, &zones).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             error.to_string()
         };
@@ -612,9 +621,9 @@ mod tests {
         assert!(refused(|_, zones| zones[2].start += 512).contains("zone 2 is"));
         assert!(refused(|_, zones| zones[1].size = 8 * MIB).contains("zone 1 is"));
         assert!(refused(|_, zones| zones.truncate(3)).contains("sysfs says 4"));
-        assert!(refused(|queue, _| queue.zone_size = 3 * MIB).contains("power of two"));
-        assert!(refused(|queue, _| queue.block_size = 1024).contains("block-size"));
-        let all = |_: &mut Queue, zones: &mut Vec<Reported>| {
+        assert!(refused(|limits, _| limits.zone_size = 3 * MIB).contains("power of two"));
+        assert!(refused(|limits, _| limits.block_size = 1024).contains("block-size"));
+        let all = |_: &mut DeviceLimits, zones: &mut Vec<Reported>| {
             zones.iter_mut().for_each(|zone| zone.kind = ZoneKind::Conventional);
         };
         assert!(refused(all).contains("no zone that is written in order"));
@@ -630,7 +639,7 @@ mod tests {
                     (zone.capacity, zone.written) = (zone.size, None);
                 }
                 zones[n].state = dead;
-                let geometry = geometry(&queue(), &zones).unwrap();
+                let geometry = geometry(&limits(), &zones).unwrap();
                 assert_eq!(geometry.conventional_zones, 3, "zone {n} is {dead}");
                 assert_eq!(found(&zones[n], &geometry).condition, None);
             }
@@ -664,7 +673,7 @@ mod tests {
 
     #[test]
     fn a_zone_is_found_in_its_own_state() {
-        let geometry = geometry(&queue(), &zones()).unwrap();
+        let geometry = geometry(&limits(), &zones()).unwrap();
         let mut zone = zones()[1];
         (zone.state, zone.written) = (ZoneState::ImplicitlyOpen, Some(8192 + 512));
         let standing = found(&zone, &geometry);
@@ -677,10 +686,10 @@ mod tests {
 
     #[test]
     fn a_gate_stays_shut_until_the_file_is_closed_even_if_who_asked_gives_up() {
-        let (geometry, found) = (geometry(&queue(), &zones()).unwrap(), zones());
+        let (geometry, found) = (geometry(&limits(), &zones()).unwrap(), zones());
         let file = FileDisk::in_memory(4096).unwrap();
         let way = Way::Node(file.clone(), Arc::new(geometry.clone()));
-        let block = Block::new(way, file, &queue(), false);
+        let block = Block::new(way, file, &limits(), false);
         let options = OpenOptions::default();
         let notes = OpenNotes::default();
         let device = assemble(block, "a device", &options, geometry, &found, notes);

@@ -50,20 +50,35 @@ impl Mount {
     }
 
     fn parse(line: &[u8], number: &str) -> Option<Self> {
-        let mut words = line.split(|&byte| byte == b' ').skip(2);
-        (words.next()? == number.as_bytes()).then_some(())?;
-        let (point, here) = (words.nth(1)?, words.next()?);
+        let (point, words) = point(line, number)?;
+        let mut words = words.split(|&byte| byte == b' ');
+        let here = words.next()?;
         let mut words = words.skip_while(|&word| word != b"-").skip(1);
         (words.next()? == b"zonefs").then_some(())?;
         let options = String::from_utf8_lossy(words.nth(1)?).into_owned();
         let has = |option: &str| options.split(',').any(|word| word == option);
         let errors = options.split(',').find_map(|word| word.strip_prefix("errors="));
         Some(Self {
-            point: unescaped(point),
+            point,
             read_only: has("ro") || here.split(|&byte| byte == b',').any(|word| word == b"ro"),
             errors: errors.unwrap_or(ERRORS_DEFAULT).to_owned(),
         })
     }
+}
+
+/// Where the device `number` (major:minor) is mounted, whatever file system it has, by the lines of
+/// `mountinfo` (`proc_pid_mountinfo(5)`).
+pub(super) fn mounted(mounts: &[u8], number: &str) -> Option<PathBuf> {
+    let lines = mounts.split(|&byte| byte == b'\n');
+    lines.filter_map(|line| point(line, number)).map(|(point, _)| point).next()
+}
+
+/// A line's mount point, and what follows it, if it is of the device `number`.
+fn point<'a>(line: &'a [u8], number: &str) -> Option<(PathBuf, &'a [u8])> {
+    // Its identifier, its parent's, the device, the root in it, the point, and the rest.
+    let mut words = line.splitn(6, |&byte| byte == b' ').skip(2);
+    (words.next()? == number.as_bytes()).then_some(())?;
+    Some((unescaped(words.nth(1)?), words.next()?))
 }
 
 /// A path as `mountinfo` writes it: spaces, tabs, newlines and backslashes as three octal digits.
@@ -112,6 +127,10 @@ mod tests {
         let mount = among("259:1", "/mnt/d").unwrap();
         assert_eq!((mount.read_only, &*mount.errors), (true, ERRORS_DEFAULT));
         assert_eq!(among("254:1", "/"), None, "no zonefs");
+        let anywhere = |number| mounted(MOUNTS.as_bytes(), number);
+        assert_eq!(anywhere("254:1"), Some("/".into()));
+        assert_eq!(anywhere("252:0"), Some("/mnt/a b".into()), "the first");
+        assert_eq!(anywhere("1:254"), None);
         assert_eq!(among("1:1", "/"), None);
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The device is found by its number, never by its name: names are links, and say nothing.
 
+use super::mount::mounted;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -19,7 +20,7 @@ const PAGE: u64 = 4096;
 
 /// What a zoned block device is like. Sizes in bytes; limits of 0 mean none, as in sysfs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Queue {
+pub(crate) struct DeviceLimits {
     pub(crate) zone_size: u64,
     pub(crate) zones: u32,
     pub(crate) max_open_zones: u32,
@@ -118,17 +119,18 @@ impl Sysfs {
         let holders = fs::read_dir(self.folder.join("holders")).into_iter().flatten().flatten();
         let named = holders.map(|holder| holder.file_name().to_string_lossy().into_owned()).next();
         let number = fs::read_to_string(self.folder.join("dev")).unwrap_or_default();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+        let mounted = mounted(&mounts, number.trim());
         named
             .map(|name| format!("{name} is made of it; take that apart first"))
-            .or_else(|| mounted(&mounts, number.trim()))
+            .or_else(|| Some(format!("it is mounted at {}; unmount it first", mounted?.display())))
     }
 
     /// Limits of the device, and whether the kernel keeps writes in order.
     ///
     /// # Errors
     /// `Unsupported`: what zones cannot be without is missing.
-    pub(crate) fn queue(&self) -> Result<Queue> {
+    pub(crate) fn limits(&self) -> Result<DeviceLimits> {
         let release = release();
         let scheduler = self.word("queue/scheduler").unwrap_or_default();
         let needed = |name| self.number(name).and_then(|value| value.ok_or_else(|| missing(name)));
@@ -142,7 +144,7 @@ impl Sysfs {
         // Zero where the kernel has no append to this device; ours are writes.
         let append = self.number("queue/zone_append_max_bytes")?.filter(|&bytes| bytes > 0);
         let append = append.map_or(whole, |bytes| bytes.min(whole));
-        Ok(Queue {
+        Ok(DeviceLimits {
             zone_size: needed("queue/chunk_sectors")?.saturating_mul(super::report::SECTOR),
             zones: narrow("queue/nr_zones", needed("queue/nr_zones")?)?,
             max_open_zones: self.limit("queue/max_open_zones")?,
@@ -191,15 +193,6 @@ fn narrow(name: &str, value: u64) -> Result<u32> {
         .map_err(|_| Error::new(ErrorKind::Unsupported, format!("{name} is {value}, too many")))
 }
 
-/// Where the device `number` (major:minor) is mounted, by the words of `mountinfo`.
-fn mounted(mounts: &str, number: &str) -> Option<String> {
-    mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(2);
-        (words.next()? == number).then_some(())?;
-        Some(format!("it is mounted at {}; unmount it first", words.nth(1)?))
-    })
-}
-
 /// What this kernel calls itself (`6.12.117+deb12-amd64`); nothing where it does not tell.
 pub(super) fn release() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -245,14 +238,6 @@ mod tests {
     }
 
     #[test]
-    fn a_mounted_device_is_found_by_its_number() {
-        let mounts = "30 1 254:1 / / rw - ext4 /dev/vda1 rw\n31 30 0:25 / /run rw - tmpfs t rw\n";
-        let text = mounted(mounts, "254:1").unwrap();
-        assert_eq!(text, "it is mounted at /; unmount it first");
-        assert_eq!(mounted(mounts, "254:2"), None);
-    }
-
-    #[test]
     fn who_has_a_device_is_named_where_sysfs_knows() {
         let (folder, device) = sysfs(&[("dev", "0:0")]);
         assert_eq!(device.holder(), None, "another program: nobody tells which");
@@ -288,15 +273,15 @@ mod tests {
     fn limits_are_what_sysfs_says_and_no_write_is_split() {
         let (_folder, device) = sysfs(&QUEUE);
         device.refuse_unzoned().unwrap();
-        let queue = device.queue().unwrap();
-        assert_eq!((queue.zone_size, queue.zones), (16 << 20, 64));
-        assert_eq!((queue.max_open_zones, queue.max_active_zones), (8, 0));
-        assert_eq!((queue.whole_write, queue.max_append), (127 * 4096, 127 * 4096));
+        let limits = device.limits().unwrap();
+        assert_eq!((limits.zone_size, limits.zones), (16 << 20, 64));
+        assert_eq!((limits.max_open_zones, limits.max_active_zones), (8, 0));
+        assert_eq!((limits.whole_write, limits.max_append), (127 * 4096, 127 * 4096));
         let more =
             [("queue/zone_append_max_bytes", "131072"), ("queue/zone_write_granularity", "4096")];
         let (_folder, device) = sysfs(&[&QUEUE[..], &more].concat());
-        let queue = device.queue().unwrap();
-        assert_eq!((queue.block_size, queue.max_append), (4096, 128 << 10));
+        let limits = device.limits().unwrap();
+        assert_eq!((limits.block_size, limits.max_append), (4096, 128 << 10));
     }
 
     #[test]
@@ -313,8 +298,8 @@ mod tests {
             assert!(error.to_string().contains(words), "{error}");
         }
         let (_folder, device) = sysfs(&[("queue/zoned", "host-managed")]);
-        assert!(device.queue().unwrap_err().to_string().contains("missing in sysfs"));
+        assert!(device.limits().unwrap_err().to_string().contains("missing in sysfs"));
         let (_folder, device) = sysfs(&[("queue/nr_zones", "many"), QUEUE[1], QUEUE[5], QUEUE[6]]);
-        assert!(device.queue().unwrap_err().to_string().contains("`many`"));
+        assert!(device.limits().unwrap_err().to_string().contains("`many`"));
     }
 }

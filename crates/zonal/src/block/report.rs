@@ -11,6 +11,16 @@ use zonal_core::zone::ZoneState;
 /// The unit of reports and sysfs, whatever the device's block is.
 pub(crate) const SECTOR: u64 = 512;
 
+// Where fields of `struct blk_zone` lie, in bytes (Linux `include/uapi/linux/blkzoned.h`); places and lengths in
+// sectors.
+const START: usize = 0;
+const LEN: usize = 8;
+const WP: usize = 16;
+const TYPE: usize = 24;
+const COND: usize = 25;
+/// Valid where the report's `flags` have `BLK_ZONE_REP_CAPACITY`, since Linux 5.9.
+const CAPACITY: usize = 32;
+
 /// One zone of a report (`struct blk_zone`), in bytes; absolute but for `written`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reported {
@@ -34,9 +44,9 @@ pub(crate) fn zones(bytes: &[u8], has_capacity: bool) -> Result<Vec<Reported>> {
 }
 
 fn zone(bytes: &[u8; ZONE_BYTES], has_capacity: bool) -> Result<Reported> {
-    let (start, length, wp) = (sectors(bytes, 0)?, sectors(bytes, 8)?, word(bytes, 16));
-    let capacity = if has_capacity { sectors(bytes, 32)? } else { length };
-    let (code_of_kind, code) = (bytes[24], bytes[25]);
+    let (start, length, wp) = (sectors(bytes, START)?, sectors(bytes, LEN)?, word(bytes, WP));
+    let capacity = if has_capacity { sectors(bytes, CAPACITY)? } else { length };
+    let (code_of_kind, code) = (bytes[TYPE], bytes[COND]);
     let Some(state) = ZoneState::from_code(code) else {
         return Err(wrong(start, &format!("a condition of code {code:#x}")));
     };

@@ -16,7 +16,7 @@
 //! * who writes to all has the folder's lock for itself, by the description that every ring keeps open; who
 //!   writes to one file shares it, and has the file's lock for itself, by another such description.
 
-use super::probe::{Queue, Sysfs, release, version};
+use super::probe::{DeviceLimits, Sysfs, release, version};
 use super::report::{Reported, SECTOR};
 use super::{Block, Way, assemble, blocks, claimed, device_error, mount, write_kind};
 use crate::device::{Device, OpenNotes, PartOf, ZoneKind};
@@ -132,15 +132,15 @@ pub(crate) fn open(path: &Path, name: &str, options: &OpenOptions) -> Result<Dev
 fn open_mounted(path: &Path, name: &str, options: &OpenOptions) -> Result<Device> {
     let folder = Folder::open(path, !options.read_only)?;
     let sysfs = Sysfs::find(folder.device()?)?;
-    let mut queue = queue(&sysfs, &folder.root)?;
+    let mut limits = limits(&sysfs, &folder.root)?;
     let first = folder.first();
     let reported =
-        reported(&queue, sysfs.size()?, first, &folder.conventional, &folder.sequential)?;
+        reported(&limits, sysfs.size()?, first, &folder.conventional, &folder.sequential)?;
     let geometry = if folder.alone {
-        queue.zones = u32::try_from(reported.len()).unwrap_or(u32::MAX);
-        geometry_alone(&queue, &reported)?
+        limits.zones = u32::try_from(reported.len()).unwrap_or(u32::MAX);
+        geometry_alone(&limits, &reported)?
     } else {
-        super::geometry(&queue, &reported)?
+        super::geometry(&limits, &reported)?
     };
     folder.refuse_short_limits(&geometry)?;
     let spread = Arc::new(folder.spread(geometry.zone_size)?);
@@ -152,11 +152,11 @@ fn open_mounted(path: &Path, name: &str, options: &OpenOptions) -> Result<Device
     }
     let (mount, device) = (folder.mount, sysfs.device());
     let zonefs = Zonefs { spread, geometry: geometry.clone(), mount, device, part };
-    let block = Block::new(Way::Files(Arc::new(zonefs)), file, &queue, true);
+    let block = Block::new(Way::Files(Arc::new(zonefs)), file, &limits, true);
     let device = assemble(block, name, options, geometry, &reported, OpenNotes::default());
     let zones = &device.drive().zones;
     if !options.read_only {
-        (0..zones.count()).map(ZoneIndex).for_each(|zone| zones.is_not_held(zone));
+        (0..zones.count()).map(ZoneIndex).for_each(|zone| zones.withhold(zone));
     }
     Ok(device)
 }
@@ -223,19 +223,19 @@ fn lock(file: &File, how: FlockOperation) -> Result<()> {
 }
 
 /// The device's limits and shape, without the superblock's zone.
-fn queue(sysfs: &Sysfs, root: &File) -> Result<Queue> {
-    let mut queue = sysfs.queue()?;
+fn limits(sysfs: &Sysfs, root: &File) -> Result<DeviceLimits> {
+    let mut limits = sysfs.limits()?;
     let found = rustix::fs::fstatfs(root).map_err(|error| device_error(error.into(), "statfs"))?;
     let device = sysfs.device();
-    let limit = |name, queue| mount::attribute(&device, name).unwrap_or(queue);
-    queue.max_open_zones = limit("max_wro_seq_files", queue.max_open_zones);
-    queue.max_active_zones = limit("max_active_seq_files", queue.max_active_zones);
-    queue.zones = queue.zones.saturating_sub(1);
+    let limit = |name, otherwise| mount::attribute(&device, name).unwrap_or(otherwise);
+    limits.max_open_zones = limit("max_wro_seq_files", limits.max_open_zones);
+    limits.max_active_zones = limit("max_active_seq_files", limits.max_active_zones);
+    limits.zones = limits.zones.saturating_sub(1);
     #[allow(clippy::unnecessary_cast, reason = "not of one type on all architectures")]
-    let block = u32::try_from(found.f_bsize as u64).unwrap_or(queue.block_size);
-    queue.block_size = queue.block_size.max(block);
-    queue.max_append -= queue.max_append % u64::from(queue.block_size.max(1));
-    Ok(queue)
+    let block = u32::try_from(found.f_bsize as u64).unwrap_or(limits.block_size);
+    limits.block_size = limits.block_size.max(block);
+    limits.max_append -= limits.max_append % u64::from(limits.block_size.max(1));
+    Ok(limits)
 }
 
 /// The files of a subfolder, by their numbers.
@@ -261,16 +261,16 @@ fn parts(file: &Path) -> Option<(&Path, &Path)> {
 /// The shape of a file by itself. It has no limits: those of the device are for all its zones, and who has the
 /// others open is not known here. One of conventional zones has the shape it had if they were written in
 /// order, of which the rules for whole drives want at least one.
-fn geometry_alone(queue: &Queue, zones: &[Reported]) -> Result<Geometry> {
-    let queue = Queue { max_open_zones: 0, max_active_zones: 0, ..queue.clone() };
+fn geometry_alone(limits: &DeviceLimits, zones: &[Reported]) -> Result<Geometry> {
+    let limits = DeviceLimits { max_open_zones: 0, max_active_zones: 0, ..limits.clone() };
     let conventional = zones.iter().filter(|zone| zone.kind == ZoneKind::Conventional).count();
     if conventional == 0 {
-        return super::geometry(&queue, zones);
+        return super::geometry(&limits, zones);
     }
     let (kind, state) = (ZoneKind::Sequential, ZoneState::Empty);
     let ordered = |zone: &Reported| Reported { kind, state, ..*zone };
     let zones: Vec<_> = zones.iter().map(ordered).collect();
-    let geometry = super::geometry(&queue, &zones)?;
+    let geometry = super::geometry(&limits, &zones)?;
     Ok(Geometry { conventional_zones: geometry.zones(), ..geometry })
 }
 
@@ -421,17 +421,17 @@ impl Folder {
 
 /// The zones of a device of so many bytes, from its zone `first` on, as their files show them.
 fn reported(
-    queue: &Queue,
+    limits: &DeviceLimits,
     device: u64,
     first: u64,
     conventional: &[ZoneFile],
     sequential: &[ZoneFile],
 ) -> Result<Vec<Reported>> {
-    let start = |nth: usize| (nth as u64).saturating_mul(queue.zone_size);
+    let start = |nth: usize| (nth as u64).saturating_mul(limits.zone_size);
     let number = |nth: usize| first.saturating_add(nth as u64);
     // All but the last zone of a device are as large as any.
-    let before = |nth: usize| number(nth).saturating_mul(queue.zone_size);
-    let size = |nth: usize| queue.zone_size.min(device.saturating_sub(before(nth)));
+    let before = |nth: usize| number(nth).saturating_mul(limits.zone_size);
+    let size = |nth: usize| limits.zone_size.min(device.saturating_sub(before(nth)));
     let mut zones: Vec<Reported> = Vec::new();
     for file in conventional {
         file.refuse_unless_zone(number(zones.len()))?;
@@ -441,8 +441,8 @@ fn reported(
             let text = format!("{} is longer than its device", file.path.display());
             Error::new(ErrorKind::Unsupported, text)
         };
-        let count = left.div_ceil(queue.zone_size.max(1));
-        if count.saturating_add(zones.len() as u64) > u64::from(queue.zones) {
+        let count = left.div_ceil(limits.zone_size.max(1));
+        if count.saturating_add(zones.len() as u64) > u64::from(limits.zones) {
             return Err(too_long());
         }
         while left > 0 {
@@ -484,17 +484,17 @@ pub(crate) fn answered(
     let mut conventional: Vec<_> = conventional.iter().map(file).collect();
     let mut sequential: Vec<_> = sequential.iter().map(file).collect();
     let sysfs = Sysfs::at(sysfs);
-    let mut queue = sysfs.queue()?;
+    let mut limits = sysfs.limits()?;
     if !alone {
-        let reported = reported(&queue, sysfs.size()?, 1, &conventional, &sequential)?;
-        return Ok((super::geometry(&queue, &reported)?, reported));
+        let reported = reported(&limits, sysfs.size()?, 1, &conventional, &sequential)?;
+        return Ok((super::geometry(&limits, &reported)?, reported));
     }
     conventional.truncate(1);
     sequential.truncate(1 - conventional.len());
     let first = conventional.iter().chain(&sequential).next().map_or(1, |file| file.number);
-    let reported = reported(&queue, sysfs.size()?, first, &conventional, &sequential)?;
-    queue.zones = u32::try_from(reported.len()).unwrap_or(u32::MAX);
-    Ok((geometry_alone(&queue, &reported)?, reported))
+    let reported = reported(&limits, sysfs.size()?, first, &conventional, &sequential)?;
+    limits.zones = u32::try_from(reported.len()).unwrap_or(u32::MAX);
+    Ok((geometry_alone(&limits, &reported)?, reported))
 }
 
 impl ZoneFile {
@@ -694,8 +694,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn queue(zones: u32) -> Queue {
-        Queue {
+    fn limits(zones: u32) -> DeviceLimits {
+        DeviceLimits {
             zone_size: 16 * MIB,
             zones,
             max_open_zones: 4,
@@ -725,8 +725,8 @@ mod tests {
     #[test]
     fn zones_are_the_files_and_their_sizes_write_pointers() {
         let (conventional, sequential) = files();
-        let zones = reported(&queue(5), 88 * MIB, 1, &conventional, &sequential).unwrap();
-        let geometry = super::super::geometry(&queue(5), &zones).unwrap();
+        let zones = reported(&limits(5), 88 * MIB, 1, &conventional, &sequential).unwrap();
+        let geometry = super::super::geometry(&limits(5), &zones).unwrap();
         assert_eq!((geometry.zones(), geometry.conventional_zones), (5, 2));
         assert_eq!((geometry.size, geometry.zone_capacity), (72 * MIB, 12 * MIB));
         let states = [ZoneState::Empty, ZoneState::Closed, ZoneState::Full];
@@ -738,8 +738,8 @@ mod tests {
     fn an_aggregated_file_is_all_of_its_zones() {
         let (_, sequential) = files();
         let aggregated = [file("cnv/0", 1, 32 * MIB, 32 * MIB)];
-        let zones = reported(&queue(5), 88 * MIB, 1, &aggregated, &sequential).unwrap();
-        let geometry = super::super::geometry(&queue(5), &zones).unwrap();
+        let zones = reported(&limits(5), 88 * MIB, 1, &aggregated, &sequential).unwrap();
+        let geometry = super::super::geometry(&limits(5), &zones).unwrap();
         assert_eq!((geometry.zones(), geometry.conventional_zones), (5, 2));
     }
 
@@ -747,13 +747,13 @@ mod tests {
     fn files_that_are_other_zones_than_they_should_be_are_refused_by_name() {
         let (conventional, mut sequential) = files();
         sequential[1].number = 5;
-        let error = reported(&queue(5), 88 * MIB, 1, &conventional, &sequential).unwrap_err();
+        let error = reported(&limits(5), 88 * MIB, 1, &conventional, &sequential).unwrap_err();
         assert!(error.to_string().contains("seq/1 is zone 5 of its device"), "{error}");
         let endless = [file("cnv/0", 1, u64::MAX, u64::MAX)];
-        let error = reported(&queue(5), 88 * MIB, 1, &endless, &sequential).unwrap_err();
+        let error = reported(&limits(5), 88 * MIB, 1, &endless, &sequential).unwrap_err();
         assert!(error.to_string().contains("cnv/0 is longer than its device"), "{error}");
         // Of zones that lie past every device no place is counted out.
-        let vast = Queue { zone_size: 1 << 63, ..queue(3) };
+        let vast = DeviceLimits { zone_size: 1 << 63, ..limits(3) };
         let files: Vec<_> = (1..4).map(|number| file("seq/n", number, 0, 12 * MIB)).collect();
         let zones = reported(&vast, u64::MAX, 1, &[], &files).unwrap();
         assert!(super::super::geometry(&vast, &zones).is_err());
@@ -780,9 +780,9 @@ mod tests {
     fn a_file_by_itself_is_a_drive_of_its_zones() {
         let alone = |device, conventional: &[ZoneFile], sequential: &[ZoneFile]| {
             let first = conventional.iter().chain(sequential).next().unwrap().number;
-            let zones = reported(&queue(5), device, first, conventional, sequential).unwrap();
-            let queue = Queue { zones: u32::try_from(zones.len()).unwrap(), ..queue(5) };
-            (geometry_alone(&queue, &zones).unwrap(), zones)
+            let zones = reported(&limits(5), device, first, conventional, sequential).unwrap();
+            let limits = DeviceLimits { zones: u32::try_from(zones.len()).unwrap(), ..limits(5) };
+            (geometry_alone(&limits, &zones).unwrap(), zones)
         };
         let (conventional, sequential) = files();
         let (geometry, zones) = alone(88 * MIB, &[], &sequential[1..2]);

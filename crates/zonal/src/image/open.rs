@@ -721,7 +721,7 @@ impl Parts {
             let sequential = geometry.conventional_zones..geometry.zones();
             for zone in sequential.map(ZoneIndex) {
                 if scattered.is_missing(geometry, zone) {
-                    zones.lacks_clusters(zone);
+                    zones.withhold(zone);
                 }
             }
         }

@@ -1,17 +1,37 @@
 //! The commands that a zoned namespace is sent, as words.
+//!
+//! Fields have the names and places of the specifications' sections, by their titles: *NVMe Base Specification*
+//! 2.0 (Flush command, Identify command), *NVM Command Set Specification* 1.0 (Write command, Read command), and
+//! *Zoned Namespace Command Set Specification* 1.1 (Zone Append command, Zone Management Send command, Zone
+//! Management Receive command). What begins at a block has it in CDW10 and CDW11 (SLBA, ZSLBA), and how many it
+//! moves in bits 15:0 of CDW12 (NLB, counted from 0).
 
 use super::identify::Structure;
 use crate::sys::nvme::Command;
 use zonal_core::zone::ZoneOp;
 
-/// Force Unit Access: durable on completion.
+// Opcodes.
+const FLUSH: u8 = 0x00;
+const WRITE: u8 = 0x01;
+const READ: u8 = 0x02;
+const ZONE_MANAGEMENT_SEND: u8 = 0x79;
+const ZONE_MANAGEMENT_RECEIVE: u8 = 0x7A;
+const ZONE_APPEND: u8 = 0x7D;
+/// An admin command's.
+const IDENTIFY: u8 = 0x06;
+
+/// Force Unit Access (CDW12 of Write and Zone Append): durable on completion.
 const FUA: u32 = 1 << 30;
 
-/// Something is done to all zones whose state allows it.
+/// Select All (CDW13 of Zone Management Send): it is done to all zones whose state allows it.
 const SELECT_ALL: u32 = 1 << 8;
 
-/// In a report: no more zones are counted than are told of.
+/// Partial Report (CDW13 of Zone Management Receive): no more zones are counted than are told of. Below it are 0:
+/// *Report Zones*, of zones in all states.
 const PARTIAL: u32 = 1 << 16;
+
+/// Where the command set's identifier is (CSI, CDW11 of Identify).
+const CSI_SHIFT: u32 = 24;
 
 /// A namespace as commands name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,33 +65,34 @@ impl Namespace {
 
     /// *Flush*.
     pub(crate) fn flush(self) -> Command {
-        Command { opcode: 0x00, nsid: self.nsid, ..Command::default() }
+        Command { opcode: FLUSH, nsid: self.nsid, ..Command::default() }
     }
 
     /// *Write*.
     pub(crate) fn write(self, offset: u64, bytes: usize, durable: bool) -> Command {
-        self.at(0x01, offset, bytes, if durable { FUA } else { 0 })
+        self.at(WRITE, offset, bytes, if durable { FUA } else { 0 })
     }
 
     /// *Read*.
     pub(crate) fn read(self, offset: u64, bytes: usize) -> Command {
-        self.at(0x02, offset, bytes, 0)
+        self.at(READ, offset, bytes, 0)
     }
 
     /// *Zone Append*, to the zone that starts at `zone`.
     pub(crate) fn append(self, zone: u64, bytes: usize, durable: bool) -> Command {
-        self.at(0x7D, zone, bytes, if durable { FUA } else { 0 })
+        self.at(ZONE_APPEND, zone, bytes, if durable { FUA } else { 0 })
     }
 
     /// *Zone Management Send*, to the zone that starts at `zone`.
     pub(crate) fn manage(self, zone: u64, op: ZoneOp) -> Command {
+        // ZSA
         let action = match op {
             ZoneOp::Close => 0x01,
             ZoneOp::Finish => 0x02,
             ZoneOp::Open => 0x03,
             ZoneOp::Reset => 0x04,
         };
-        Command { cdw13: action, cdw12: 0, ..self.at(0x79, zone, 0, 0) }
+        Command { cdw13: action, cdw12: 0, ..self.at(ZONE_MANAGEMENT_SEND, zone, 0, 0) }
     }
 
     /// *Zone Management Send*, a reset of all zones (Select All).
@@ -82,8 +103,10 @@ impl Namespace {
 
     /// *Zone Management Receive*, a report of the zones from byte `offset` on.
     pub(crate) fn report(self, offset: u64, bytes: usize) -> Command {
+        // NUMD, counted from 0.
         let words = (bytes / 4).saturating_sub(1) as u64;
-        Command { cdw12: low(words), cdw13: PARTIAL, ..self.at(0x7A, offset, 0, 0) }
+        let at = self.at(ZONE_MANAGEMENT_RECEIVE, offset, 0, 0);
+        Command { cdw12: low(words), cdw13: PARTIAL, ..at }
     }
 
     /// *Identify*, an admin command.
@@ -94,10 +117,10 @@ impl Namespace {
             Structure::Controller | Structure::ZonedController => 0,
         };
         Command {
-            opcode: 0x06,
+            opcode: IDENTIFY,
             nsid,
             cdw10: structure_code.into(),
-            cdw11: u32::from(set) << 24,
+            cdw11: u32::from(set) << CSI_SHIFT,
             ..Command::default()
         }
     }

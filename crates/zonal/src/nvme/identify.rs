@@ -2,6 +2,10 @@
 //!
 //! Every structure is of [`IDENTIFY_BYTES`], little-endian. Nothing is believed that the rules could
 //! not work with, and nothing is allocated by what it says.
+//!
+//! Fields have the names of the figures in the sections on Identify of *NVM Command Set Specification* 1.0
+//! (Identify Namespace), *NVMe Base Specification* 2.0 (Identify Controller) and *Zoned Namespace Command Set
+//! Specification* 1.1 (I/O Command Set specific Identify Namespace and Identify Controller).
 
 use zonal_core::error::{Error, ErrorKind, Result};
 
@@ -29,7 +33,7 @@ pub(crate) enum Structure {
 }
 
 impl Structure {
-    /// CNS, and the command set's identifier: 2 is that of zoned namespaces.
+    /// CNS, and the command set's identifier (CSI): 2 is that of zoned namespaces.
     pub(crate) fn codes(self) -> (u8, u8) {
         match self {
             Self::Namespace => (0x00, 0),
@@ -96,17 +100,25 @@ pub(crate) fn identity(
     })
 }
 
-// Where fields lie. Identify Namespace: size in blocks, format in use, formats.
+// Where fields lie, in bytes. Identify Namespace:
+/// Namespace Size, in blocks.
 const NSZE: usize = 0;
+/// Formatted LBA Size: the format in use.
 const FLBAS: usize = 26;
+/// LBA Formats, of 4 bytes each: metadata (MS, 15:0), block (LBADS, a power of two, 23:16).
 const LBAF: usize = 128;
-// Identify Controller: longest transfer.
+// Identify Controller:
+/// Maximum Data Transfer Size.
 const MDTS: usize = 77;
-// Identify Controller of zoned namespaces: longest append.
+// I/O Command Set specific Identify Controller:
+/// Zone Append Size Limit.
 const ZASL: usize = 0;
-// Identify Namespace of zoned ones: most active and open zones, what formats add.
+// I/O Command Set specific Identify Namespace:
+/// Maximum Active Resources.
 const MAR: usize = 4;
+/// Maximum Open Resources.
 const MOR: usize = 8;
+/// LBA Format Extensions, of 16 bytes each: zone size (ZSZE, in blocks, 63:0).
 const LBAFE: usize = 2816;
 
 /// Which of the 64 formats the namespace has: bits 3:0, and 6:5 above them.

@@ -27,7 +27,7 @@ pub(crate) use command::Namespace;
 pub(crate) use node::device_number;
 pub(crate) use status::Status;
 
-use crate::block::{self, Queue, Reported};
+use crate::block::{self, DeviceLimits, Reported};
 use crate::buffer::Arena;
 use crate::device::{Device, Drive, Medium, OpenNotes};
 use crate::engine::polled;
@@ -46,17 +46,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::format::Geometry;
 use zonal_core::units::ZoneIndex;
-
-/// How long `open` waits for the namespace of a session that has just ended: the kernel lets go of a
-/// ring, and of the device with it, in its own time.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often it asks meanwhile.
-const CLAIM_STEP: Duration = Duration::from_millis(10);
 
 /// Bytes of one report while the drive is opened, or as many as one transfer has: of 1023 zones.
 const REPORT_BYTES: u64 = 64 << 10;
@@ -102,15 +94,15 @@ fn open_device(path: &Path, name: &str, options: &OpenOptions) -> Result<Device>
     let namespace = Namespace { block_shift: identity.block_size.trailing_zeros(), ..namespace };
     let mut disk = NvmeDisk::new(file, namespace);
     rings_take_commands(&mut disk, &node)?;
-    let queue = limits(&identity, node.transfer())?;
-    let reported = read_report(&disk, &identity, queue.whole_write)?;
-    let geometry = block::shape(&queue, &reported)?;
+    let limits = limits(&identity, node.transfer())?;
+    let reported = read_report(&disk, &identity, limits.whole_write)?;
+    let geometry = block::shape(&limits, &reported)?;
     let count = geometry.zones();
     let cells = Cells::new(SharedWords::heap(words_needed(count)), 0, count);
     let keeping = if options.read_only { Keeping::Nothing } else { Keeping::Placing };
     let found = |zone: ZoneIndex| block::found(&reported[zone.index()], &geometry);
     let zones = Zones::new(geometry.clone(), cells, keeping, found);
-    let (scale, transfer) = (scale(&identity), queue.whole_write);
+    let (scale, transfer) = (scale(&identity), limits.whole_write);
     let nvme = Nvme { disk, node, _claimed: claimed, geometry, scale, transfer };
     Ok(Device::new(Drive {
         name: name.to_owned(),
@@ -137,22 +129,17 @@ fn refuse_threads(engine: EngineChoice, node: &Node) -> Result<()> {
 
 /// Keeps others away, as far as that can be; with what cannot be kept away.
 fn claim(file: &File, node: &Node) -> Result<(Option<File>, Option<String>)> {
-    let patience = Instant::now() + CLAIM_PATIENCE;
-    let claimed = node.claim(patience)?;
-    loop {
-        match lock::try_lock(file) {
-            Ok(true) => return Ok(claimed),
-            Ok(false) if Instant::now() < patience => std::thread::sleep(CLAIM_STEP),
-            Ok(false) => {
-                let text = "another session of zonal writes to it; wait for that to end, or open it \
-                            to read";
-                return Err(Error::new(ErrorKind::InUse, text));
-            }
-            Err(error) => {
-                return Err(Error::new(ErrorKind::Io, "locking the device").with_source(error));
-            }
-        }
-    }
+    let claimed = node.claim()?;
+    let locked = block::claimed(|| match lock::try_lock(file) {
+        Ok(locked) => Ok(locked.then_some(())),
+        Err(error) => Err(Error::new(ErrorKind::Io, "locking the device").with_source(error)),
+    });
+    let Some(()) = locked? else {
+        let text =
+            "another session of zonal writes to it; wait for that to end, or open it to read";
+        return Err(Error::new(ErrorKind::InUse, text));
+    };
+    Ok(claimed)
 }
 
 fn nsid(file: &File) -> Result<u32> {
@@ -232,7 +219,7 @@ fn rings_take_commands(disk: &mut NvmeDisk, node: &Node) -> Result<()> {
 }
 
 /// The limits that hold for every command: the namespace's, the controller's and the kernel's.
-fn limits(identity: &Identity, kernel: u64) -> Result<Queue> {
+fn limits(identity: &Identity, kernel: u64) -> Result<DeviceLimits> {
     let block = u64::from(identity.block_size);
     let whole = kernel.min(identity.transfer.unwrap_or(u64::MAX)).min(BLOCKS_MAX * block);
     let whole = whole - whole % block;
@@ -246,7 +233,7 @@ fn limits(identity: &Identity, kernel: u64) -> Result<Queue> {
         let text = format!("it has {zones} zones, more than can be counted");
         Error::new(ErrorKind::Unsupported, text)
     })?;
-    Ok(Queue {
+    Ok(DeviceLimits {
         zone_size: identity.zone_size,
         zones,
         max_open_zones: identity.max_open_zones,
@@ -266,9 +253,9 @@ pub(crate) fn answered(
     report: &[u8],
 ) -> Result<(Geometry, Vec<Reported>)> {
     let identity = identify::identity(namespace, controller, zoned_namespace, zoned_controller)?;
-    let queue = limits(&identity, transfer)?;
+    let limits = limits(&identity, transfer)?;
     let reported = report::zones(report, &scale(&identity))?;
-    Ok((block::shape(&queue, &reported)?, reported))
+    Ok((block::shape(&limits, &reported)?, reported))
 }
 
 fn scale(identity: &Identity) -> Scale {
@@ -373,13 +360,13 @@ mod tests {
 
     #[test]
     fn a_command_is_no_longer_than_the_tightest_limit() {
-        let queue = limits(&identity(), 508 << 10).unwrap();
-        assert_eq!((queue.whole_write, queue.max_append, queue.zones), (508 << 10, 128 << 10, 16));
-        let queue = limits(&identity(), 65 << 10).unwrap();
-        assert_eq!((queue.whole_write, queue.max_append), (64 << 10, 64 << 10), "whole blocks");
+        let found = limits(&identity(), 508 << 10).unwrap();
+        assert_eq!((found.whole_write, found.max_append, found.zones), (508 << 10, 128 << 10, 16));
+        let found = limits(&identity(), 65 << 10).unwrap();
+        assert_eq!((found.whole_write, found.max_append), (64 << 10, 64 << 10), "whole blocks");
         let unlimited = Identity { transfer: None, append: None, ..identity() };
-        let queue = limits(&unlimited, u64::MAX).unwrap();
-        assert_eq!((queue.whole_write, queue.max_append), (256 << 20, 256 << 20), "16 bits");
+        let found = limits(&unlimited, u64::MAX).unwrap();
+        assert_eq!((found.whole_write, found.max_append), (256 << 20, 256 << 20), "16 bits");
         assert!(limits(&identity(), 512).unwrap_err().to_string().contains("one block"));
         let zones = Identity { zone_size: 4096, size: 1 << 62, ..identity() };
         assert!(limits(&zones, 4096).unwrap_err().to_string().contains("zones"));

@@ -3,13 +3,12 @@
 //!
 //! Devices are found by their numbers, never by their names: names are links, and say nothing.
 
-use crate::block::Sysfs;
+use crate::block::{self, Sysfs};
 use crate::sys::nvme;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 use zonal_core::error::{Error, ErrorKind, Result};
 
 /// Whether a path leads to a character device; its number.
@@ -140,41 +139,33 @@ impl Node {
     ///
     /// # Errors
     /// `InUse`: somebody has it.
-    pub(crate) fn claim(&self, patience: Instant) -> Result<(Option<File>, Option<String>)> {
+    pub(crate) fn claim(&self) -> Result<(Option<File>, Option<String>)> {
         let path = Path::new("/dev").join(self.block_name());
         let Some(number) = self.block_number(&path) else { return Ok((None, None)) };
-        loop {
-            let error = match nvme::open_alone(&path) {
-                Ok(file) => return Ok((Some(file), None)),
-                Err(error) => error,
-            };
-            match error.raw_os_error() {
-                Some(libc::EBUSY) => {}
-                Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => return Ok((None, None)),
-                _ => {
-                    let path = path.display();
-                    let text = format!(
-                        "{path} cannot be held against file systems and other programs ({error}); \
-                         ls -l {path} names the group that may"
-                    );
-                    return Ok((None, Some(text)));
+        let claimed = block::claimed(|| match nvme::open_alone(&path) {
+            Ok(file) => Ok(Some((Some(file), None))),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EBUSY) => {
+                    match Sysfs::find(number).ok().and_then(|found| found.holder()) {
+                        Some(holder) => {
+                            let text = format!("its block device {}: {holder}", path.display());
+                            Err(Error::new(ErrorKind::InUse, text))
+                        }
+                        None => Ok(None),
+                    }
                 }
-            }
-            let holder = Sysfs::find(number).ok().and_then(|sysfs| sysfs.holder());
-            if let Some(holder) = holder {
-                let text = format!("its block device {}: {holder}", path.display());
-                return Err(Error::new(ErrorKind::InUse, text));
-            }
-            if Instant::now() >= patience {
-                let path = path.display();
-                let text = format!(
-                    "another program has its block device open for itself alone; wait for that to \
-                     end (fuser -v {path} names it), or open it to read"
-                );
-                return Err(Error::new(ErrorKind::InUse, text));
-            }
-            std::thread::sleep(super::CLAIM_STEP);
-        }
+                Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Ok(Some((None, None))),
+                _ => Ok(Some((None, Some(not_held(&path, &error))))),
+            },
+        });
+        claimed?.ok_or_else(|| {
+            let path = path.display();
+            let text = format!(
+                "another program has its block device open for itself alone; wait for that to end (fuser -v \
+                 {path} names it), or open it to read"
+            );
+            Error::new(ErrorKind::InUse, text)
+        })
     }
 
     /// The number of the block device at `path`, if it is the namespace's.
@@ -185,6 +176,15 @@ impl Node {
         let same = format!("{}:{}", libc::major(number), libc::minor(number)) == stated.trim();
         same.then_some(number)
     }
+}
+
+/// What a block device that may not be opened means for who has the namespace.
+fn not_held(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    format!(
+        "{path} cannot be held against file systems and other programs ({error}); ls -l {path} names the group \
+         that may"
+    )
 }
 
 /// What makes a controller's `io_poll` 0, and what to do about it.

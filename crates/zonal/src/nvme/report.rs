@@ -9,6 +9,21 @@ use zonal_core::zone::ZoneState;
 /// Bytes of a report's head, and of one zone's descriptor.
 pub(crate) const DESCRIPTOR_BYTES: usize = 64;
 
+// Where fields lie, in bytes (*Zoned Namespace Command Set Specification* 1.1, Zone Management Receive command:
+// Report Zones Data Structure, Zone Descriptor Data Structure).
+/// Number of Zones, in the head.
+const NUMBER_OF_ZONES: usize = 0;
+/// Zone Type, in bits 3:0.
+const ZT: usize = 0;
+/// Zone State, in bits 7:4.
+const ZS: usize = 1;
+/// Zone Capacity, in blocks.
+const ZCAP: usize = 8;
+/// Zone Start Logical Block Address.
+const ZSLBA: usize = 16;
+/// Write Pointer.
+const WP: usize = 24;
+
 /// What a report's numbers are to be measured with, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
@@ -28,13 +43,13 @@ pub(crate) fn zones(report: &[u8], scale: &Scale) -> Result<Vec<Reported>> {
     let Some((head, descriptors)) = descriptors.split_first() else {
         return Err(Error::new(ErrorKind::Unsupported, "its zone report has no head"));
     };
-    let count = usize::try_from(quad(head, 0)).unwrap_or(usize::MAX);
+    let count = usize::try_from(quad(head, NUMBER_OF_ZONES)).unwrap_or(usize::MAX);
     descriptors.iter().take(count).map(|bytes| zone(bytes, scale)).collect()
 }
 
 fn zone(bytes: &[u8; DESCRIPTOR_BYTES], scale: &Scale) -> Result<Reported> {
-    let (start, capacity) = (scale.bytes(quad(bytes, 16))?, scale.bytes(quad(bytes, 8))?);
-    let (kind, code) = (bytes[0] & 0xF, bytes[1] >> 4);
+    let (start, capacity) = (scale.bytes(quad(bytes, ZSLBA))?, scale.bytes(quad(bytes, ZCAP))?);
+    let (kind, code) = (bytes[ZT] & 0xF, bytes[ZS] >> 4);
     // Sequential Write Required: there is no other in this specification.
     if kind != 2 {
         return Err(wrong(start, &format!("a type of code {kind:#x}")));
@@ -53,7 +68,7 @@ fn zone(bytes: &[u8; DESCRIPTOR_BYTES], scale: &Scale) -> Result<Reported> {
         // Its write pointer is not defined.
         ZoneState::Full => Some(capacity),
         ZoneState::ImplicitlyOpen | ZoneState::ExplicitlyOpen | ZoneState::Closed => {
-            let wp = quad(bytes, 24);
+            let wp = quad(bytes, WP);
             let written = scale.bytes(wp).ok().and_then(|wp| wp.checked_sub(start));
             let inside = written.filter(|&written| written <= capacity);
             Some(inside.ok_or_else(|| wrong(start, &format!("a write pointer at block {wp}")))?)

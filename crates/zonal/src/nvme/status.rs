@@ -1,10 +1,13 @@
-//! What a device says of a command that it did not do as it was told (*Status Field*).
+//! What a device says of a command that it did not do as it was told: the Status Field of its completion queue
+//! entry (*NVMe Base Specification* 2.0, Completion Queue Entry: Status Field; the command sets' specifications
+//! add codes of their own).
 
 use std::fmt;
 use std::io;
 use zonal_core::error::ErrorKind;
 
-/// The bits that tell statuses apart: type and code. Above them are hints on trying again.
+/// The bits that tell statuses apart: type and code (SCT, SC). Above them are hints on trying again (CRD, M,
+/// DNR).
 const KNOWN: u16 = 0x7FF;
 
 /// A status: its type in bits 8 to 10, its code below.

@@ -126,7 +126,7 @@ async fn operate_device(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> Result<()
     scene.begun.set(true);
     if op != ZoneOp::Open && scene.drive.block().is_some_and(Block::holds_files) {
         // What closes, fills or empties a zone closes its file as well.
-        zones.is_not_held(zone);
+        zones.withhold(zone);
     }
     let (mut done, mut standing) = manage(scene, zone, op).await;
     // Some devices want an open place for a finish, and close no zone that a file keeps open.
@@ -316,7 +316,7 @@ async fn hold(scene: &Scene, zone: ZoneIndex) -> Result<()> {
             Err(error) => return Err(found_dead(scene, block, zone).await.unwrap_or(error)),
         }
     }
-    zones.is_held(zone);
+    zones.admit(zone);
     Ok(())
 }
 
@@ -358,7 +358,7 @@ async fn let_go_of_closed(scene: &Scene, block: &Block, but: ZoneIndex) -> Resul
 fn lacking(scene: &Scene, zone: ZoneIndex) -> Option<(&Image, &Clusters)> {
     let image = scene.image()?;
     let clusters = image.clusters()?;
-    scene.zones().is_lacking_clusters(zone).then_some((image, clusters))
+    scene.zones().is_withheld(zone).then_some((image, clusters))
 }
 
 /// Gives a zone the clusters it is missing.
@@ -379,7 +379,7 @@ async fn give(
     end: Blocks,
 ) -> Result<()> {
     let zones = scene.zones();
-    if !zones.is_lacking_clusters(zone) {
+    if !zones.is_withheld(zone) {
         return Ok(());
     }
     latched(zones)?;
@@ -391,7 +391,7 @@ async fn give(
         change_tables(scene, &grant.entries).await?;
     }
     image.complete(zone, &grants);
-    zones.has_clusters(zone);
+    zones.admit(zone);
     Ok(())
 }
 

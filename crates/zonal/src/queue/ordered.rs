@@ -153,41 +153,13 @@ impl Queue {
                 (ErrorKind::ZoneReadOnly, text.to_owned())
             }
             (_, surprise) if slot.floor.is_some() => append_failed(slot, &error, at, surprise),
-            (_, Some(Surprise::Reset)) => {
-                let text = format!(
-                    "another program has reset the zone; its write pointer is {at} by its report, \
-                     go on from there"
-                );
-                (ErrorKind::NotAtWritePointer, text)
-            }
-            (_, Some(Surprise::Written)) => {
-                let text = format!(
-                    "another program has written to the zone; its write pointer is {at} by its \
-                     report, go on from there"
-                );
-                (ErrorKind::NotAtWritePointer, text)
-            }
+            (_, Some(Surprise::Reset)) => forestalled("reset the zone", at),
+            (_, Some(Surprise::Written)) => forestalled("written to the zone", at),
             // The only one out, at the write pointer as it was known.
             (_, None) if write_kind(&error) == ErrorKind::NotAtWritePointer => {
-                let text = format!(
-                    "another program has changed the zone; its write pointer is {at} by its report, go \
-                     on from there"
-                );
-                (ErrorKind::NotAtWritePointer, text)
+                forestalled("changed the zone", at)
             }
-            (_, None) => {
-                let landed = match Status::of(&error) {
-                    // What the device refuses it does not begin.
-                    Some(status) if status.is_of_zones() => slot.transferred.into(),
-                    Some(_) | None => at.saturating_sub(slot.offset).min(slot.length()),
-                };
-                let text = format!(
-                    "{}; {landed} bytes of it were written, the zone's write pointer is {at} by its \
-                     report",
-                    self.drive.io_text(&error)
-                );
-                (write_kind(&error), text)
-            }
+            (_, None) => (write_kind(&error), write_failed(&self.drive, slot, &error, at)),
         };
         Error::new(kind, text).in_zone(zone.0).at(slot.offset, slot.length()).with_source(error)
     }
@@ -206,6 +178,27 @@ impl Queue {
         slot.transferred = from;
         self.issue_part(number, part.len());
     }
+}
+
+/// What another program did to a zone, in which a write was to go to where the write pointer had been.
+fn forestalled(what: &str, wp: u64) -> (ErrorKind, String) {
+    let text = format!(
+        "another program has {what}; its write pointer is {wp} by its report, go on from there"
+    );
+    (ErrorKind::NotAtWritePointer, text)
+}
+
+/// How much of a write was done that failed by itself.
+fn write_failed(drive: &Drive, slot: &Slot, error: &io::Error, wp: u64) -> String {
+    let landed = match Status::of(error) {
+        // What the device refuses it does not begin.
+        Some(status) if status.is_of_zones() => slot.transferred.into(),
+        Some(_) | None => wp.saturating_sub(slot.offset).min(slot.length()),
+    };
+    let what = drive.io_text(error);
+    format!(
+        "{what}; {landed} bytes of it were written, the zone's write pointer is {wp} by its report"
+    )
 }
 
 /// Why an append failed that the device would have placed: there is no place that it could have been at

@@ -110,8 +110,8 @@ pub(super) struct Durability {
     punching: BTreeSet<ZoneIndex>,
     punch_waiters: Vec<Waker>,
     discards: bool,
-    /// Zones that have no place for some of their data yet, a bit each; empty where that cannot be.
-    lacking: Vec<u64>,
+    /// Zones that take no data before something is done for that, a bit each; empty where that cannot be.
+    withheld: Vec<u64>,
     notes: Vec<Note>,
     /// They are the round's second ones; for [`Durability::hash_state`].
     noted_again: bool,
@@ -134,7 +134,7 @@ impl Durability {
             punching: BTreeSet::new(),
             punch_waiters: Vec::new(),
             discards,
-            lacking: Vec::new(),
+            withheld: Vec::new(),
             notes: Vec::new(),
             noted_again: false,
             table_pages: BTreeSet::new(),
@@ -181,16 +181,16 @@ impl Durability {
 
     /// Whether the zone takes no data yet because something has to be durable first.
     pub(super) fn is_unready(&self, zone: ZoneIndex) -> bool {
-        self.is_reset_pending(zone) || self.is_lacking(zone)
+        self.is_reset_pending(zone) || self.is_withheld(zone)
     }
 
-    fn lacks(&mut self, zone: ZoneIndex, zones: u32) {
-        self.lacking.resize(zones.div_ceil(64) as usize, 0);
-        self.lacking[zone.index() / 64] |= 1 << (zone.index() % 64);
+    fn withhold(&mut self, zone: ZoneIndex, zones: u32) {
+        self.withheld.resize(zones.div_ceil(64) as usize, 0);
+        self.withheld[zone.index() / 64] |= 1 << (zone.index() % 64);
     }
 
-    fn is_lacking(&self, zone: ZoneIndex) -> bool {
-        let bits = self.lacking.get(zone.index() / 64).copied().unwrap_or(0);
+    fn is_withheld(&self, zone: ZoneIndex) -> bool {
+        let bits = self.withheld.get(zone.index() / 64).copied().unwrap_or(0);
         bits >> (zone.index() % 64) & 1 == 1
     }
 
@@ -231,7 +231,7 @@ impl Durability {
         (&self.shadow, &self.durable, &self.dirty).hash(hasher);
         (&self.to_discard, &self.punching, self.punch_waiters.len()).hash(hasher);
         (&self.notes, !self.notes.is_empty() && self.noted_again).hash(hasher);
-        (&self.table_pages, &self.generation_pages, self.blemished, &self.lacking).hash(hasher);
+        (&self.table_pages, &self.generation_pages, self.blemished, &self.withheld).hash(hasher);
         for group in [&self.flush, &self.persist] {
             let served = if group.led { group.served } else { group.done };
             let count = |ticket: u64| ticket.saturating_sub(group.done);
@@ -447,43 +447,34 @@ impl Zones {
         durability.dirty.is_empty() && durability.table_pages.is_empty() && !durability.blemished
     }
 
-    /// The zone has no place for some of its data, and takes none before it has; at open.
-    pub(crate) fn lacks_clusters(&self, zone: ZoneIndex) {
-        self.control().durability.lacks(zone, self.count);
-    }
-
-    /// The same of a zone whose file is not open for writing; at open.
-    pub(crate) fn is_not_held(&self, zone: ZoneIndex) {
-        self.control().durability.lacks(zone, self.count);
-    }
-
-    /// The zone's file is open for writing.
-    pub(crate) fn is_held(&self, zone: ZoneIndex) {
-        self.has_clusters(zone);
+    /// The zone takes no data before [`Zones::admit`]: its image has no clusters for some of it, or its file on
+    /// a zonefs is not open for writing.
+    pub(crate) fn withhold(&self, zone: ZoneIndex) {
+        self.control().durability.withhold(zone, self.count);
     }
 
     /// Whether the zone's file may be closed: the zone is not open, and nothing is in flight in it. It takes
-    /// no data from then on before [`Zones::is_held`].
+    /// no data from then on before [`Zones::admit`].
     pub(crate) fn may_let_go(&self, zone: ZoneIndex) -> bool {
         let mut control = self.control();
         let word = self.cells.load(zone);
         let idle = !word.state().is_open() && word.in_flight() == 0 && !word.is_failing();
         if idle {
-            control.durability.lacks(zone, self.count);
+            control.durability.withhold(zone, self.count);
         }
         idle
     }
 
-    /// The zone has a place for all its data.
-    pub(crate) fn has_clusters(&self, zone: ZoneIndex) {
-        if let Some(bits) = self.control().durability.lacking.get_mut(zone.index() / 64) {
+    /// What the zone was withheld for is done.
+    pub(crate) fn admit(&self, zone: ZoneIndex) {
+        if let Some(bits) = self.control().durability.withheld.get_mut(zone.index() / 64) {
             *bits &= !(1 << (zone.index() % 64));
         }
     }
 
-    /// Whether a zone takes no data yet because it has no place for some of it.
-    pub(crate) fn is_lacking_clusters(&self, zone: ZoneIndex) -> bool {
-        self.control().durability.is_lacking(zone)
+    /// Whether a zone takes no data yet, as it is withheld.
+    pub(crate) fn is_withheld(&self, zone: ZoneIndex) -> bool {
+        self.control().durability.is_withheld(zone)
     }
 
     /// Whether a zone takes no data yet because its reset is not durable.
