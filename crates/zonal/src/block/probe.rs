@@ -3,6 +3,7 @@
 //! The device is found by its number, never by its name: names are links, and say nothing.
 
 use super::mount::mounted;
+use crate::sys::kernel::{release, version};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -191,21 +192,6 @@ fn missing(name: &str) -> Error {
 fn narrow(name: &str, value: u64) -> Result<u32> {
     u32::try_from(value)
         .map_err(|_| Error::new(ErrorKind::Unsupported, format!("{name} is {value}, too many")))
-}
-
-/// What this kernel calls itself (`6.12.117+deb12-amd64`); nothing where it does not tell.
-pub(super) fn release() -> String {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    release.trim().to_owned()
-}
-
-/// The two numbers that a release begins with; zeros where it has none.
-pub(super) fn version(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
-        _ => (0, 0),
-    }
 }
 
 /// Why this kernel may put writes to a zone out of order, if so.

@@ -16,7 +16,7 @@
 //! * who writes to all has the folder's lock for itself, by the description that every ring keeps open; who
 //!   writes to one file shares it, and has the file's lock for itself, by another such description.
 
-use super::probe::{DeviceLimits, Sysfs, release, version};
+use super::probe::{DeviceLimits, Sysfs};
 use super::report::{Reported, SECTOR};
 use super::{Block, Way, assemble, blocks, claimed, device_error, mount, write_kind};
 use crate::device::{Device, OpenNotes, PartOf, ZoneKind};
@@ -26,6 +26,7 @@ use crate::engine::{EngineChoice, EngineKind};
 use crate::open::OpenOptions;
 use crate::sys::blkzoned;
 use crate::sys::file::truncate;
+use crate::sys::kernel::{release, version};
 use crate::sys::limits;
 use crate::zones::Standing;
 use mount::Mount;

@@ -25,6 +25,7 @@ use super::{EngineOptions, Io, IoKind};
 use crate::buffer::{Arena, Buffer};
 use crate::nvme::{Namespace, Status};
 use crate::sys::DIRECT_ALIGNMENT;
+use crate::sys::kernel::{release, version};
 use crate::sys::nvme::{Command, URING_CMD_IO};
 
 /// What only a device with zones of its own is asked for.
@@ -134,11 +135,10 @@ impl NvmeDisk {
         options: &EngineOptions,
         arena: Option<&Arena>,
     ) -> io::Result<Polled<Commands>> {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        if !polls_safely(&release) {
+        let release = release();
+        if version(&release) < POLLS_SAFELY {
             return Err(refused(&format!(
-                "this kernel ({}) may crash when it polls for commands; it takes Linux 6.5",
-                release.trim()
+                "this kernel ({release}) may crash when it polls for commands; it takes Linux 6.5"
             )));
         }
         let options = self.options(options);
@@ -158,15 +158,9 @@ impl NvmeDisk {
 /// transport but those without a limit.
 const PARTS_MAX: u32 = 1024;
 
-/// Whether a kernel of that release polls for commands without looking at what it has already freed: before
-/// 6.5 its driver asked by the command's first piece of memory (`struct bio`), which may be gone.
-fn polls_safely(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 5),
-        _ => false,
-    }
-}
+/// From which kernel on it polls for commands without looking at what it has already freed: before, its driver
+/// asked by the command's first piece of memory (`struct bio`), which may be gone.
+const POLLS_SAFELY: (u32, u32) = (6, 5);
 
 /// Whether the kernel said that it knows no such thing.
 fn is_unknown(error: &io::Error) -> bool {
@@ -352,10 +346,10 @@ mod tests {
     #[test]
     fn a_kernel_that_may_crash_is_not_asked_to_poll() {
         for release in ["6.1.0-50-amd64\n", "6.4.16", "5.19.0", "6", "", "six.five"] {
-            assert!(!polls_safely(release), "{release:?}");
+            assert!(version(release) < POLLS_SAFELY, "{release:?}");
         }
         for release in ["6.5.0", "6.12.117+deb12-amd64\n", "7.0-rc1", "10.0.1"] {
-            assert!(polls_safely(release), "{release:?}");
+            assert!(version(release) >= POLLS_SAFELY, "{release:?}");
         }
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod blkzoned;
 pub(crate) mod clock;
 pub(crate) mod event;
 pub(crate) mod file;
+pub(crate) mod kernel;
 pub(crate) mod limits;
 pub(crate) mod lock;
 pub(crate) mod memory;

@@ -39,10 +39,12 @@ pub(super) fn written_anywhere(bench: &mut Bench<'_>) -> Checked {
         bench.ok(Call::Write { offset: *offset, data })?;
         bench.expect_record(*offset, block, stamp)
     });
-    for (offset, data) in held {
+    let put_back = held.into_iter().try_for_each(|(offset, data)| {
         bench.ok(Call::Write { offset, data })?;
-    }
-    result?;
+        Ok(())
+    });
+    // What was found first is said.
+    result.and(put_back)?;
     let after = bench.zone(zone.zone)?;
     bench.expect(after.state == ZoneState::NotWp && after.write_pointer.is_none(), "", || {
         format!("written, zone {} is {} with {:?}", zone.zone, after.state, after.write_pointer)
