@@ -9,9 +9,14 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
+mod blkzone;
 mod forbid;
+mod null_blk;
 mod one_by_one;
+mod until_one_fails;
 
+use blkzone::{blkzone, written};
+use null_blk::{set_condition, set_null_blk, zones_can_die};
 use one_by_one::{BLOCK, append, blocks, read, run};
 use std::fs::{self, OpenOptions as Opening};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -20,6 +25,7 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use until_one_fails::{Load, load};
 use zonal::{
     Completion, Device, EngineChoice, ErrorKind, OpenOptions, Queue, QueueOptions, Request, Target,
     ZoneInfo, ZoneKind, ZoneState,
@@ -63,29 +69,20 @@ impl Bench {
     }
 
     fn blkzone(&self, command: &str, zone: &ZoneInfo) -> String {
-        let start = (zone.start / 512).to_string();
-        let ran = Command::new("blkzone")
-            .args([command, "-o", &start, "-c", "1"])
-            .args((command != "report").then_some("-f"))
-            .arg(&self.path)
-            .output()
-            .unwrap();
-        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-        String::from_utf8(ran.stdout).unwrap()
+        blkzone(command, &self.path, zone.start)
     }
 
     /// The write pointer by another program's word, in bytes from the zone's start.
     fn written(&self, zone: &ZoneInfo) -> u64 {
-        let line = self.blkzone("report", zone);
-        let words = line.split_once("wptr 0x").unwrap().1;
-        u64::from_str_radix(words.split(' ').next().unwrap(), 16).unwrap() * 512
+        written(&self.path, zone.start)
     }
 
-    /// Sets what configfs has of a null_blk.
-    fn set(&self, attribute: &str, value: &str) {
-        let configfs = PathBuf::from("/sys/kernel/config/nullb");
-        let folder = configfs.join(self.path.file_name().unwrap());
-        fs::write(folder.join(attribute), value).unwrap();
+    fn set_condition(&self, attribute: &str, zone: &ZoneInfo) {
+        set_condition(&self.path, attribute, zone.start);
+    }
+
+    fn zones_can_die(&self) -> bool {
+        zones_can_die(&self.path)
     }
 }
 
@@ -178,59 +175,9 @@ fn what_another_program_writes_is_found_and_kept() {
     }
 }
 
-/// Appends until one fails; what was acknowledged (offset, byte) and the errors' kinds.
-fn load(queue: &mut Queue, zone: &ZoneInfo, depth: u8, at: impl Fn(usize)) -> Load {
-    let mut load = Load::default();
-    for byte in 0..depth {
-        queue.push(Request::append(zone.zone, blocks(byte, 1)).tag(byte.into())).unwrap();
-    }
-    while queue.in_flight() > 0 {
-        queue.submit_and_wait(1).unwrap();
-        while let Some(Completion { tag, result, offset, .. }) = queue.next_completion() {
-            match result {
-                Ok(_) => {
-                    load.acknowledged.push((offset, tag as u8));
-                    at(load.acknowledged.len());
-                    if load.errors.is_empty() {
-                        let request = Request::append(zone.zone, blocks(tag as u8, 1));
-                        queue.push(request.tag(tag)).unwrap();
-                    }
-                }
-                Err(error) => load.errors.push((error.kind(), error.to_string())),
-            }
-        }
-    }
-    load.acknowledged.sort_unstable();
-    load
-}
-
-#[derive(Debug, Default)]
-struct Load {
-    acknowledged: Vec<(u64, u8)>,
-    errors: Vec<(ErrorKind, String)>,
-}
-
-impl Load {
-    /// What the writes at fault say: all of one kind (some came after the zone had settled), and the
-    /// others that failed lay behind one.
-    fn at_fault(&self) -> &(ErrorKind, String) {
-        let behind = |(kind, _): &&(ErrorKind, String)| *kind == ErrorKind::BehindFailedWrite;
-        let mut at_fault = self.errors.iter().filter(|error| !behind(error));
-        let first = at_fault.next().unwrap();
-        assert!(at_fault.all(|(kind, _)| *kind == first.0), "{:#?}", self.errors);
-        first
-    }
-
-    fn is_all_there(&self, queue: &mut Queue) {
-        for &(offset, byte) in &self.acknowledged {
-            assert_eq!(read(queue, offset, 1), [byte], "at {offset}");
-        }
-    }
-}
-
 #[test]
 fn zones_that_die_under_load_are_found_and_nothing_acknowledged_is_lost() {
-    let Some(bench) = Bench::new() else { return };
+    let Some(bench) = Bench::new().filter(Bench::zones_can_die) else { return };
     let kinds = [
         ("zone_readonly", ZoneState::ReadOnly, ErrorKind::ZoneReadOnly),
         ("zone_offline", ZoneState::Offline, ErrorKind::ZoneOffline),
@@ -240,10 +187,9 @@ fn zones_that_die_under_load_are_found_and_nothing_acknowledged_is_lost() {
         for (nth, (attribute, state, kind)) in kinds.into_iter().enumerate() {
             let zone = zone(&drive, nth);
             let mut queue = drive.queue(&QueueOptions::default()).unwrap();
-            let sector = (zone.start / 512).to_string();
             let die = |count| {
                 if count == 100 {
-                    bench.set(attribute, &sector)
+                    bench.set_condition(attribute, &zone);
                 }
             };
             let load = load(&mut queue, &zone, 16, die);
@@ -262,7 +208,7 @@ fn zones_that_die_under_load_are_found_and_nothing_acknowledged_is_lost() {
             // The other zones go on.
             append(&mut queue, &self::zone(&drive, 4), 1, 1);
             // Said again, the zone is as new.
-            bench.set(attribute, &sector);
+            bench.set_condition(attribute, &zone);
             drop(queue);
         }
         drive.close().unwrap();
@@ -274,16 +220,15 @@ fn zones_that_die_under_load_are_found_and_nothing_acknowledged_is_lost() {
 
 #[test]
 fn a_zone_found_read_only_can_be_read_and_one_found_offline_cannot() {
-    let Some(bench) = Bench::new() else { return };
+    let Some(bench) = Bench::new().filter(Bench::zones_can_die) else { return };
     let drive = bench.open(EngineChoice::Auto);
     let zones = [zone(&drive, 0), zone(&drive, 1)];
     let mut queue = drive.queue(&QueueOptions::default()).unwrap();
     zones.iter().for_each(|zone| assert_eq!(append(&mut queue, zone, 7, 2), zone.start));
     drop(queue);
     drive.close().unwrap();
-    let sectors = zones.each_ref().map(|zone| (zone.start / 512).to_string());
-    bench.set("zone_readonly", &sectors[0]);
-    bench.set("zone_offline", &sectors[1]);
+    bench.set_condition("zone_readonly", &zones[0]);
+    bench.set_condition("zone_offline", &zones[1]);
     let drive = bench.open(EngineChoice::Auto);
     let found = zones.each_ref().map(|zone| drive.report(zone.zone..=zone.zone).unwrap()[0]);
     assert_eq!(found.map(|zone| zone.state), [ZoneState::ReadOnly, ZoneState::Offline]);
@@ -291,8 +236,8 @@ fn a_zone_found_read_only_can_be_read_and_one_found_offline_cannot() {
     assert_eq!(read(&mut queue, zones[0].start, 2), [7, 7]);
     let offline = run(&mut queue, Request::read_at(zones[1].start, blocks(0, 1)));
     assert_eq!(offline.result.unwrap_err().kind(), ErrorKind::ZoneOffline);
-    bench.set("zone_readonly", &sectors[0]);
-    bench.set("zone_offline", &sectors[1]);
+    bench.set_condition("zone_readonly", &zones[0]);
+    bench.set_condition("zone_offline", &zones[1]);
 }
 
 #[test]
@@ -304,9 +249,9 @@ fn a_bad_block_fails_one_write_and_the_zone_goes_on_where_the_device_says() {
         let mut queue = drive.queue(&QueueOptions::default()).unwrap();
         let bad = zone.start / 512 + 50 * 8;
         let range = format!("{}-{}", bad, bad + 7);
-        bench.set("badblocks", &format!("+{range}"));
+        set_null_blk(&bench.path, "badblocks", &format!("+{range}"));
         let load = load(&mut queue, &zone, 16, |_| ());
-        bench.set("badblocks", &format!("-{range}"));
+        set_null_blk(&bench.path, "badblocks", &format!("-{range}"));
         let (kind, text) = load.at_fault();
         assert_eq!(*kind, ErrorKind::Io, "{text}");
         assert!(text.contains("bytes of it were written"), "{text}");
@@ -602,7 +547,7 @@ fn writes_that_left_no_trace_are_sent_again_and_nobody_hears_of_it() {
     let zone = zone(&drive, 0);
     let mut queue = drive.queue(&QueueOptions::default()).unwrap();
     let bad = zone.start / 512 + 20 * 8;
-    bench.set("badblocks", &format!("+{bad}-{}", bad + 7));
+    set_null_blk(&bench.path, "badblocks", &format!("+{bad}-{}", bad + 7));
     let load = some(&mut queue, &zone);
     load.is_all_there(&mut queue);
     assert!(drive.metrics().repeated > 0, "{:?}", drive.metrics());

@@ -5,6 +5,13 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test")]
 
+mod blkzone;
+mod null_blk;
+mod one_by_one;
+
+use blkzone::{blkzone, written};
+use null_blk::{set_condition, set_null_blk, zones_can_die};
+use one_by_one::{BLOCK, blocks, run};
 use std::fs::{self, File, OpenOptions as Opening};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,11 +19,10 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use zonal::{
-    Buffer, Completion, Device, EngineChoice, ErrorKind, OpenOptions, Queue, QueueOptions, Request,
-    Target, ZoneState,
+    Completion, Device, EngineChoice, ErrorKind, OpenOptions, Queue, QueueOptions, Request, Target,
+    ZoneState,
 };
 
-const BLOCK: usize = 4096;
 const REPAIR: &str = "errors=repair";
 const EXPLICIT: &str = "errors=repair,explicit-open";
 
@@ -108,43 +114,31 @@ impl Bench {
 
     /// What another program says of a zone of the device: its write pointer, from its start, and its state.
     fn on_device(&self, zone: u32) -> (u64, String) {
-        let start = ((u64::from(zone) + 1) * self.zone_size() / 512).to_string();
-        let line = command("blkzone", &["report", "-o", &start, "-c", "1", self.device()]);
-        let word = |before: &str, after: char| {
-            line.split_once(before).unwrap().1.split(after).next().unwrap().to_owned()
-        };
-        let written = u64::from_str_radix(&word("wptr 0x", ' '), 16).unwrap() * 512;
-        (written, word("zcond:", ')').split_once('(').unwrap().1.to_owned())
+        let start = self.start(zone);
+        let line = blkzone("report", &self.device, start);
+        let condition = line.split_once("zcond:").unwrap().1.split(['(', ')']).nth(1).unwrap();
+        (written(&self.device, start), condition.to_owned())
     }
 
-    fn set(&self, attribute: &str, value: &str) {
-        let configfs = Path::new("/sys/kernel/config/nullb").join(self.name());
-        fs::write(configfs.join(attribute), value).unwrap();
+    /// Where a zone starts on the device, behind that of the superblock.
+    fn start(&self, zone: u32) -> u64 {
+        (u64::from(zone) + 1) * self.zone_size()
     }
 
     /// Makes a block of a zone bad, or good again.
     fn set_bad(&self, zone: u32, block: u64, bad: bool) {
-        let first = (u64::from(zone) + 1) * self.zone_size() / 512 + block * 8;
+        let first = self.start(zone) / 512 + block * 8;
         let sign = if bad { '+' } else { '-' };
-        self.set("badblocks", &format!("{sign}{first}-{}", first + 7));
+        set_null_blk(&self.device, "badblocks", &format!("{sign}{first}-{}", first + 7));
     }
 
-    /// Whether this kernel's null_blk makes zones die on command; if not, says that it is skipped.
     fn zones_can_die(&self) -> bool {
-        let can =
-            Path::new("/sys/kernel/config/nullb").join(self.name()).join("zone_offline").exists();
-        if !can {
-            println!(
-                "SKIP: this kernel's null_blk makes no zone read-only or offline (Linux 6.2 does)"
-            );
-        }
-        can
+        zones_can_die(&self.device)
     }
 
     /// Makes the device say a zone's condition, or take that back.
     fn set_condition(&self, zone: u32, attribute: &str) {
-        let sector = (u64::from(zone) + 1) * self.zone_size() / 512;
-        self.set(attribute, &sector.to_string());
+        set_condition(&self.device, attribute, self.start(zone));
     }
 
     fn remount(&self, how: &str) {
@@ -178,25 +172,14 @@ fn command(name: &str, arguments: &[&str]) -> String {
     String::from_utf8(ran.stdout).unwrap()
 }
 
-fn blocks(byte: u8, count: usize) -> Buffer {
-    Buffer::from_slice(&vec![byte; count * BLOCK])
-}
-
 fn queue(drive: &Device) -> Queue {
     drive.queue(&QueueOptions::default()).unwrap()
 }
 
-fn run(queue: &mut Queue, request: Request) -> Completion {
-    queue.push(request).unwrap();
-    queue.submit_and_wait(1).unwrap();
-    queue.next_completion().unwrap()
-}
-
 /// Appends, and says where from the zone's start.
 fn append(queue: &mut Queue, zone: u32, byte: u8, count: usize) -> u64 {
-    let completion = run(queue, Request::append(zone, blocks(byte, count)));
-    completion.result.unwrap();
-    completion.offset - queue.report(zone..=zone).unwrap()[0].start
+    let zone = queue.report(zone..=zone).unwrap()[0];
+    one_by_one::append(queue, &zone, byte, count) - zone.start
 }
 
 fn append_error(queue: &mut Queue, zone: u32) -> zonal::Error {
@@ -206,9 +189,7 @@ fn append_error(queue: &mut Queue, zone: u32) -> zonal::Error {
 /// A zone's first blocks.
 fn read(queue: &mut Queue, zone: u32, count: usize) -> Vec<u8> {
     let start = queue.report(zone..=zone).unwrap()[0].start;
-    let completion = run(queue, Request::read_at(start, blocks(0xEE, count)));
-    completion.result.unwrap();
-    completion.buffer.unwrap().chunks(BLOCK).map(|block| block[0]).collect()
+    one_by_one::read(queue, start, count)
 }
 
 fn state(drive: &Device, zone: u32) -> ZoneState {

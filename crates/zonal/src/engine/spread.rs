@@ -219,29 +219,31 @@ mod tests {
         assert!(!spread.sync_by_next());
         assert_eq!(synced(), NONE);
     }
+}
+
+/// `RUSTFLAGS='--cfg zonal_shuttle' cargo test -p zonal --lib spread`: the model checker orders the steps.
+#[cfg(test)]
+#[cfg(zonal_shuttle)]
+mod in_any_order {
+    use super::*;
+    use crate::sync::{Arc as Shared, thread};
 
     #[test]
     fn what_is_held_can_be_written_however_holding_and_letting_go_interleave() {
-        let spread = spread();
-        let file = Arc::new(tempfile::tempfile().unwrap());
-        let turn = std::sync::Barrier::new(2);
-        let mut torn = 0;
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for _ in 0..20_000 {
-                    turn.wait();
-                    spread.hold(2, file.clone());
-                    turn.wait();
-                }
-            });
-            for _ in 0..20_000 {
-                spread.hold(2, file.clone());
-                turn.wait();
-                drop(spread.let_go(2));
-                turn.wait();
-                torn += usize::from(spread.is_writable(2) != (spread.held() == [2]));
-            }
-        });
-        assert_eq!(torn, 0);
+        let file = || Arc::new(tempfile::tempfile().unwrap());
+        let (read, written) = (file(), file());
+        let interleaved = move || {
+            let places = vec![Place::new(read.clone(), 0, false)];
+            let spread = Shared::new(Spread::new(1 << 20, places));
+            spread.hold(0, written.clone());
+            let holder = {
+                let (spread, written) = (spread.clone(), written.clone());
+                thread::spawn(move || spread.hold(0, written))
+            };
+            drop(spread.let_go(0));
+            holder.join().unwrap();
+            assert_eq!(spread.is_writable(0), spread.held() == [0]);
+        };
+        shuttle::check_random(interleaved, 1000);
     }
 }
