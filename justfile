@@ -32,6 +32,8 @@ sim *args="--runs 20000":
 shuttle:
     RUSTFLAGS='--cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_dir }} \
         cargo test -p zonal --test shuttle -- --nocapture
+    RUSTFLAGS='--cfg zonal_shuttle' CARGO_TARGET_DIR={{ shuttle_dir }} \
+        cargo test -p zonal --lib in_any_order
 
 # Breaks each rule in turn; fails if no test notices.
 controls:

@@ -105,7 +105,7 @@ fn open_device(path: &Path, name: &str, options: &OpenOptions) -> Result<Device>
     let geometry = geometry(&limits, &reported)?;
     let file = options.driven(file)?;
     let way = Way::Node(file.clone(), Arc::new(geometry.clone()));
-    let block = Block::new(way, file, &limits, limits.disorder.is_some());
+    let block = Block::new(way, file, &limits);
     let at_once = block.disk.engine_name().0 == "io_uring";
     let warnings = limits.disorder.iter().filter(|_| at_once && !options.read_only).cloned();
     let notes = OpenNotes { warnings: warnings.collect(), ..OpenNotes::default() };
@@ -324,8 +324,9 @@ fn blocks(bytes: u64, geometry: &Geometry) -> Blocks {
 }
 
 impl Block {
-    fn new(way: Way, file: FileDisk, limits: &DeviceLimits, one_by_one: bool) -> Self {
+    fn new(way: Way, file: FileDisk, limits: &DeviceLimits) -> Self {
         let (calls, whole_write) = (Calls::new(), limits.whole_write);
+        let one_by_one = limits.disorder.is_some();
         Self { calls, way, disk: Disk::File(file), whole_write, one_by_one }
     }
 
@@ -689,7 +690,7 @@ mod tests {
         let (geometry, found) = (geometry(&limits(), &zones()).unwrap(), zones());
         let file = FileDisk::in_memory(4096).unwrap();
         let way = Way::Node(file.clone(), Arc::new(geometry.clone()));
-        let block = Block::new(way, file, &limits(), false);
+        let block = Block::new(way, file, &limits());
         let options = OpenOptions::default();
         let notes = OpenNotes::default();
         let device = assemble(block, "a device", &options, geometry, &found, notes);

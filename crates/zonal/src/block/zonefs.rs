@@ -153,7 +153,7 @@ fn open_mounted(path: &Path, name: &str, options: &OpenOptions) -> Result<Device
     }
     let (mount, device) = (folder.mount, sysfs.device());
     let zonefs = Zonefs { spread, geometry: geometry.clone(), mount, device, part };
-    let block = Block::new(Way::Files(Arc::new(zonefs)), file, &limits, true);
+    let block = Block::new(Way::Files(Arc::new(zonefs)), file, &limits);
     let device = assemble(block, name, options, geometry, &reported, OpenNotes::default());
     let zones = &device.drive().zones;
     if !options.read_only {

@@ -405,11 +405,11 @@ impl Engine {
     /// Whether what is pushed reaches the kernel in that order.
     pub(crate) fn keeps_order(&self) -> bool {
         match self {
-            Self::Uring(_) | Self::Polled(_) => true,
-            // What goes to several files the kernel gives to threads of its own; a device may do commands in
-            // any order.
-            Self::Files(_)
-            | Self::Nvme(_)
+            // Writes to files of a zonefs the kernel gives to threads of its own, but those to one file to one
+            // thread at a time, in their order (`io_wq_hash_work`).
+            Self::Uring(_) | Self::Polled(_) | Self::Files(_) => true,
+            // A device may do commands in any order.
+            Self::Nvme(_)
             | Self::PolledNvme(_)
             | Self::Threads(_)
             | Self::Sim(_)
