@@ -32,6 +32,10 @@ const NOT_KEPT: &str = "null_blk's documentation, memory_backed: without it no d
 const NOT_CLOSED: &str = "null_blk (null_check_open): at its limit on active zones it closes no zone for \
                           one that is closed and is to be written";
 
+/// How the kernel's own target names what the device behind it lacks.
+const NVMET_INTERNAL: &str = "Linux's NVMe target (blk_to_nvme_status, blkdev_zone_mgmt_errno_to_nvme_status in nvmet): \
+                              what a device behind it lacks of open and active zones it calls Internal Error";
+
 /// What it says to such a write, and what is said to those behind it in its zone.
 const AT_LIMIT: &str = ErrorKind::TooManyOpenZones.as_str();
 const BEHIND: &str = ErrorKind::BehindFailedWrite.as_str();
@@ -49,6 +53,18 @@ pub(super) const TABLE: &[Known] = &[
     Known { peer: "scsi_debug", rule: "state-open", case: "open full", note: ZBC_NO_CHANGE },
     Known { peer: "null_blk", rule: "append-completes", case: AT_LIMIT, note: NOT_CLOSED },
     Known { peer: "null_blk", rule: "append-completes", case: BEHIND, note: NOT_CLOSED },
+    Known {
+        peer: "NVMe namespace, Linux",
+        rule: "append-completes",
+        case: "more zones than may be open",
+        note: NVMET_INTERNAL,
+    },
+    Known {
+        peer: "NVMe namespace, Linux",
+        rule: "finish-at-limit",
+        case: "",
+        note: NVMET_INTERNAL,
+    },
     Known { peer: "zonefs, null_blk", rule: "active-limit", case: "", note: NO_SPARE_PLACE },
     Known {
         peer: "zonefs, null_blk",
