@@ -1,6 +1,6 @@
 //! An opened drive, as its users and its queues hold it.
 
-use crate::block::Block;
+use crate::block::{Block, node_text, write_kind};
 use crate::buffer::Arena;
 use crate::engine::{Disk, Engine, EngineOptions, IoKind};
 use crate::faults::{FaultPlan, Faults, Outage};
@@ -10,7 +10,7 @@ use crate::image::{Image, Mapping};
 use crate::memory::Memory;
 use crate::nvme::Nvme;
 use crate::queue::request::{Completion, Request};
-use crate::queue::{Queue, QueueOptions, io_text};
+use crate::queue::{Queue, QueueOptions, io_kind, io_text};
 use crate::sync::atomic::Ordering;
 use crate::view::{Sight, View};
 use crate::zones::Zones;
@@ -526,7 +526,23 @@ impl Drive {
 
     /// What an error of the medium says, and what to do next.
     pub(crate) fn io_text(&self, error: &io::Error) -> String {
-        self.block().map_or_else(|| io_text(error), |block| block.text(error))
+        match &self.medium {
+            Medium::Block(block) => block.text(error),
+            Medium::Nvme(_) => node_text(error).unwrap_or_else(|| io_text(error)),
+            Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => {
+                io_text(error)
+            }
+        }
+    }
+
+    /// Which kind of error that is.
+    pub(crate) fn io_kind(&self, error: &io::Error) -> ErrorKind {
+        match &self.medium {
+            Medium::Block(_) | Medium::Nvme(_) => write_kind(error),
+            Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => {
+                io_kind(error)
+            }
+        }
     }
 
     /// What the drive's bytes are on; none for one in memory, or one that takes commands.

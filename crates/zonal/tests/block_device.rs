@@ -219,6 +219,31 @@ fn zones_that_die_under_load_are_found_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_device_that_is_taken_away_under_load_is_said_to_be_gone() {
+    let Some(bench) = Bench::new() else { return };
+    for engine in ENGINES {
+        let drive = bench.open(engine);
+        let (zone, other) = (zone(&drive, 0), zone(&drive, 1));
+        let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+        let load = load(&mut queue, &zone, 16, |count| {
+            if count == 100 {
+                set_null_blk(&bench.path, "power", "0");
+            }
+        });
+        let (kind, text) = load.at_fault();
+        assert!(matches!(kind, ErrorKind::Io | ErrorKind::NotFound), "{kind:?}: {text}");
+        assert!(text.contains("taken away") && !text.contains("free some"), "{text}");
+        let refused = run(&mut queue, Request::append(other.zone, blocks(1, 1)));
+        let refused = refused.result.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::DeviceReadOnly);
+        assert!(refused.to_string().contains("the device was taken away"), "{refused}");
+        drop(queue);
+        drop(drive);
+        set_null_blk(&bench.path, "power", "1");
+    }
+}
+
+#[test]
 fn a_zone_found_read_only_can_be_read_and_one_found_offline_cannot() {
     let Some(bench) = Bench::new().filter(Bench::zones_can_die) else { return };
     let drive = bench.open(EngineChoice::Auto);

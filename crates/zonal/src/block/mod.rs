@@ -192,9 +192,12 @@ fn device_error(error: io::Error, what: &str) -> Error {
     Error::new(write_kind(&error), format!("{what}: {error}")).with_source(error)
 }
 
-/// The kind of an error that a device gave a write or an operation.
+/// The kind of an error that a device gave a request.
 pub(crate) fn write_kind(error: &io::Error) -> ErrorKind {
     match error.raw_os_error() {
+        Some(libc::ENODEV | libc::ENXIO) => ErrorKind::NotFound,
+        // There is nothing to free on a device: see `node_text`.
+        Some(libc::ENOSPC) => ErrorKind::Io,
         // BLK_STS_ZONE_OPEN_RESOURCE, BLK_STS_ZONE_ACTIVE_RESOURCE
         Some(libc::ETOOMANYREFS) => ErrorKind::TooManyOpenZones,
         Some(libc::EOVERFLOW) => ErrorKind::TooManyActiveZones,
@@ -203,6 +206,31 @@ pub(crate) fn write_kind(error: &io::Error) -> ErrorKind {
         _ => io_kind(error),
     }
 }
+
+/// What an error of a device means, and what to do next, where the kernel's words say neither.
+pub(crate) fn node_text(error: &io::Error) -> Option<String> {
+    let text = match error.raw_os_error()? {
+        libc::ENODEV | libc::ENXIO => GONE,
+        // A device that was taken away has no bytes, and so no place for any.
+        libc::ENOSPC => {
+            "the device has no such place any more, as when it was taken away (see dmesg, and lsblk -z for those \
+             there are)"
+        }
+        libc::ETOOMANYREFS => {
+            "other zones use up the device's limit on open zones; close, finish or reset some (zonal report shows \
+             which)"
+        }
+        libc::EOVERFLOW => {
+            "other zones use up the device's limit on active zones; finish or reset some (zonal report shows which)"
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// What is said of a device that is not there any more.
+pub(crate) const GONE: &str =
+    "the device was taken away (see dmesg, and lsblk -z for those there are)";
 
 /// The zones from byte `start` on, at most `most`. Blocks.
 fn read_report(file: &FileDisk, start: u64, most: u32) -> Result<Vec<Reported>> {
@@ -366,7 +394,7 @@ impl Block {
             Way::Node(..) => None,
             Way::Files(zonefs) => zonefs.text(error),
         };
-        text.unwrap_or_else(|| io_text(error))
+        text.or_else(|| node_text(error)).unwrap_or_else(|| io_text(error))
     }
 
     /// Whether a sync that failed is to be tried by another file: the file of a zone that has died cannot be
@@ -550,10 +578,11 @@ pub(crate) fn stands(
         let (start, size) = (geometry.start_of(zone), geometry.size_of(zone));
         shape == (start, size, geometry.capacity_of(zone))
     };
-    let reported = reported.filter(same).ok_or_else(|| {
-        let text = "its zone report no longer has this zone; open the device again";
-        Error::new(ErrorKind::Unsupported, text)
-    })?;
+    let Some(reported) = reported else { return Err(Error::new(ErrorKind::NotFound, GONE)) };
+    if !same(&reported) {
+        let text = "its zone report has this zone in another shape; open the device again";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
     let wp = reported.written.map(|written| blocks(written, geometry));
     Ok(Standing { state: reported.state, wp, tells_open: true })
 }

@@ -13,7 +13,7 @@
 //!   zone report, then the verdicts.
 
 use super::task::Desk;
-use crate::block::{Block, write_kind};
+use crate::block::{Block, GONE, node_text, write_kind};
 use crate::buffer::Buffer;
 use crate::device::{Drive, Medium};
 use crate::engine::{IoKind, Zoned};
@@ -184,16 +184,21 @@ async fn manage(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> (Result<()>, Resu
 
 /// Asks a device how a zone stands.
 pub(super) async fn ask(scene: &Scene, zone: ZoneIndex) -> Result<Standing> {
-    match &scene.drive.medium {
+    let asked = match &scene.drive.medium {
         Medium::Block(block) => scene.desk.answer(block.ask(zone)?).await?,
         Medium::Nvme(nvme) => {
-            let some = report(scene, nvme, zone, ONE_ZONE_BYTES).await?;
-            some.into_iter().next().ok_or_else(no_device)
+            let some = report(scene, nvme, zone, ONE_ZONE_BYTES).await;
+            some.and_then(|some| some.into_iter().next().ok_or_else(no_device))
         }
         Medium::Memory(_) | Medium::Image(_) | Medium::File(_) | Medium::Planned(_) => {
             Err(no_device())
         }
+    };
+    if asked.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        // Nothing more comes of any zone.
+        scene.zones().latch(GONE);
     }
+    asked
 }
 
 /// How zones stand from `first` on, at least one and as many as a report of so many bytes has.
@@ -215,7 +220,8 @@ fn no_device() -> Error {
 }
 
 fn command_failed(error: io::Error) -> Error {
-    Error::new(write_kind(&error), error.to_string()).with_source(error)
+    let text = node_text(&error).unwrap_or_else(|| error.to_string());
+    Error::new(write_kind(&error), text).with_source(error)
 }
 
 /// Resets all sequential zones that can be reset.

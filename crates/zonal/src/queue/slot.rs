@@ -153,7 +153,7 @@ impl Slot {
     /// What the medium said, with its place.
     pub(super) fn io_error(&mut self, drive: &Drive) -> Error {
         let error = self.error.take().unwrap_or_else(|| io::ErrorKind::Other.into());
-        let kind = super::io_kind(&error);
+        let kind = drive.io_kind(&error);
         let text = drive.io_text(&error);
         Error::new(kind, text)
             .in_zone(self.zone.0)

@@ -464,7 +464,7 @@ impl Zones {
         let why = self.control().latch.clone().unwrap_or_default();
         Error::new(
             ErrorKind::DeviceReadOnly,
-            format!("{why}; close the drive, see to the disk below, and open it again"),
+            format!("{why}; close the drive, see to what is below it, and open it again"),
         )
     }
 
