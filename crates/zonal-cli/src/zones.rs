@@ -78,6 +78,8 @@ pub(crate) struct Candidates {
     pub(crate) max_open: usize,
     /// How many of them may be active at once.
     pub(crate) max_active: usize,
+    /// Zones asked for that are read-only or offline.
+    pub(crate) dead: Vec<ZoneInfo>,
 }
 
 impl Candidates {
@@ -89,7 +91,7 @@ impl Candidates {
         let numbers = numbers(device, range)?;
         let report = device.report(..)?;
         let limits = device.limits();
-        let mut zones = Vec::new();
+        let (mut zones, mut dead) = (Vec::new(), Vec::new());
         let (mut sequential, mut open_outside, mut active_outside) = (0u32, 0, 0);
         for zone in report {
             if numbers.contains(&zone.zone) && zone.kind == ZoneKind::Sequential {
@@ -98,6 +100,9 @@ impl Candidates {
                     zones.push(zone);
                     continue;
                 }
+                if matches!(zone.state, ZoneState::ReadOnly | ZoneState::Offline) {
+                    dead.push(zone);
+                }
             }
             // The drive closes implicitly opened zones by itself, explicitly opened ones never.
             open_outside += usize::from(zone.state == ZoneState::ExplicitlyOpen);
@@ -105,7 +110,8 @@ impl Candidates {
         }
         if sequential == 0 {
             bail!(
-                "{}: zones {}..{} are conventional; name sequential ones with --zones",
+                "{}: zones {}..{} are conventional, which take writes (zonal write) and no appends; name \
+                 sequential ones with --zones",
                 device.name(),
                 numbers.start,
                 numbers.end
@@ -124,6 +130,26 @@ impl Candidates {
                 device.name()
             );
         }
-        Ok(Self { zones, max_open, max_active })
+        Ok(Self { zones, max_open, max_active, dead })
+    }
+
+    /// # Errors
+    /// No zone takes data, and some of them never will again.
+    pub(crate) fn hold_some(&self, device: &Device) -> Result<()> {
+        if !self.zones.is_empty() || self.dead.is_empty() {
+            return Ok(());
+        }
+        let shown: Vec<String> = self
+            .dead
+            .iter()
+            .take(8)
+            .map(|zone| format!("zone {} is {}", zone.zone, state_word(zone.state)))
+            .collect();
+        let more = if self.dead.len() > shown.len() { ", …" } else { "" };
+        bail!(
+            "{}: no zone takes data: {}{more}, and none of the others has room; name others with --zones",
+            device.name(),
+            shown.join(", ")
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! Zoned storage in user space: append records concurrently, learn where each one landed.
 //!
 //! A zoned drive writes each zone from start to end. Its natural write is the *append*: many in
-//! flight at once, each completion saying where its record landed. This crate gives it to
-//! programs, on drives in memory and in qcow2 images, with the rules of real ZNS and SMR drives,
-//! and on ordinary files.
+//! flight at once, each completion saying where its record landed. This crate gives it to programs by one
+//! API: on zoned block devices, NVMe namespaces by their own commands and mounted zonefs, on drives in memory
+//! and in qcow2 images with the rules of real ZNS and SMR drives, and on ordinary files. Which of these a
+//! [`Target`] is, [`open`] finds out.
 //!
 //! ```
 //! # use futures::executor::block_on;

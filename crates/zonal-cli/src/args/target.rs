@@ -25,7 +25,7 @@ pub(crate) struct WriteAccess {
     pub(crate) drop_unflushed: bool,
 }
 
-/// What moves the bytes of an image or file.
+/// What moves the bytes of an image, file or device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum Engine {

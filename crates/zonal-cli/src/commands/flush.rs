@@ -37,6 +37,8 @@ pub(crate) fn run(args: &FlushArgs, ui: &Ui) -> Result<Outcome> {
     device.close()?;
     if ui.json {
         print_json(io::stdout().lock(), &Flushed { flushed: true })?;
+    } else {
+        ui.say(format_args!("{}: flushed", args.target.target));
     }
     Ok(Outcome::Done)
 }

@@ -8,7 +8,7 @@ use std::io;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
-use zonal::{Completion, Device, QueueOptions, Request, ZoneInfo, ZoneKind};
+use zonal::{Completion, Device, QueueOptions, Request, ZoneInfo, ZoneKind, ZoneState};
 
 use crate::{
     args::{Access, TargetArg, WriteAccess, ZoneRange, format_size},
@@ -57,7 +57,11 @@ impl Verb {
                 Self::Open => zones::takes_data(zone.state),
                 Self::Close => zones::is_active(zone.state),
                 Self::Finish => zones::takes_data(zone.state),
-                Self::Reset => zones::room(zone) < zone.capacity || zones::is_active(zone.state),
+                Self::Reset => {
+                    zone.state == ZoneState::Full
+                        || zones::is_active(zone.state)
+                        || zones::takes_data(zone.state) && zones::room(zone) < zone.capacity
+                }
             }
     }
 
@@ -184,6 +188,9 @@ fn manage(
         device.close()?;
         bail!("nothing was done");
     }
+    if args.which.all {
+        tell_dead(&device, ui)?;
+    }
     let done = apply(verb, &device, &targets);
     let kind = device.info().kind;
     device.close()?;
@@ -205,6 +212,22 @@ fn manage(
         ui.say(format_args!("{}: {} of {count} done", args.target.target, verb.word()));
     }
     Ok(Outcome::Done)
+}
+
+/// Says which zones `--all` leaves as they are because they have died.
+fn tell_dead(device: &Device, ui: &Ui) -> Result<()> {
+    let dead: Vec<String> = device
+        .report(..)?
+        .iter()
+        .filter(|zone| matches!(zone.state, ZoneState::ReadOnly | ZoneState::Offline))
+        .map(|zone| format!("{} ({})", zone.zone, zones::state_word(zone.state)))
+        .collect();
+    if !dead.is_empty() {
+        let shown = dead.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if dead.len() > 8 { ", …" } else { "" };
+        ui.say(format_args!("{}: left as they are: zones {shown}{more}", device.name()));
+    }
+    Ok(())
 }
 
 /// Many zones at a time; returns those that it was done to, in order.
@@ -242,11 +265,19 @@ fn apply(verb: Verb, device: &Device, targets: &[ZoneInfo]) -> Result<Vec<u32>> 
     let mut failed = failed.into_iter();
     match failed.next() {
         None => Ok(done),
-        Some((_, error)) if count == 1 => Err(error.into()),
+        Some((_, error)) if targets.len() == 1 => Err(error.into()),
+        Some((_, error)) if count == 1 => {
+            Err(anyhow!("{error} ({} done)", plural(done.len(), "zone")))
+        }
         Some((_, error)) => {
             let rest: Vec<String> = failed.take(8).map(|(zone, _)| zone.to_string()).collect();
             let more = if count > 9 { ", …" } else { "" };
-            Err(anyhow!("{error} (and {} more: zones {}{more})", count - 1, rest.join(", ")))
+            Err(anyhow!(
+                "{error} (and {} more: zones {}{more}; {} done)",
+                count - 1,
+                rest.join(", "),
+                plural(done.len(), "zone")
+            ))
         }
     }
 }

@@ -50,12 +50,10 @@ impl Mount {
     }
 
     fn parse(line: &[u8], number: &str) -> Option<Self> {
-        let (point, words) = point(line, number)?;
-        let mut words = words.split(|&byte| byte == b' ');
-        let here = words.next()?;
-        let mut words = words.skip_while(|&word| word != b"-").skip(1);
-        (words.next()? == b"zonefs").then_some(())?;
-        let options = String::from_utf8_lossy(words.nth(1)?).into_owned();
+        let line = Line::parse(line).filter(|line| line.number == number.as_bytes())?;
+        let Line { point, here, kind, options, .. } = line;
+        (kind == b"zonefs").then_some(())?;
+        let options = String::from_utf8_lossy(options).into_owned();
         let has = |option: &str| options.split(',').any(|word| word == option);
         let errors = options.split(',').find_map(|word| word.strip_prefix("errors="));
         Some(Self {
@@ -67,18 +65,47 @@ impl Mount {
 }
 
 /// Where the device `number` (major:minor) is mounted, whatever file system it has, by the lines of
-/// `mountinfo` (`proc_pid_mountinfo(5)`).
-pub(super) fn mounted(mounts: &[u8], number: &str) -> Option<PathBuf> {
-    let lines = mounts.split(|&byte| byte == b'\n');
-    lines.filter_map(|line| point(line, number)).map(|(point, _)| point).next()
+/// `mountinfo` (`proc_pid_mountinfo(5)`). Some (btrfs) have a number of their own there, and the device
+/// as their source: whether it is that, `is_it` says.
+pub(super) fn mounted(
+    mounts: &[u8],
+    number: &str,
+    is_it: impl Fn(&Path) -> bool,
+) -> Option<PathBuf> {
+    let mut lines = mounts.split(|&byte| byte == b'\n').filter_map(Line::parse);
+    let found = lines.find(|line| line.number == number.as_bytes() || is_it(&line.source));
+    found.map(|line| line.point)
 }
 
-/// A line's mount point, and what follows it, if it is of the device `number`.
-fn point<'a>(line: &'a [u8], number: &str) -> Option<(PathBuf, &'a [u8])> {
-    // Its identifier, its parent's, the device, the root in it, the point, and the rest.
-    let mut words = line.splitn(6, |&byte| byte == b' ').skip(2);
-    (words.next()? == number.as_bytes()).then_some(())?;
-    Some((unescaped(words.nth(1)?), words.next()?))
+/// What a line of `mountinfo` tells of a mount.
+struct Line<'a> {
+    number: &'a [u8],
+    point: PathBuf,
+    /// Its own options.
+    here: &'a [u8],
+    kind: &'a [u8],
+    source: PathBuf,
+    /// Those of the file system.
+    options: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        // Its identifier, its parent's, the device, the root in it, the point, options; fields without number
+        // up to a dash; the kind, the source, and options.
+        let mut words = line.split(|&byte| byte == b' ').skip(2);
+        let (number, point, here) = (words.next()?, words.nth(1)?, words.next()?);
+        let mut words = words.skip_while(|&word| word != b"-").skip(1);
+        let (kind, source, options) = (words.next()?, words.next()?, words.next()?);
+        Some(Self {
+            number,
+            point: unescaped(point),
+            here,
+            kind,
+            source: unescaped(source),
+            options,
+        })
+    }
 }
 
 /// A path as `mountinfo` writes it: spaces, tabs, newlines and backslashes as three octal digits.
@@ -110,6 +137,7 @@ mod tests {
 31 30 252:0 / /mnt/a\\040b rw,relatime shared:7 - zonefs /dev/nullb0 rw,errors=remount-ro
 32 30 252:0 / /mnt/c ro,relatime - zonefs /dev/nullb0 rw,errors=zone-ro
 33 30 259:1 / /mnt/d rw - zonefs /dev/nvme0n1 ro
+34 30 0:40 / /mnt/e rw shared:9 master:2 - btrfs /dev/b rw,ssd
 ";
 
     fn among(number: &str, path: &str) -> Option<Mount> {
@@ -127,10 +155,11 @@ mod tests {
         let mount = among("259:1", "/mnt/d").unwrap();
         assert_eq!((mount.read_only, &*mount.errors), (true, ERRORS_DEFAULT));
         assert_eq!(among("254:1", "/"), None, "no zonefs");
-        let anywhere = |number| mounted(MOUNTS.as_bytes(), number);
+        let anywhere = |number| mounted(MOUNTS.as_bytes(), number, |path| path == "/dev/b");
         assert_eq!(anywhere("254:1"), Some("/".into()));
         assert_eq!(anywhere("252:0"), Some("/mnt/a b".into()), "the first");
-        assert_eq!(anywhere("1:254"), None);
+        assert_eq!(anywhere("1:254"), Some("/mnt/e".into()), "by its source");
+        assert_eq!(mounted(MOUNTS.as_bytes(), "1:254", |_| false), None);
         assert_eq!(among("1:1", "/"), None);
     }
 

@@ -121,7 +121,12 @@ impl Sysfs {
         let named = holders.map(|holder| holder.file_name().to_string_lossy().into_owned()).next();
         let number = fs::read_to_string(self.folder.join("dev")).unwrap_or_default();
         let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
-        let mounted = mounted(&mounts, number.trim());
+        let number = number.trim();
+        let is_it = |path: &Path| {
+            let found = device_number(path);
+            found.is_some_and(|it| format!("{}:{}", libc::major(it), libc::minor(it)) == number)
+        };
+        let mounted = mounted(&mounts, number, is_it);
         named
             .map(|name| format!("{name} is made of it; take that apart first"))
             .or_else(|| Some(format!("it is mounted at {}; unmount it first", mounted?.display())))

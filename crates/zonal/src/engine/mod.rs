@@ -71,7 +71,7 @@ pub(crate) struct Io {
     pub(crate) zoned: Option<Zoned>,
 }
 
-/// What moves the bytes of an image or file. A drive in memory needs nothing for it.
+/// What moves the bytes of an image, file or device. A drive in memory needs nothing for it.
 ///
 /// ```
 /// use zonal::{EngineChoice, OpenOptions, Target};

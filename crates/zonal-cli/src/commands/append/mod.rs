@@ -13,6 +13,7 @@ mod rota;
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     io::{self, BufWriter, StdoutLock, Write},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -39,6 +40,9 @@ use crate::{
     zones::Candidates,
 };
 
+/// Zones that take turns where none are named: as many as devices gain from, and no more than that become active.
+const ZONES_AT_A_TIME: usize = 4;
+
 /// The words of `append`.
 #[derive(Args, Debug)]
 pub(crate) struct AppendArgs {
@@ -47,7 +51,7 @@ pub(crate) struct AppendArgs {
     /// What to append; - is stdin. Each file starts a new record
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
-    /// Into these zones only: N, A..B, A..=B, A.. or ..B [default: all that can take data]
+    /// Into these zones only: N, A..B, A..=B, A.. or ..B [default: four at a time of all that can take data]
     #[arg(long, value_name = "RANGE")]
     zones: Option<ZoneRange>,
     /// Cut the input into records of this size; only a file's last one may be shorter
@@ -152,7 +156,12 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
         resume.hold_against(&device, &args.files, record_bytes as u64)?;
     }
     let candidates = Candidates::of(&device, args.zones.as_ref())?;
-    let width = if args.ordered { 1 } else { candidates.max_open };
+    candidates.hold_some(&device)?;
+    let width = match (args.ordered, &args.zones) {
+        (true, _) => 1,
+        (false, Some(_)) => candidates.max_open,
+        (false, None) => candidates.max_open.min(ZONES_AT_A_TIME),
+    };
     let block = device.limits().block_size as usize;
     let cutter = Cutter::new(args.files.clone(), record_bytes, block);
     // What is being read needs buffers beside those in flight.
@@ -180,11 +189,13 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
         lines: Lines::new(format, args.files.clone(), with_files),
         failed: None,
         appended: Appended::default(),
+        lives: BTreeMap::new(),
         progress: ui.progress(args.total()),
     };
-    let started = Instant::now();
+    let (started, device_name) = (Instant::now(), device.name().to_owned());
     let ended = appender.append_all(&interrupt);
     let settled = appender.settle();
+    let lost = appender.lost();
     let Appended { records, bytes } = appender.appended;
     let failed = appender.failed.take();
     let elapsed = started.elapsed();
@@ -201,6 +212,9 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     let outcome = ended?;
     settled?;
     closed?;
+    if !lost.is_empty() {
+        return Err(reset_by_another(&device_name, &lost));
+    }
     ui.say(format_args!(
         "{}, {} in {} ({}); flushed",
         plural(usize::try_from(records)?, "record"),
@@ -209,6 +223,19 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
         format_rate(bytes as f64 / elapsed.as_secs_f64().max(1e-9)),
     ));
     Ok(outcome)
+}
+
+/// What another program's resets have cost: records, by zone.
+fn reset_by_another(name: &str, lost: &BTreeMap<u32, u64>) -> anyhow::Error {
+    let zones: Vec<String> = lost
+        .iter()
+        .map(|(zone, records)| format!("zone {zone}, with {records} or more of these records"))
+        .collect();
+    anyhow!(
+        "{name}: another program has meanwhile reset {}; what of the index is still there zonal cat tells, the \
+         rest is to be appended again",
+        zones.join(", ")
+    )
 }
 
 /// What was acknowledged.
@@ -327,6 +354,8 @@ struct Appender<'a> {
     lines: Lines,
     failed: Option<Failure>,
     appended: Appended,
+    /// How many records went to each life of a zone.
+    lives: BTreeMap<(u32, u32), u64>,
     progress: Progress,
 }
 
@@ -467,6 +496,9 @@ impl Appender<'_> {
                         self.appended.bytes += length;
                         self.progress.step(length);
                         let (generation, drive) = (self.device.generation(zone), self.drive);
+                        if let Some(generation) = generation {
+                            *self.lives.entry((zone, generation)).or_default() += 1;
+                        }
                         let (file, file_offset) = (None, None);
                         let line = Line {
                             record,
@@ -484,6 +516,17 @@ impl Appender<'_> {
             }
         }
         Ok(())
+    }
+
+    /// How many records went to lives of zones that are over by now. Nothing here ends one.
+    fn lost(&self) -> BTreeMap<u32, u64> {
+        let mut lost = BTreeMap::new();
+        for (&(zone, generation), records) in &self.lives {
+            if self.device.generation(zone) != Some(generation) {
+                *lost.entry(zone).or_default() += records;
+            }
+        }
+        lost
     }
 
     /// Keeps the failure of the lowest record.

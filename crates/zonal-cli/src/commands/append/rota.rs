@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn rota(zones: Vec<ZoneInfo>, max_open: usize, max_active: usize) -> Rota {
-        Rota::new(&Candidates { zones, max_open, max_active }, max_open)
+        Rota::new(&Candidates { zones, max_open, max_active, dead: Vec::new() }, max_open)
     }
 
     fn empty(count: u32) -> Vec<ZoneInfo> {

@@ -115,7 +115,7 @@ pub(crate) struct BenchArgs {
     /// blocks were never written, and that is then not measured
     #[arg(long, value_enum, default_value_t = Reserve::Full, conflicts_with = "target")]
     preallocate: Reserve,
-    /// What moves the bytes of an image or file
+    /// What moves the bytes of an image, file or device
     #[arg(long, value_enum, default_value_t = Engine::Auto)]
     engine: Engine,
     #[command(flatten)]

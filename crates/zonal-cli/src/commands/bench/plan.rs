@@ -485,7 +485,7 @@ mod tests {
 
     fn candidates(max_open: usize) -> Candidates {
         let zones = (0..4).map(|number| zone(number, 0)).collect();
-        Candidates { zones, max_open, max_active: usize::MAX }
+        Candidates { zones, max_open, max_active: usize::MAX, dead: Vec::new() }
     }
 
     fn whole(rw: Rw, jobs: u32, limit: Option<u64>) -> Whole {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     args::format_size,
-    output::{format_count, format_nanos, format_rate, format_seconds},
+    output::{format_count, format_nanos, format_rate, format_seconds, plural},
 };
 
 /// Processor time of the whole process, the kernel's threads that work for its rings included.
@@ -257,9 +257,10 @@ impl Results<'_> {
         let direct = if limits.direct_io { ", direct" } else { "" };
         writeln!(
             out,
-            "{}: {} records, {jobs} jobs, {iodepth} deep each; {}{direct}",
+            "{}: {} records, {}, {iodepth} deep each; {}{direct}",
             rw.word(),
             format_size(*record_bytes as u64),
+            plural(*jobs as usize, "job"),
             limits.engine,
         )?;
         let mut line = |name: &str, value: fmt::Arguments<'_>| writeln!(out, "  {name:<9} {value}");

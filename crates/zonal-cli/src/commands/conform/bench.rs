@@ -26,6 +26,12 @@ use crate::{
     zones::{is_active, takes_data},
 };
 
+/// Why a situation was left out: there was no more time for it.
+pub(super) const TIME_UP: &str = "the time was up";
+
+/// The same: the user has stopped the run.
+const INTERRUPTED: &str = "the run was interrupted";
+
 /// Room of the lane for single requests, and for reading back.
 pub(super) const LANE_DEPTH: u32 = 32;
 
@@ -183,9 +189,18 @@ impl<'a> Bench<'a> {
         u64::from(self.geometry().block_size)
     }
 
-    /// Whether there is time for more, and nobody wants an end.
-    pub(super) fn has_time(&self) -> bool {
-        Instant::now() < self.until && !self.interrupt.as_ref().is_some_and(Interrupt::came)
+    /// Whether somebody wants an end.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupt.as_ref().is_some_and(Interrupt::came)
+    }
+
+    /// Why nothing more is begun; none while there is time, and nobody wants an end.
+    pub(super) fn at_its_end(&self) -> Option<&'static str> {
+        match (self.is_interrupted(), Instant::now() < self.until) {
+            (true, _) => Some(INTERRUPTED),
+            (false, true) => None,
+            (false, false) => Some(TIME_UP),
+        }
     }
 
     /// A number below `below`, from the seed (splitmix64).
@@ -468,8 +483,12 @@ impl<'a> Bench<'a> {
         let mut tag = 0;
         loop {
             while under_way.len() < LANE_DEPTH as usize {
-                if !self.has_time() {
-                    return not_applicable("the time was up before; --long has more");
+                match self.at_its_end() {
+                    None => {}
+                    Some(TIME_UP) => {
+                        return not_applicable(format!("{TIME_UP} before; --long has more"));
+                    }
+                    Some(why) => return not_applicable(format!("{why} before")),
                 }
                 let Some(call) = next(self) else { break };
                 tag += 1;

@@ -38,7 +38,7 @@ use clap::Args;
 use zonal::Device;
 
 use self::{
-    bench::{Bench, Bounds},
+    bench::{Bench, Bounds, TIME_UP},
     output::{Bar, Counts, Report},
     rules::Checks,
     verdict::Verdict,
@@ -74,7 +74,7 @@ pub(crate) struct ConformArgs {
     /// Do not ask: everything in the zones is erased
     #[arg(short, long)]
     yes: bool,
-    /// What moves the bytes of an image or file
+    /// What moves the bytes of an image, file or device
     #[arg(long, value_enum, default_value_t = Engine::Auto)]
     engine: Engine,
     #[command(flatten)]
@@ -136,14 +136,15 @@ fn examine(bench: &mut Bench<'_>, target: &str, device: &Device, seed: u64, ui: 
     let Checks { rows, hung } = rules::check_all(bench, &peer, |rule| bar.step(rule.id));
     drop(bar);
     let campaign = bench.campaign.take().unwrap_or_default();
+    let complete = rows.len() == rules::RULES.len() && !bench.is_interrupted();
     Report {
         target: target.to_owned(),
         peer,
         shape: shape(device),
         seed,
         hung,
-        complete: rows.len() == rules::RULES.len(),
-        conforms: rows.iter().all(|row| row.verdict != Verdict::Fail),
+        complete,
+        conforms: complete && rows.iter().all(|row| row.verdict != Verdict::Fail),
         counts: Counts::of(&rows),
         records: campaign.records,
         situations: campaign.situations,
@@ -195,7 +196,7 @@ fn present(args: &ConformArgs, report: &Report, ui: &Ui) -> Result<()> {
         output::write_junit(path, report)?;
     }
     for left_out in &report.left_out {
-        if left_out.ends_with("the time was up") {
+        if left_out.ends_with(TIME_UP) {
             ui.say(format_args!("left out: {left_out}"));
         }
     }

@@ -32,7 +32,7 @@ pub(super) struct Report {
     pub(super) hung: Option<&'static str>,
     /// Whether all rules were gone through: not if the run was interrupted.
     pub(super) complete: bool,
-    /// Whether no rule failed.
+    /// Whether all were, and none failed.
     pub(super) conforms: bool,
     /// How many rules came to what.
     pub(super) counts: Counts,
@@ -96,10 +96,10 @@ pub(super) fn write_text(mut out: impl Write, report: &Report) -> io::Result<()>
         out,
         "\n{}: {pass} pass, {fail} fail, {known} known, {not_applicable} not applicable; \
          {} appended and read back in {}; seed {seed}",
-        match (report.conforms, report.complete) {
-            (true, true) => "conforms",
-            (true, false) => "interrupted",
-            (false, _) => "does not conform",
+        match (fail, report.complete) {
+            (0, true) => "conforms",
+            (0, false) => "interrupted",
+            (_, _) => "does not conform",
         },
         plural(usize::try_from(report.records).unwrap_or(usize::MAX), "record"),
         plural(report.situations.len(), "situation"),
@@ -140,11 +140,13 @@ pub(super) fn write_junit(path: &Path, report: &Report) -> Result<()> {
 
 fn junit(report: &Report) -> String {
     let Counts { fail, not_applicable, known, .. } = report.counts;
-    let (tests, skipped) = (report.rules.len(), not_applicable + known);
+    // What was interrupted is no success, whatever was gone through.
+    let errors = usize::from(!report.complete);
+    let (tests, skipped) = (report.rules.len() + errors, not_applicable + known);
     let time: f64 = report.rules.iter().map(|row| row.seconds).sum();
     let name = escape(&report.target);
     let totals = format!(
-        "tests=\"{tests}\" failures=\"{fail}\" errors=\"0\" skipped=\"{skipped}\" time=\"{time:.3}\""
+        "tests=\"{tests}\" failures=\"{fail}\" errors=\"{errors}\" skipped=\"{skipped}\" time=\"{time:.3}\""
     );
     let mut xml =
         format!("{XML} name=\"zonal conform\" {totals}>\n  <testsuite name=\"{name}\" {totals}>\n");
@@ -165,6 +167,13 @@ fn junit(report: &Report) -> String {
         };
         // Writing to a string does not fail.
         let _ = writeln!(xml, "    {line}");
+    }
+    if !report.complete {
+        let _ = writeln!(
+            xml,
+            "    <testcase classname=\"run\" name=\"complete\" time=\"0\"><error message=\"the run was \
+             interrupted before all rules were gone through\"/></testcase>"
+        );
     }
     xml + "  </testsuite>\n</testsuites>\n"
 }
@@ -254,6 +263,12 @@ mod tests {
             xml.contains("<failure message=\"No hole\">1 &lt; 2 &amp; &quot;3&quot; </failure>")
         );
         assert!(xml.contains("<testsuite name=\"a&lt;b\""), "{xml}");
+        let interrupted = Report { complete: false, conforms: false, ..report(Verdict::Pass, "") };
+        let xml = junit(&interrupted);
+        assert!(
+            xml.contains("tests=\"2\" failures=\"0\" errors=\"1\"") && xml.contains("<error "),
+            "{xml}"
+        );
         let xml = junit(&report(Verdict::Known, "why"));
         assert!(xml.contains("skipped=\"1\"") && xml.contains("<skipped message=\"known: why\"/>"));
     }

@@ -70,8 +70,8 @@ const TOO_LARGE: &[ErrorKind] =
 pub(super) fn run_all(bench: &mut Bench<'_>, campaign: &mut Campaign) -> Checked {
     for situation in all(bench) {
         let name = situation.name(bench);
-        if !bench.has_time() {
-            campaign.left_out.push(format!("{name}: the time was up"));
+        if let Some(why) = bench.at_its_end() {
+            campaign.left_out.push(format!("{name}: {why}"));
             continue;
         }
         match run(bench, campaign, &situation, &name) {
