@@ -63,6 +63,27 @@ fn after_a_planned_kill_the_next_command_recovers() {
 }
 
 #[test]
+fn zones_that_have_died_are_left_as_they_are_by_all_and_told_by_append() {
+    let place = Place::with_disk("");
+    place.put("input", &noise(3, 1 << 20));
+    place.ok("append disk input --zones 0..4 --record 64K");
+    // An image keeps it.
+    place.ok("flush disk,faults=read-only=2,offline=5");
+    let reset = place.ok("reset disk --all --yes");
+    reset.says(&["left as they are: zones 2 (read-only), 5 (offline)", "reset of 3 zones done"]);
+    let states: Vec<_> = (0..4).map(|zone| place.zone(zone)["state"].clone()).collect();
+    assert_eq!(states, ["empty", "empty", "read-only", "empty"]);
+    // Named, they are refused, with how far it came.
+    let named = place.run("reset disk --zones 1..4 --yes").exits(2);
+    named.says(&["read-only", "zone 2", "(2 zones done)"]);
+    for (zone, state) in [(2, "read-only"), (5, "offline")] {
+        let says = [&*format!("no zone takes data: zone {zone} is {state}"), "--zones"];
+        place.run(&format!("append disk input --zones {zone}")).exits(2).says(&says);
+    }
+    place.ok("append disk input --record 64K");
+}
+
+#[test]
 fn what_is_no_plan_is_refused_by_name_with_all_there_is() {
     let place = Place::with_disk("");
     place.run("info disk,faults=fail-wirte=7").exits(2).says(&[
