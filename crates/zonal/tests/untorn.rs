@@ -414,6 +414,49 @@ fn mixture(place: &Place, engine: EngineChoice, journal: JournalUse) {
     let _ = std::fs::remove_file(path.with_file_name("mixed.journal"));
 }
 
+/// A file that the kernel writes untorn, with units in a journal from a time when it was opened with one: who does without a
+/// journal puts them in their places, for which it has the file alone, and shares it from then on.
+#[test]
+fn units_in_a_journal_are_put_in_place_by_one_who_then_shares_the_file() {
+    let Some(ground) = Ground::new(&["mkfs.xfs"]) else { return };
+    Place::each_native(&ground, |place| {
+        if place.is_device() {
+            return;
+        }
+        let path = place.file("waiting", 1 << 20);
+        let journal = path.with_file_name("waiting.journal");
+        let always = AtomicOptions { journal: JournalUse::Always, ..AtomicOptions::default() };
+        let file = AtomicFile::open(&path, &always).unwrap();
+        file.write_atomic_at(0, vec![7; 16384]).wait().unwrap();
+        let cut_off = std::fs::read(&journal).unwrap();
+        file.close().unwrap();
+        std::fs::write(&journal, cut_off).unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[1; 8192], 0).unwrap();
+
+        let never = AtomicFile::open(&path, &AtomicOptions::default()).unwrap_err();
+        assert_eq!(never.kind(), ErrorKind::Unclean, "{never}");
+        let needed = AtomicOptions { journal: JournalUse::IfNeeded, ..AtomicOptions::default() };
+        let opened = std::thread::scope(|scope| {
+            let open = || AtomicFile::open(&path, &needed).unwrap();
+            [scope.spawn(open), scope.spawn(open)].map(|thread| thread.join().unwrap())
+        });
+        let replayed: u64 = opened.iter().map(|file| file.replayed().units).sum();
+        assert_eq!(replayed, 1, "by one of the two");
+        for file in &opened {
+            assert_eq!(file.limits().path, AtomicPath::Native);
+            file.write_atomic_at(16384, vec![8; 4096]).wait().unwrap();
+            let read = file.read_at(0, file.buffer(16384)).wait().unwrap();
+            assert!(read.buffer.iter().all(|byte| *byte == 7));
+        }
+        let error = AtomicFile::open(&path, &always).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+        let [one, two] = opened;
+        one.close().unwrap();
+        two.close().unwrap();
+        AtomicFile::open(&path, &always).unwrap().close().unwrap();
+    });
+}
+
 #[test]
 fn a_device_says_what_it_can_and_has_no_journal() {
     let Some(ground) = Ground::new(&["losetup"]) else { return };

@@ -454,3 +454,74 @@ fn a_closed_file_takes_nothing_more() {
     assert!(failed.buffer.is_some());
     assert!(place.bytes() == vec![1; 4 * UNIT]);
 }
+
+/// All of these are refused as in use, each with one of the words; at the same time, as each of them waits.
+fn all_in_use(path: &Path, asked: &[AtomicOptions], words: &[&str]) {
+    std::thread::scope(|scope| {
+        for options in asked {
+            scope.spawn(move || {
+                let error = AtomicFile::open(path, options).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InUse, "{options:?}: {error}");
+                for word in words {
+                    assert!(error.to_string().contains(word), "{word}: {error}");
+                }
+            });
+        }
+    });
+}
+
+fn to_read(options: AtomicOptions) -> AtomicOptions {
+    AtomicOptions { read_only: true, ..options }
+}
+
+#[test]
+fn who_writes_with_a_journal_has_the_file_alone_and_others_share_it() {
+    let place = Place::new();
+    let without = AtomicOptions::default();
+    let others = [to_read(with_journal()), to_read(without.clone()), without.clone()];
+    let writer = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Round and round the ring, so that who looks at it without the lock finds what seems to be damage.
+            while !over.load(SeqCst) {
+                writer.write_atomic_at(0, vec![3; UNIT]).wait().unwrap();
+            }
+        });
+        let refused = std::panic::catch_unwind(|| {
+            all_in_use(&place.pages(), &others, &["with a journal", "fuser", "zonal atomic info"]);
+        });
+        over.store(true, SeqCst);
+        refused.unwrap();
+    });
+    writer.close().unwrap();
+
+    let held: Vec<_> = others
+        .iter()
+        .chain([&without])
+        .map(|options| AtomicFile::open(place.pages(), options).unwrap())
+        .collect();
+    let in_use = inspect(place.pages(), &with_journal()).unwrap().in_use;
+    assert!(!in_use, "nobody has it with a journal");
+    all_in_use(&place.pages(), &[with_journal()], &["without one", "fuser"]);
+    held.into_iter().for_each(|file| file.close().unwrap());
+    AtomicFile::open(place.pages(), &with_journal()).unwrap().close().unwrap();
+}
+
+#[test]
+fn a_file_in_the_place_of_one_that_is_in_use_does_not_get_its_journal() {
+    let place = Place::new();
+    let first = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+    // Nothing of it is alive, so that the journal would be taken over.
+    let made_anew = place.path("made anew");
+    fs::write(&made_anew, vec![8; 4 * UNIT]).unwrap();
+    fs::rename(&made_anew, place.pages()).unwrap();
+    all_in_use(&place.pages(), &[with_journal()], &["pages.journal", "journal is in use", "fuser"]);
+    first.write_atomic_at(0, vec![3; UNIT]).wait().unwrap();
+    first.close().unwrap();
+    assert!(place.bytes() == vec![8; 4 * UNIT], "what it wrote was its own file's");
+    let second = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+    second.write_atomic_at(0, vec![9; UNIT]).wait().unwrap();
+    second.close().unwrap();
+    assert!(place.bytes()[..UNIT] == [9; UNIT]);
+}

@@ -44,6 +44,7 @@
 
 mod driver;
 mod journal;
+mod lock;
 mod open;
 mod operation;
 mod worker;
@@ -213,8 +214,8 @@ impl AtomicFile {
     /// it; one that is needed and missing is made.
     ///
     /// # Errors
-    /// Nothing is changed by an error, except where it says so. `NotFound`; `InUse`: another process has
-    /// it open with a journal; `Unsupported`: no direct I/O, no path with `all_atomic`, a journal for a
+    /// Nothing is changed by an error, except where it says so. `NotFound`; `InUse`: one who writes with a
+    /// journal has the file alone, and that is another, or there are others, or the journal is another file's; `Unsupported`: no direct I/O, no path with `all_atomic`, a journal for a
     /// device, a newer journal; `Unclean`: units are in a journal, and it may not be replayed; `Damaged`: the journal
     /// is; `InvalidInput`: what is at the journal's place is none, or another file's; `NoSpace`: for the
     /// journal.

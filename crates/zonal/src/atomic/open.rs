@@ -3,12 +3,13 @@
 //! Nothing is changed before everything that can be refused was: the file's kind, its limits, the lock,
 //! what stands at the journal's place.
 
-use super::journal::{self, Found, Journal, Replayed};
+use super::journal::{self, Journal, Replayed, Surveyed};
+use super::lock::{self, Hold};
 use super::worker::Outfit;
 use super::{AtomicFile, AtomicLimits, AtomicOptions, AtomicPath, BatchLimits, JournalUse};
 use crate::engine::Disk;
 use crate::engine::file::FileDisk;
-use crate::image::{random_id, take_lock};
+use crate::image::random_id;
 use crate::open::OpenOptions;
 use crate::queue::{io_kind, io_text};
 use crate::sync::Mutex;
@@ -154,14 +155,14 @@ impl Opened {
 }
 
 /// Opens what is at the journal's place.
-fn journal_disk(place: &Path, options: &AtomicOptions) -> Result<Disk> {
+fn journal_file(place: &Path, options: &AtomicOptions) -> Result<FileDisk> {
     let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
     let file = FileDisk::open(place, access).map_err(journal::journal_error)?;
     if !file.identity().map_err(journal::journal_error)?.is_regular() {
         let text = "what is at the journal's place is no file; name another place";
         return Err(Error::new(ErrorKind::InvalidInput, text));
     }
-    Ok(Disk::File(file))
+    Ok(file)
 }
 
 /// What was found in a journal; none in a file of somebody else's, which nobody wants to have for a journal.
@@ -279,22 +280,41 @@ impl Subject {
             return Ok(Opened::default());
         }
         let place = self.place(options)?;
-        let named = |error| at_journal(&place, error);
-        let there = fs::symlink_metadata(&place).is_ok();
-        if !there && (!wanted || options.read_only) {
-            return Ok(Opened::default());
-        }
-        if !options.read_only {
-            take_lock(&self.file, &self.path, || None)?;
-        }
-        let found = if there { self.find(&place, wanted, options).map_err(named)? } else { None };
-        match found {
-            Some((disk, header)) => self.go_on(disk, &header, options, wanted).map_err(named),
-            None if wanted && !options.read_only => {
-                let made = self.make(&place, there, options.journal_bytes).map_err(named)?;
-                Ok(Opened::with(made, Replayed::default()))
+        let writer = wanted && !options.read_only;
+        let hold = if writer { Hold::Alone } else { Hold::Shared };
+        lock::until_had(|| {
+            lock::take(&self.file, &self.path, hold)?;
+            if let Some(opened) = self.opened(&place, options, wanted, hold)? {
+                return Ok(Some(opened));
             }
-            None => Ok(Opened::default()),
+            if !lock::try_alone(&self.file)? {
+                return Ok(None);
+            }
+            let opened = self.opened(&place, options, wanted, Hold::Alone)?;
+            lock::take(&self.file, &self.path, hold)?;
+            Ok(opened)
+        })
+    }
+
+    /// The same with the lock held so; none: it has to be had alone, as units wait to be put in their places.
+    fn opened(
+        &self,
+        place: &Path,
+        options: &AtomicOptions,
+        wanted: bool,
+        hold: Hold,
+    ) -> Result<Option<Opened>> {
+        let named = |error| at_journal(place, error);
+        let there = fs::symlink_metadata(place).is_ok();
+        let found =
+            if there { self.find(place, options, wanted, hold).map_err(named)? } else { None };
+        match found {
+            Some(standing) => self.go_on(standing, options, wanted, hold).map_err(named),
+            None if wanted && !options.read_only => {
+                let made = self.make(place, there, options.journal_bytes).map_err(named)?;
+                Ok(Some(Opened::with(made, Replayed::default())))
+            }
+            None => Ok(Some(Opened::default())),
         }
     }
 
@@ -311,7 +331,8 @@ impl Subject {
         if fs::symlink_metadata(&place).is_err() {
             return Ok(None);
         }
-        let found = journal_disk(&place, options).and_then(|disk| journal::survey(&disk));
+        let found = journal_file(&place, options);
+        let found = found.and_then(|file| journal::survey(&Disk::File(file)));
         match ours(found, wanted).map_err(|error| at_journal(&place, error))?.flatten() {
             Some((header, alive, _)) if alive.records > 0 && header.file != self.id() => {
                 self.refuse_foreign(&header, wanted, &alive)
@@ -327,33 +348,37 @@ impl Subject {
     fn find(
         &self,
         place: &Path,
-        wanted: bool,
         options: &AtomicOptions,
-    ) -> Result<Option<(Disk, Header)>> {
-        let disk = journal_disk(place, options)?;
-        match ours(journal::look(&disk), wanted)? {
-            Some(Found::Journal(header)) => Ok(Some((disk, header))),
-            Some(Found::Nothing) | None => Ok(None),
+        wanted: bool,
+        hold: Hold,
+    ) -> Result<Option<(Disk, Surveyed)>> {
+        let file = journal_file(place, options)?;
+        if hold == Hold::Alone {
+            lock::take_journal(&file, place)?;
         }
+        // Where it is not had alone, another file's writer may have it.
+        let disk = Disk::File(file);
+        let found = ours(journal::survey(&disk), wanted)?.flatten();
+        Ok(found.map(|surveyed| (disk, surveyed)))
     }
 
-    /// Goes on with a journal that is there: replays it, and begins a session.
+    /// Goes on with a journal that is there: replays it, and begins a session. None: that takes the file alone.
     fn go_on(
         &self,
-        disk: Disk,
-        header: &Header,
+        (disk, (header, alive, end)): (Disk, Surveyed),
         options: &AtomicOptions,
         wanted: bool,
-    ) -> Result<Opened> {
-        let (alive, end) = journal::walk(&disk, header, |_, _| Ok(()))?;
+        hold: Hold,
+    ) -> Result<Option<Opened>> {
         if alive.records > 0 && header.file != self.id() {
-            self.refuse_foreign(header, wanted, &alive)?;
-            return Ok(Opened::default());
+            self.refuse_foreign(&header, wanted, &alive)?;
+            return Ok(Some(Opened::default()));
+        }
+        if alive.records == 0 && (options.read_only || !wanted) {
+            let limits = Some(journal_limits(&header));
+            return Ok(Some(Opened { limits, ..Opened::default() }));
         }
         if options.read_only || options.journal == JournalUse::Never {
-            if alive.records == 0 {
-                return Ok(Opened { limits: Some(journal_limits(header)), ..Opened::default() });
-            }
             let text = format!(
                 "{} units are in the journal that may be torn in the file; open it once for writing, with the \
                  journal",
@@ -361,16 +386,19 @@ impl Subject {
             );
             return Err(Error::new(ErrorKind::Unclean, text));
         }
+        if hold == Hold::Shared {
+            return Ok(None);
+        }
         let data = Disk::File(self.file.clone());
         let (replayed, end): (Replayed, Mark) = match alive.records {
             0 => (alive, end),
-            _ => journal::replay(&disk, header, &data)?,
+            _ => journal::replay(&disk, &header, &data)?,
         };
         if replayed.records > 0 {
             tracing::info!("{}: {} units put in their places", self.path.display(), replayed.units);
         }
-        let journal = Journal::begin(disk, header, end, self.id())?;
-        Ok(Opened::with(journal, replayed))
+        let journal = Journal::begin(disk, &header, end, self.id())?;
+        Ok(Some(Opened::with(journal, replayed)))
     }
 
     /// A journal of another file is in nobody's way who wants none.
@@ -390,6 +418,7 @@ impl Subject {
     fn make(&self, place: &Path, there: bool, ring_bytes: u64) -> Result<Journal> {
         let access = if there { Access::ReadWrite } else { Access::CreateNew };
         let file = FileDisk::open(place, access).map_err(journal::journal_error)?;
+        lock::take_journal(&file, place)?;
         let disk = Disk::File(file);
         let made = self.fill(&disk, place, ring_bytes);
         if made.is_err() && !there {

@@ -178,7 +178,15 @@ impl FileDisk {
         lock::try_lock(&self.inner.file)
     }
 
-    /// Whether somebody else has the lock; takes nothing.
+    /// Takes the lock together with others that share it; tells whether nobody had it alone.
+    ///
+    /// # Errors
+    /// As [`lock::try_share`].
+    pub(crate) fn try_share(&self) -> io::Result<bool> {
+        lock::try_share(&self.inner.file)
+    }
+
+    /// Whether somebody else has the lock alone; takes nothing.
     ///
     /// # Errors
     /// The file system has no locks.

@@ -27,7 +27,9 @@ pub(crate) use check::check_disk;
 pub use check::{CheckOptions, CheckReport, Finding, Severity, check};
 pub(crate) use create::write_layout;
 pub use create::{CreateOptions, Preallocate, create};
-pub(crate) use open::{not_a_file, open_as, open_at, open_disk, random_id, take_lock};
+pub(crate) use open::{
+    LOCK_PATIENCE, not_a_file, open_as, open_at, open_disk, random_id, refuse_replaced, take_lock,
+};
 pub(crate) use place::Place;
 pub use repair::{RepairOptions, RepairReport, repair};
 pub(crate) use repair::{refuse_unclean, repair_disk};

@@ -38,7 +38,7 @@ use zonal_core::units::{Blocks, Extent, Generation, ZoneIndex};
 use zonal_core::zone::ZoneState;
 
 /// How long `open` waits for the lock of a process that is gone: its last writes have to land.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Data is written again in pieces of this size, in bytes.
 const AGAIN_BYTES: usize = 1 << 20;
@@ -793,7 +793,7 @@ pub(crate) fn take_lock(
 
 /// Whoever had the lock before may have put another file in this one's place, which is then gone
 /// with all that is written to it.
-pub(super) fn refuse_replaced(file: &FileDisk, path: &Path) -> Result<()> {
+pub(crate) fn refuse_replaced(file: &FileDisk, path: &Path) -> Result<()> {
     if file.is_at(path).map_err(|error| metadata_error("the file", error))? {
         return Ok(());
     }

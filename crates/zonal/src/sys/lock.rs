@@ -13,7 +13,20 @@ use std::os::fd::AsRawFd;
 /// # Errors
 /// The file system has no locks, or the descriptor is not open for writing.
 pub(crate) fn try_lock(file: &impl AsRawFd) -> io::Result<bool> {
-    match set_lock(file, libc::F_WRLCK) {
+    try_kind(file, libc::F_WRLCK)
+}
+
+/// Takes the lock on the whole file together with others that share it, unless one has it alone; tells
+/// whether it did. Who had it alone lets the others in by this.
+///
+/// # Errors
+/// The file system has no locks, or the descriptor is not open for reading.
+pub(crate) fn try_share(file: &impl AsRawFd) -> io::Result<bool> {
+    try_kind(file, libc::F_RDLCK)
+}
+
+fn try_kind(file: &impl AsRawFd, kind: libc::c_int) -> io::Result<bool> {
+    match set_lock(file, kind) {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
             Ok(false)
@@ -31,12 +44,12 @@ pub(crate) fn unlock(file: &impl AsRawFd) -> io::Result<()> {
     set_lock(file, libc::F_UNLCK)
 }
 
-/// Whether another description has the lock; takes nothing.
+/// Whether another description has the lock alone; takes nothing.
 ///
 /// # Errors
 /// The file system has no locks.
 pub(crate) fn is_locked(file: &impl AsRawFd) -> io::Result<bool> {
-    let mut request = whole_file(libc::F_WRLCK);
+    let mut request = whole_file(libc::F_RDLCK);
     // SAFETY: the descriptor is open for the borrow of `file`, and the kernel writes a `flock` into
     // `request`, which is one and outlives the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };
@@ -83,5 +96,19 @@ mod tests {
         assert!(try_lock(&second).unwrap());
         unlock(&second).unwrap();
         assert!(try_lock(&file).unwrap());
+    }
+
+    #[test]
+    fn some_share_the_lock_or_one_has_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let [one, two, reader] = [file.reopen(), file.reopen(), std::fs::File::open(file.path())];
+        let (one, two, reader) = (one.unwrap(), two.unwrap(), reader.unwrap());
+        assert!(try_share(&one).unwrap() && try_share(&reader).unwrap());
+        assert!(!try_lock(&two).unwrap() && !is_locked(&two).unwrap(), "nobody has it alone");
+        assert!(!try_lock(&one).unwrap(), "nor may one that shares it");
+        unlock(&reader).unwrap();
+        assert!(try_lock(&one).unwrap() && is_locked(&two).unwrap());
+        assert!(!try_share(&two).unwrap());
+        assert!(try_share(&one).unwrap() && try_share(&two).unwrap(), "it was let in");
     }
 }
