@@ -320,6 +320,42 @@ fn what_is_no_journal_or_a_newer_or_a_damaged_one_is_refused() {
     AtomicFile::open(place.pages(), &with_journal()).unwrap().close().unwrap();
 }
 
+#[test]
+fn a_file_that_only_begins_as_a_making_cut_off_is_refused() {
+    let place = Place::new();
+    // Somebody's disk image, whose first blocks are zeros; and a journal whose headers are gone and whose records are not.
+    let torn = [b"zonaljnl".to_vec(), vec![0; 8184]].concat();
+    for (begin, kind) in
+        [(vec![0; 8192], ErrorKind::InvalidInput), (torn.clone(), ErrorKind::Damaged)]
+    {
+        for (behind, length) in
+            [(8192_u64, 20_000_u64), (3 << 20, 4 << 20), ((32 << 20) - 1, 32 << 20)]
+        {
+            fs::write(place.journal(), &begin).unwrap();
+            let file = OpenOptions::new().write(true).open(place.journal()).unwrap();
+            file.set_len(length).unwrap();
+            file.write_all_at(b"x", behind).unwrap();
+            place.refuses(&with_journal(), kind, &["pages.journal"]);
+            assert_eq!(check_journal(&place.journal()).unwrap_err().kind(), kind);
+        }
+    }
+    // Longer than any journal, so nothing of it has to be read.
+    fs::write(place.journal(), []).unwrap();
+    let file = OpenOptions::new().write(true).open(place.journal()).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let error = AtomicFile::open(place.pages(), &with_journal()).unwrap_err();
+    assert!(error.to_string().contains("move it away"), "{error}");
+    assert_eq!(file.metadata().unwrap().len(), 1 << 40);
+    for (begin, length) in [(vec![], 0), (vec![], 1_u64 << 20), (torn, 8192 + (1 << 20))] {
+        fs::write(place.journal(), begin).unwrap();
+        file.set_len(length).unwrap();
+        let opened = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+        opened.write_atomic_at(0, vec![6; UNIT]).wait().unwrap();
+        opened.close().unwrap();
+        check_journal(&place.journal()).unwrap();
+    }
+}
+
 /// CRC-32C, bit by bit: not the library's own.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc: u32, byte| {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use zonal_core::broken::{Rule, is_broken};
 use zonal_core::error::{Error, ErrorKind, Result};
 use zonal_core::untorn::journal::{
-    BLOCK, BLOCK_BYTES, FileId, Header, Mark, RECORD_UNITS_MAX, RING_OFFSET, Record,
+    BLOCK, BLOCK_BYTES, FileId, Header, Mark, RECORD_UNITS_MAX, RING_MAX, RING_OFFSET, Record,
 };
 use zonal_core::untorn::ledger::Ledger;
 
@@ -67,10 +67,29 @@ pub(super) fn look(disk: &Disk) -> Result<Found> {
     let length = disk.len().map_err(journal_error)?;
     let mut bytes = vec![0; near(length.min(RING_OFFSET))];
     disk.read_exact_at(&mut bytes, 0).map_err(journal_error)?;
-    if Header::is_unfinished(&bytes) {
+    if Header::is_unfinished(&bytes) && is_blank_behind(disk, length)? {
         return Ok(Found::Nothing);
     }
     Header::decode(&bytes, length).map(Found::Journal)
+}
+
+/// Whether nothing stands behind the headers, as in a ring that no record went to: a file of somebody else's may begin
+/// with zeros, too.
+fn is_blank_behind(disk: &Disk, length: u64) -> Result<bool> {
+    if length > RING_OFFSET + RING_MAX {
+        return Ok(false);
+    }
+    let mut bytes = AlignedBytes::zeroed(near(SEARCH_BYTES));
+    let mut at = RING_OFFSET;
+    while at < length {
+        let piece = &mut bytes[..near(SEARCH_BYTES.min(length - at))];
+        disk.read_exact_at(piece, at).map_err(journal_error)?;
+        if piece.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        at += SEARCH_BYTES;
+    }
+    Ok(true)
 }
 
 /// Makes a journal out of an empty file: all of its space, then its first header, durable.
