@@ -476,7 +476,11 @@ impl Driver {
             Moving::Unit(unit) => return self.landed(unit, result),
         };
         let result = match job.what {
-            What::Read => self.read(&mut job, result),
+            What::Read => match self.read(&mut job, result) {
+                Ok(true) => Ok(()),
+                Ok(false) => return self.move_job(job),
+                Err(error) => Err(error),
+            },
             What::WriteAtomic | What::WriteBatch | What::Write | What::Flush | What::SetLength => {
                 whole(job.what, job.length(), result)
             }
@@ -508,20 +512,22 @@ impl Driver {
         }
     }
 
-    /// A read that ends short is whole where the file ends.
-    fn read(&self, job: &mut Job, result: io::Result<u32>) -> Result<()> {
+    /// A read that ends short is whole where the file ends, or did when it was begun. False: that is not known, as a
+    /// write beside it may have made the file longer since, so it is begun again.
+    fn read(&self, job: &mut Job, result: io::Result<u32>) -> Result<bool> {
         let got = result.map_err(|error| kernel_error(job.what, &error))? as usize;
         let end = job.offset + got as u64;
-        if got < job.length() {
+        if got < job.length() && job.length_seen.is_none_or(|length| end < length) {
             let length = self.disk.len().map_err(|error| kernel_error(job.what, &error))?;
             if end < length {
-                return Err(short(got, job.length()));
+                let is_first = job.length_seen.replace(length).is_none();
+                return if is_first { Ok(false) } else { Err(short(got, job.length())) };
             }
         }
         if let Some(buffer) = &mut job.buffer {
             buffer.truncate(got);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The data sync has ended.

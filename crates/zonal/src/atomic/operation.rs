@@ -66,6 +66,8 @@ pub(super) struct Job {
     pub(super) durable: bool,
     /// The units of a batch.
     pub(super) units: Vec<Unit>,
+    /// How long the file was when a read that had ended short was begun again.
+    pub(super) length_seen: Option<u64>,
     reply: Option<Arc<Reply>>,
 }
 
@@ -74,7 +76,15 @@ pub(super) type Unit = (u64, Buffer);
 
 impl Job {
     pub(super) fn new(what: What, offset: u64, buffer: Option<Buffer>) -> Self {
-        Self { what, offset, buffer, durable: false, units: Vec::new(), reply: None }
+        Self {
+            what,
+            offset,
+            buffer,
+            durable: false,
+            units: Vec::new(),
+            length_seen: None,
+            reply: None,
+        }
     }
 
     /// A batch of these units.

@@ -751,6 +751,66 @@ mod journal_files {
         assert_eq!(world.data.counts().syncs, 0);
     }
 
+    fn read(world: &mut World, block: u64, count: u64) -> Arc<Reply> {
+        let buffer = Buffer::unpooled(usize::try_from(count * BLOCK_BYTES).unwrap());
+        let (job, reply) = Job::new(What::Read, block * BLOCK_BYTES, Some(buffer)).heard();
+        world.driver.accept(job);
+        world.settle(1);
+        reply
+    }
+
+    #[test]
+    fn a_read_at_the_files_end_beside_a_write_that_moves_it_is_no_error() {
+        let (data, journal) = blank(16);
+        let mut world = World::new(&data, &journal);
+        // The file has eight blocks; the read asks for four from the seventh on, and two writes begin behind it.
+        let reply = read(&mut world, 6, 4);
+        (0..2).for_each(|n| world.ask(Ask::Plain(12 + 2 * n, 1), 1));
+        world.settle(1);
+        let under_way: Vec<_> = world.data.pending().iter().map(|request| request.id).collect();
+        assert_eq!(under_way.len(), 3, "they touch other bytes");
+        // The read ends first, and a write before it is taken in.
+        world.data.complete(under_way[0], Outcome::Ok);
+        world.data.complete(under_way[1], Outcome::Ok);
+        world.settle(1);
+        assert!(reply.take().is_none(), "it is begun again");
+        let again = world.data.pending().iter().map(|request| request.id).max().unwrap();
+        world.data.complete(again, Outcome::Ok);
+        world.data.complete(under_way[2], Outcome::Ok);
+        world.settle(1);
+        let end = reply.take().unwrap();
+        end.result.unwrap();
+        assert_eq!(end.buffer.unwrap().len(), 4 * BLOCK, "what was gained reads as zeros");
+
+        // Another process makes it longer meanwhile, again and again: the read ends where the file did when it was
+        // begun again.
+        let under = Disk::Sim(world.data.clone());
+        let reply = read(&mut world, 14, 8);
+        for blocks in [17, 19] {
+            let reading = world.data.pending().iter().map(|request| request.id).max().unwrap();
+            world.data.complete(reading, Outcome::Ok);
+            under.set_len(blocks * BLOCK_BYTES).unwrap();
+            world.settle(1);
+        }
+        let end = reply.take().unwrap();
+        end.result.unwrap();
+        assert_eq!(end.buffer.unwrap().len(), 3 * BLOCK);
+    }
+
+    #[test]
+    fn a_read_that_ends_short_where_the_file_does_not_is_an_error() {
+        let (data, journal) = blank(16);
+        let mut world = World::new(&data, &journal);
+        let reply = read(&mut world, 0, 4);
+        for _ in 0..2 {
+            world.data.complete(world.data.pending()[0].id, Outcome::Short(BLOCK));
+            world.settle(1);
+        }
+        let end = reply.take().unwrap();
+        assert_eq!(end.result.unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(end.buffer.unwrap().len(), 4 * BLOCK);
+    }
+
     #[test]
     fn a_failed_data_sync_is_final() {
         let (data, journal) = blank(16);
