@@ -561,3 +561,57 @@ fn a_file_in_the_place_of_one_that_is_in_use_does_not_get_its_journal() {
     second.close().unwrap();
     assert!(place.bytes()[..UNIT] == [9; UNIT]);
 }
+
+/// A waker of the caller's is called by the I/O thread.
+struct Panics;
+
+impl std::task::Wake for Panics {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a waker that panics");
+    }
+}
+
+#[test]
+fn an_io_thread_that_panics_leaves_nobody_waiting() {
+    let place = Place::new();
+    let (said, says) = std::sync::mpsc::channel();
+    let pages = place.pages();
+    let whole = std::thread::spawn(move || {
+        let file = AtomicFile::open(&pages, &with_journal()).unwrap();
+        std::thread::scope(|scope| {
+            // Some are with the thread when it panics, some in line, and some come when it is gone.
+            for writer in 0..8_u8 {
+                let (file, said) = (&file, said.clone());
+                scope.spawn(move || {
+                    let write = |n: u64| {
+                        let offset = (n + u64::from(writer)) % 4 * UNIT as u64;
+                        file.write_atomic_at(offset, vec![writer; UNIT]).wait()
+                    };
+                    let failed = (0..).find_map(|n| write(n).err()).unwrap();
+                    let late = write(0).unwrap_err();
+                    assert!(late.error.to_string().contains("is gone"), "{}", late.error);
+                    assert_eq!(late.buffer.unwrap().len(), UNIT, "it comes back");
+                    said.send(failed.error).unwrap();
+                });
+            }
+            std::thread::sleep(Duration::from_millis(30));
+            let waker = std::sync::Arc::new(Panics).into();
+            let mut last = Box::pin(file.read_at(0, file.buffer(UNIT)));
+            let polled = last.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        });
+        file.close().unwrap_err()
+    });
+    for writer in 0..8 {
+        let error = says.recv_timeout(Duration::from_secs(20));
+        let error = error.unwrap_or_else(|_| panic!("{writer} were told, and the others wait"));
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        assert!(error.to_string().contains("is gone"), "{error}");
+    }
+    let closed = whole.join().unwrap();
+    assert!(closed.to_string().contains("panicked"), "{closed}");
+    AtomicFile::open(place.pages(), &with_journal()).unwrap().close().unwrap();
+    for unit in place.bytes().chunks(UNIT) {
+        assert!(unit.iter().all(|byte| *byte == unit[0]), "a unit is torn");
+    }
+}

@@ -363,8 +363,7 @@ impl AtomicFile {
     fn end(&self) -> Result<()> {
         let Some(thread) = lock(&self.thread).take() else { return Ok(()) };
         self.inbox.close();
-        let panicked =
-            || Error::new(ErrorKind::Io, "its I/O thread panicked").on(self.name.clone());
+        let panicked = || Error::new(ErrorKind::Io, worker::PANICKED).on(self.name.clone());
         thread.join().map_err(|_| panicked())?;
         self.inbox.outcome().unwrap_or_else(|| Err(panicked()))
     }

@@ -26,6 +26,12 @@ const RING_PAUSE: Duration = Duration::from_millis(1);
 /// and without it the first of them would have a record, and a sync, of its own.
 const LINGER: Duration = Duration::from_micros(100);
 
+/// What is said of a thread that has panicked.
+pub(super) const PANICKED: &str = "its I/O thread panicked";
+
+/// And to who asks it for something.
+const GONE: &str = "its I/O thread is gone; open the file again";
+
 /// What handles put jobs into.
 ///
 /// A caller that waits for an untorn write by the kernel may do it itself ([`write_at_once`](Self::write_at_once)): two changes
@@ -43,6 +49,8 @@ struct State {
     jobs: VecDeque<Job>,
     /// No more jobs are taken.
     closing: bool,
+    /// Nobody is there any more to do one.
+    gone: bool,
     /// The file, where its callers may write to it.
     direct: Option<FileDisk>,
     /// What they are writing to.
@@ -60,9 +68,12 @@ impl Inbox {
     pub(super) fn put(&self, job: Job) {
         let mut state = lock(&self.state);
         if state.closing {
+            let (kind, text) = match state.gone {
+                true => (ErrorKind::Io, GONE),
+                false => (ErrorKind::DeviceReadOnly, "the file was closed; open it again"),
+            };
             drop(state);
-            let text = "the file was closed; open it again";
-            let error = Error::new(ErrorKind::DeviceReadOnly, text).during(job.what.name());
+            let error = Error::new(kind, text).on(self.name.clone()).during(job.what.name());
             return job.end(Err(error), true);
         }
         state.idle = false;
@@ -109,6 +120,18 @@ impl Inbox {
     pub(super) fn close(&self) {
         lock(&self.state).closing = true;
         self.notifier.notify();
+    }
+
+    /// Takes no more jobs, and ends those there are, as nobody is there to do them; `why` is how the thread ended,
+    /// unless it has said so itself.
+    fn give_up(&self, why: Error) {
+        let mut state = lock(&self.state);
+        (state.closing, state.gone, state.direct) = (true, true, None);
+        state.outcome.get_or_insert(Err(why.on(self.name.clone())));
+        let jobs = std::mem::take(&mut state.jobs);
+        drop(state);
+        // Dropped, each ends with an error.
+        drop(jobs);
     }
 
     /// How the thread ended, once.
@@ -191,6 +214,8 @@ impl Outfit {
         let state = Mutex::new(State { direct, idle: true, ..State::default() });
         let notifier = engine.notifier();
         let inbox = Arc::new(Inbox { state, notifier, name: name.clone(), path });
+        // Dropped behind the driver, which ends what was handed to it.
+        let _presence = Presence(&inbox);
         let mut driver = Driver::new(&name, disk.clone(), engine, path, journal);
         if started.send(Ok(inbox.clone())).is_err() {
             return;
@@ -199,12 +224,8 @@ impl Outfit {
             Ok(()) => driver.close(),
             Err(error) => {
                 driver.abandon(&error);
-                lock(&inbox.state).closing = true;
-                let jobs = std::mem::take(&mut lock(&inbox.state).jobs);
-                drop(jobs);
                 let text = format!("the kernel's ring failed: {}", io_text(&error));
-                lock(&inbox.state).outcome = Some(Err(Error::new(ErrorKind::Io, text).on(name)));
-                return;
+                return inbox.give_up(Error::new(ErrorKind::Io, text).with_source(error));
             }
         };
         drop(driver);
@@ -213,6 +234,17 @@ impl Outfit {
             Error::new(ErrorKind::Io, format!("the lock: {}", io_text(&error))).on(name)
         });
         lock(&inbox.state).outcome = Some(outcome.and(released));
+    }
+}
+
+/// That somebody is there for an inbox: a thread that panics leaves nobody waiting.
+struct Presence<'a>(&'a Inbox);
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.give_up(Error::new(ErrorKind::Io, PANICKED));
+        }
     }
 }
 
