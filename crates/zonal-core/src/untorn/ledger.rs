@@ -24,7 +24,10 @@ pub struct Ledger {
     record_units_max: u64,
     tail: Mark,
     head: Mark,
+    /// Their numbers follow each other.
     alive: VecDeque<Alive>,
+    /// Of so many of the first ones all units are in their places.
+    landed: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +48,7 @@ impl Ledger {
             tail: header.tail,
             head: header.tail,
             alive: VecDeque::new(),
+            landed: 0,
         }
     }
 
@@ -72,12 +76,17 @@ impl Ledger {
         self.alive.len()
     }
 
+    /// Whether one record takes so many units of so many bytes together. What it does not take goes into the next one,
+    /// for which nothing has to be reclaimed.
+    #[must_use]
+    pub fn fits_record(&self, units: usize, bytes: u64) -> bool {
+        units <= ENTRIES_MAX && bytes <= self.record_units_max
+    }
+
     /// Whether a record with so many units of so many bytes together has room, now.
     #[must_use]
     pub fn has_room(&self, units: usize, bytes: u64) -> bool {
-        units <= ENTRIES_MAX
-            && bytes <= self.record_units_max
-            && BLOCK_BYTES + bytes <= self.ring_bytes - self.used()
+        self.fits_record(units, bytes) && BLOCK_BYTES + bytes <= self.ring_bytes - self.used()
     }
 
     /// Takes a place for a record of these units; none: there is no room, so reclaim first.
@@ -96,17 +105,19 @@ impl Ledger {
 
     /// One more unit of the record with this number is in its place.
     pub fn landed(&mut self, sequence: u64) {
-        let record = self.alive.iter_mut().find(|alive| alive.mark.sequence == sequence);
-        if let Some(alive) = record {
+        let at = sequence.checked_sub(self.tail.sequence).and_then(|at| usize::try_from(at).ok());
+        if let Some(alive) = at.and_then(|at| self.alive.get_mut(at)) {
             alive.landing = alive.landing.saturating_sub(1);
+        }
+        while self.alive.get(self.landed).is_some_and(|alive| alive.landing == 0) {
+            self.landed += 1;
         }
     }
 
     /// Up to where all units have landed: what a data sync that is submitted now will cover.
     #[must_use]
     pub fn landed_until(&self) -> Mark {
-        let first = self.alive.iter().find(|alive| alive.landing > 0);
-        first.map_or(self.head, |alive| alive.mark)
+        self.alive.get(self.landed).map_or(self.head, |alive| alive.mark)
     }
 
     /// Where the records begin that are alive.
@@ -123,6 +134,7 @@ impl Ledger {
         }
         while self.alive.front().is_some_and(|alive| alive.mark.sequence < mark.sequence) {
             self.alive.pop_front();
+            self.landed = self.landed.saturating_sub(1);
         }
         self.tail = mark;
     }
@@ -210,10 +222,42 @@ mod tests {
 
     #[test]
     fn a_record_has_its_bounds() {
-        let ledger = ledger(4096);
+        let mut ledger = ledger(4096);
         assert!(ledger.has_room(ENTRIES_MAX, BLOCK_BYTES * 251));
         assert!(!ledger.has_room(ENTRIES_MAX + 1, BLOCK_BYTES * 252));
         assert!(!ledger.has_room(3, (2 << 20) + 4096));
+        for units in [251, 251, 251, 251, 251, 251, 251, 251] {
+            assert!(ledger.admit((0..units).map(|at| unit(at, 2)).collect()).is_some());
+        }
+        assert!(ledger.fits_record(251, 251 * BLOCK_BYTES), "an empty ring would take it");
+        assert!(!ledger.has_room(251, 251 * BLOCK_BYTES));
+        assert!(!ledger.fits_record(252, 252 * BLOCK_BYTES), "no ring does");
+    }
+
+    #[test]
+    fn records_that_land_out_of_order_count_when_those_before_them_have() {
+        let mut ledger = ledger(64);
+        let records: Vec<_> = (0..6).map(|at| ledger.admit(vec![unit(at, 1)]).unwrap()).collect();
+        let sequence = |at: usize| records[at].mark.sequence;
+        for at in [1, 2, 4] {
+            ledger.landed(sequence(at));
+            assert_eq!(ledger.landed_until(), records[0].mark);
+        }
+        ledger.landed(sequence(0));
+        assert_eq!(ledger.landed_until(), records[3].mark);
+        ledger.reclaim(records[2].mark);
+        assert_eq!(ledger.landed_until(), records[3].mark, "two are left behind, one is not");
+        // Those that are left behind, and those that never were, are nobody's.
+        ledger.landed(sequence(0));
+        ledger.landed(99);
+        assert_eq!(ledger.landed_until(), records[3].mark);
+        ledger.landed(sequence(3));
+        assert_eq!(ledger.landed_until(), records[5].mark);
+        ledger.landed(sequence(5));
+        assert_eq!(ledger.landed_until(), records[5].next());
+        ledger.reclaim(records[5].next());
+        let next = ledger.admit(vec![unit(9, 1)]).unwrap();
+        assert_eq!(ledger.landed_until(), next.mark, "it has not landed");
     }
 
     proptest! {

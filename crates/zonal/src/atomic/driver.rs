@@ -244,11 +244,13 @@ impl Driver {
             What::WriteAtomic | What::WriteBatch => {
                 let units = round.batch_units + job.count();
                 let bytes = round.batch_bytes + job.length() as u64;
-                if !journal.ledger().has_room(units, bytes) {
-                    round.reclaim = true;
+                let ledger = journal.ledger();
+                if !ledger.fits_record(units, bytes) || !journal.has_room() {
+                    // It goes into the next one.
                     return Turn::Wait;
                 }
-                if !journal.has_room() {
+                if !ledger.has_room(units, bytes) {
+                    round.reclaim = true;
                     return Turn::Wait;
                 }
                 (round.batch_units, round.batch_bytes) = (units, bytes);

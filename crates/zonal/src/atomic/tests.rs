@@ -11,7 +11,7 @@ use super::journal::{self, Found, Journal};
 use super::operation::{Job, Reply, What};
 use crate::buffer::Buffer;
 use crate::engine::sim::{Outcome, SimDisk, SimImage, SimMode};
-use crate::engine::{Disk, EngineOptions};
+use crate::engine::{Disk, EngineOptions, IoKind};
 use crate::faults::Random;
 use std::sync::Arc;
 use zonal_core::error::{Error, ErrorKind};
@@ -749,6 +749,30 @@ mod journal_files {
         world.settle(1);
         assert_eq!(world.asked[8].ended, Some(true), "all of it is durable in the journal");
         assert_eq!(world.data.counts().syncs, 0);
+    }
+
+    #[test]
+    fn what_one_record_does_not_take_goes_into_the_next_and_nothing_is_reclaimed_for_it() {
+        let (data, journal) = blank(2048);
+        let mut world = World::new(&data, &journal);
+        world.floor.resize(400, 0);
+        let before = world.journal.counts().writes;
+        let land = |world: &mut World| {
+            world.settle(1);
+            while let Some(pending) = world.data.pending().first() {
+                assert_eq!(pending.kind, IoKind::Write, "a unit on its way, and no data sync");
+                world.data.complete(pending.id, Outcome::Ok);
+                world.settle(1);
+            }
+        };
+        // There is something to reclaim, which nobody needs.
+        world.ask(Ask::Atomic(300, 1), 1);
+        land(&mut world);
+        // A record takes 251 units.
+        (0..260).for_each(|at| world.ask(Ask::Atomic(at, 1), 1));
+        land(&mut world);
+        assert!(world.asked.iter().all(|asked| asked.ended == Some(true)));
+        assert_eq!(world.journal.counts().writes - before, 3, "three records, and no header");
     }
 
     fn read(world: &mut World, block: u64, count: u64) -> Arc<Reply> {
