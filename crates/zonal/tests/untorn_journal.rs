@@ -552,11 +552,14 @@ fn a_file_in_the_place_of_one_that_is_in_use_does_not_get_its_journal() {
     let made_anew = place.path("made anew");
     fs::write(&made_anew, vec![8; 4 * UNIT]).unwrap();
     fs::rename(&made_anew, place.pages()).unwrap();
+    let [own, there] = [first.metadata().unwrap(), fs::metadata(place.pages()).unwrap()];
+    assert_eq!((own.len(), own.ino() == there.ino()), (4 * UNIT as u64, false));
     all_in_use(&place.pages(), &[with_journal()], &["pages.journal", "journal is in use", "fuser"]);
     first.write_atomic_at(0, vec![3; UNIT]).wait().unwrap();
     first.close().unwrap();
     assert!(place.bytes() == vec![8; 4 * UNIT], "what it wrote was its own file's");
     let second = AtomicFile::open(place.pages(), &with_journal()).unwrap();
+    assert_eq!(second.metadata().unwrap().ino(), fs::metadata(place.pages()).unwrap().ino());
     second.write_atomic_at(0, vec![9; UNIT]).wait().unwrap();
     second.close().unwrap();
     assert!(place.bytes()[..UNIT] == [9; UNIT]);

@@ -67,10 +67,13 @@ use worker::Inbox;
 use crate::buffer::Buffer;
 use crate::device::TRANSFER_MAX;
 use crate::engine::EngineChoice;
+use crate::engine::file::FileDisk;
 use crate::handle::Transfer;
+use crate::queue::{io_kind, io_text};
 use crate::sync::{Mutex, lock};
 use crate::sys::DIRECT_ALIGNMENT;
 use std::fmt;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -205,6 +208,7 @@ pub struct AtomicFile {
     read_only: bool,
     all_atomic: bool,
     fast_only: bool,
+    file: FileDisk,
     inbox: Arc<Inbox>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -241,6 +245,19 @@ impl AtomicFile {
     #[must_use]
     pub fn replayed(&self) -> Replayed {
         self.replayed
+    }
+
+    /// Which file it is, and how long, as the file system knows it now. A file that took the place of this one has
+    /// another inode.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn metadata(&self) -> Result<Metadata> {
+        self.file.file().metadata().map_err(|error| {
+            let text = io_text(&error);
+            let error = Error::new(io_kind(&error), text).with_source(error);
+            error.on(self.name.clone()).during("metadata")
+        })
     }
 
     /// Writes a unit: all of it is there after a power cut, or none. Its length is a power of two within

@@ -33,7 +33,7 @@ pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
     let Opened { journal, limits, replayed } = subject.journal(options, plan.journal)?;
     let limits = plan.limits(limits, options)?;
     let name = path.display().to_string();
-    let disk = Disk::File(subject.file);
+    let disk = Disk::File(subject.file.clone());
     let journal = journal.filter(|_| plan.journal);
     let batch_limits = journal.as_ref().map_or_else(BatchLimits::default, |journal| BatchLimits {
         units_max: ENTRIES_MAX,
@@ -49,6 +49,7 @@ pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
         read_only: options.read_only,
         all_atomic: options.all_atomic,
         fast_only: options.fast_only,
+        file: subject.file,
         inbox,
         thread: Mutex::new(Some(thread)),
     })
