@@ -1,37 +1,42 @@
 //! A database: its file, and the connections to it.
 //!
 //! Invariants:
-//! * A file is open once in a process, and all connections share it ([`OPEN`]).
+//! * A file is open once in a process, and all connections share it ([`crate::open`]).
 //! * A batch is in memory until it is committed; then it is one write of [`AtomicFile`], or nothing of it was
 //!   written.
 //! * An ordinary write is only made when SQLite's rollback journal protects it, and that journal is durable. After a batch
 //!   that was not taken SQLite writes the journal and does not sync it, so it is synced here.
 
 use crate::locks::{Level, Locks};
+use crate::open::{Entrance, FileKey, lock};
 use crate::{OPTIONS, sys};
 use libsqlite3_sys as ffi;
 use std::collections::BTreeMap;
 use std::ffi::{OsString, c_int};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use zonal::atomic::AtomicFile;
+use std::sync::{Arc, Mutex};
+use zonal::atomic::{AtomicFile, AtomicOptions};
 use zonal::{Buffer, Error, ErrorKind};
 
 /// What direct I/O reads and writes in.
 const BLOCK: u64 = 4096;
 
+const SMALL_PAGES: &str = "the VFS \"zonal\" wants pages of 4096 bytes at least";
+
 /// A result of SQLite's that is not `SQLITE_OK`.
 pub(crate) type Code = c_int;
 
-/// The databases that are open, by their real paths.
-static OPEN: Mutex<BTreeMap<PathBuf, Weak<Database>>> = Mutex::new(BTreeMap::new());
+/// How often an opening is begun again as the file at its path has become another one.
+const OPENINGS: usize = 8;
 
 /// What all connections to one file share.
-struct Database {
+pub(crate) struct Database {
     file: AtomicFile,
+    read_only: bool,
     /// In bytes.
     length: AtomicU64,
     locks: Mutex<Locks>,
@@ -46,8 +51,7 @@ pub(crate) struct Connection {
     database: Option<Arc<Database>>,
     /// As SQLite names it.
     path: PathBuf,
-    /// The same, as in `OPEN`.
-    key: PathBuf,
+    entrance: Entrance,
     level: Level,
     /// The pages of the batch that was begun.
     batch: Option<BTreeMap<u64, Buffer>>,
@@ -56,40 +60,58 @@ pub(crate) struct Connection {
     journal_is_young: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// How a database is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// To be read: nothing is made or changed.
+    ReadOnly,
+    /// To be written, and to be read where its file may not be.
+    ReadWrite,
+    /// The same, and made if it is not there.
+    Create,
 }
 
 impl Connection {
     /// Opens the database, and makes it where that is asked for.
-    pub(crate) fn open(path: &Path, create: bool) -> Result<Self, Code> {
-        if create
+    pub(crate) fn open(path: &Path, wanted: Wanted) -> Result<Self, Code> {
+        if wanted == Wanted::Create
             && let Err(error) = OpenOptions::new().write(true).create_new(true).open(path)
             && error.kind() != io::ErrorKind::AlreadyExists
         {
             return Err(said(path, &error, ffi::SQLITE_CANTOPEN));
         }
-        let real = fs::canonicalize(path);
-        let key = real.map_err(|error| said(path, &error, ffi::SQLITE_CANTOPEN))?;
-        let mut open = lock(&OPEN);
-        let database = match open.get(&key).and_then(Weak::upgrade) {
-            Some(database) => database,
-            None => {
-                let database = Arc::new(Database::open(&key)?);
-                open.insert(key.clone(), Arc::downgrade(&database));
-                database
+        for _ in 0..OPENINGS {
+            let metadata = fs::metadata(path);
+            let metadata = metadata.map_err(|error| said(path, &error, ffi::SQLITE_CANTOPEN))?;
+            let entrance = Entrance::to(FileKey::of(&metadata));
+            if let Some(database) = Database::enter(&entrance, path, wanted)? {
+                return Ok(Self {
+                    database: Some(database),
+                    path: path.to_owned(),
+                    entrance,
+                    level: Level::None,
+                    batch: None,
+                    batch_bytes: 0,
+                    journal_is_young: false,
+                });
             }
-        };
-        drop(open);
-        Ok(Self {
-            database: Some(database),
-            path: path.to_owned(),
-            key,
-            level: Level::None,
-            batch: None,
-            batch_bytes: 0,
-            journal_is_young: false,
-        })
+        }
+        sys::log(
+            ffi::SQLITE_CANTOPEN,
+            &format!("{}: another file takes its place, again and again", path.display()),
+        );
+        Err(ffi::SQLITE_CANTOPEN)
+    }
+
+    /// Whether nothing can be written by it.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.database.as_ref().is_some_and(|database| database.read_only)
+    }
+
+    /// Whether the file at its path is another one now, or none is.
+    pub(crate) fn has_moved(&self) -> bool {
+        let there = fs::metadata(&self.path);
+        !there.is_ok_and(|metadata| FileKey::of(&metadata) == self.entrance.key())
     }
 
     fn database(&self) -> Result<&Database, Code> {
@@ -116,11 +138,8 @@ impl Connection {
             return self.gather(offset, bytes);
         }
         if !offset.is_multiple_of(BLOCK) || !(bytes.len() as u64).is_multiple_of(BLOCK) {
-            let text = format!(
-                "{}: a page of {} bytes; the VFS \"zonal\" wants PRAGMA page_size of {BLOCK} at least",
-                self.path.display(),
-                bytes.len()
-            );
+            let text =
+                format!("{}: a page of {} bytes; {SMALL_PAGES}", self.path.display(), bytes.len());
             sys::log(ffi::SQLITE_IOERR_WRITE, &text);
             return Err(ffi::SQLITE_IOERR_WRITE);
         }
@@ -245,9 +264,8 @@ impl Connection {
         let Some(database) = self.database.take() else { return Ok(()) };
         lock(&database.locks).lower(self.level, Level::None);
         // Until the file is closed nobody may open it again: it is locked.
-        let mut open = lock(&OPEN);
+        let _inside = self.entrance.enter();
         let Some(database) = Arc::into_inner(database) else { return Ok(()) };
-        open.remove(&self.key);
         database.file.close().map_err(|error| told(&error, ffi::SQLITE_IOERR_CLOSE))
     }
 }
@@ -259,23 +277,81 @@ impl Drop for Connection {
 }
 
 impl Database {
-    fn open(path: &Path) -> Result<Self, Code> {
-        let options = OPTIONS.get().copied().unwrap_or_default();
-        let file = AtomicFile::open(path, &options.of_file());
-        let file = file.map_err(|error| told(&error, ffi::SQLITE_CANTOPEN))?;
+    /// The database behind an entrance, opened at `path` where nobody has it open; none: another file is there now.
+    fn enter(entrance: &Entrance, path: &Path, wanted: Wanted) -> Result<Option<Arc<Self>>, Code> {
+        // SQLite reads what it may not write.
+        let read_only = wanted == Wanted::ReadOnly || !sys::may_be_written(path);
+        let mut inside = entrance.enter();
+        if let Some(database) = inside.upgrade() {
+            if read_only || !database.read_only {
+                return Ok(Some(database));
+            }
+            let text = format!(
+                "{}: this process has it open to be read only; close that connection, or open it for writing before it",
+                path.display()
+            );
+            sys::log(ffi::SQLITE_BUSY, &text);
+            return Err(ffi::SQLITE_BUSY);
+        }
+        let database = Self::open(path, read_only)?;
+        let found = database.file.metadata();
+        let found = found.map_err(|error| told(&error, ffi::SQLITE_IOERR_FSTAT))?;
+        if FileKey::of(&found) != entrance.key() {
+            return Ok(None);
+        }
         // Behind the replay, which may have made it longer.
-        let length =
-            fs::metadata(path).map_err(|error| said(path, &error, ffi::SQLITE_IOERR))?.len();
+        database.length.store(found.len(), Ordering::Relaxed);
+        let database = Arc::new(database);
+        *inside = Arc::downgrade(&database);
+        Ok(Some(database))
+    }
+
+    fn open(path: &Path, read_only: bool) -> Result<Self, Code> {
+        if !read_only {
+            refuse_small_pages(path)?;
+        }
+        let options = OPTIONS.get().copied().unwrap_or_default();
+        let options = AtomicOptions { read_only, ..options.of_file() };
+        let file = AtomicFile::open(path, &options);
+        let file = file.map_err(|error| told(&error, ffi::SQLITE_CANTOPEN))?;
         let none = || AtomicU64::new(0);
         Ok(Self {
             file,
-            length: AtomicU64::new(length),
+            read_only,
+            length: none(),
             locks: Mutex::default(),
             batches: none(),
             pages: none(),
             ordinary: none(),
         })
     }
+}
+
+/// Before anything is made beside a database whose pages no batch takes.
+fn refuse_small_pages(path: &Path) -> Result<(), Code> {
+    let mut head = [0; 18];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
+    if read.is_err() || !head.starts_with(b"SQLite format 3\0") {
+        // None yet, or none at all, which is SQLite's to say.
+        return Ok(());
+    }
+    // 65536 is said as 1.
+    let bytes = u64::from(u16::from_be_bytes([head[16], head[17]]));
+    if bytes == 1 || bytes >= BLOCK {
+        return Ok(());
+    }
+    let text = format!(
+        "{}: its pages have {bytes} bytes; {SMALL_PAGES}: with SQLite's own VFS, PRAGMA page_size = {BLOCK}; VACUUM",
+        path.display()
+    );
+    sys::log(ffi::SQLITE_CANTOPEN, &text);
+    Err(ffi::SQLITE_CANTOPEN)
+}
+
+/// What is said against pages that are smaller than a block: why no page size below it is taken; `None` of one that is.
+pub(crate) fn against_page_size(bytes: u64) -> Option<String> {
+    let is_small = bytes.is_power_of_two() && (512..BLOCK).contains(&bytes);
+    is_small.then(|| format!("pages of {bytes} bytes: {SMALL_PAGES}"))
 }
 
 /// SQLite's number for an error, which SQLite's log is told.

@@ -10,13 +10,22 @@
 //! makes, syncs and deletes for every transaction. Of a VFS that commits a batch of pages untorn
 //! (`SQLITE_IOCAP_BATCH_ATOMIC`) it needs none. This is such a VFS.
 //!
-//! * A page is a unit: `PRAGMA page_size` of 4096 at least.
+//! * A page is a unit: `PRAGMA page_size` of 4096 at least; less is refused by the pragma, and a database with smaller
+//!   pages when it is opened for writing.
 //! * What no batch takes (251 pages, or 2 MiB), the first pages of a new database, and transactions over several attached
 //!   databases go by SQLite's rollback journal, as without this. `PRAGMA zonal` counts both.
 //! * `PRAGMA synchronous` is to stay at `FULL` or `NORMAL`: with `OFF` SQLite uses no batches, and nothing else either.
 //! * A database belongs to one process at a time, which may have any number of connections; another one is told
-//!   that it is busy. There is no shared memory, so WAL is refused, and `journal_mode` stays what it was.
+//!   that it is busy. Read-only connections (`SQLITE_OPEN_READONLY`) change nothing, and processes that have no other share the
+//!   database; one that needs a replay is not opened so, nor one for writing beside it in the same process.
+//! * There is no shared memory, so WAL is refused, and `journal_mode` stays what it was; but for `PRAGMA locking_mode =
+//!   EXCLUSIVE`, under which SQLite needs none. Then transactions are kept whole by the WAL, as without this, and none is a batch.
+//! * A file that was renamed over, or deleted and made anew, under open connections is another database: they write nothing more
+//!   (`SQLITE_READONLY_DBMOVED`), and it can be opened when they are closed.
 //! * `FILE.journal` belongs to the database: do not open one without the other after a cut.
+//! * In one process a database is opened by this VFS or by another, not by both at a time, as with all VFSs of SQLite.
+//!
+//! Why something was refused stands in SQLite's log (`SQLITE_CONFIG_LOG`).
 //!
 //! SQLite has to be built with `SQLITE_ENABLE_BATCH_ATOMIC_WRITE`; for its bundled sources that is said by
 //! `LIBSQLITE3_FLAGS` in `.cargo/config.toml`. [`register`] refuses one that was not.
@@ -45,6 +54,7 @@
 
 mod database;
 mod locks;
+mod open;
 mod sys;
 
 use std::sync::OnceLock;

@@ -12,7 +12,7 @@
 //! * Anything but a database is opened by the VFS below with its own methods, in the same bytes, so that no method here
 //!   ever sees it.
 
-use crate::database::{Code, Connection};
+use crate::database::{Code, Connection, Wanted, against_page_size};
 use crate::locks::Level;
 use libsqlite3_sys as ffi;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
@@ -100,6 +100,22 @@ pub(crate) fn log(code: Code, text: &str) {
     unsafe { ffi::sqlite3_log(code, c"zonal: %s".as_ptr(), text.as_ptr()) };
 }
 
+/// Whether the file system lets this process write to the file that is there, as the VFS below finds out.
+pub(crate) fn may_be_written(path: &Path) -> bool {
+    let (Some(Below(below)), Ok(name)) = (BELOW.get(), CString::new(path.as_os_str().as_bytes()))
+    else {
+        return false;
+    };
+    let mut may = 0;
+    // SAFETY: the VFS is registered and never changed; a name that ends with zero, and a place for a number.
+    let asked = unsafe {
+        (**below)
+            .xAccess
+            .map(|access| access(*below, name.as_ptr(), ffi::SQLITE_ACCESS_READWRITE, &raw mut may))
+    };
+    asked == Some(ffi::SQLITE_OK) && may != 0
+}
+
 fn code(result: Result<(), Code>) -> c_int {
     result.err().unwrap_or(ffi::SQLITE_OK)
 }
@@ -109,6 +125,17 @@ fn code(result: Result<(), Code>) -> c_int {
 unsafe fn connection<'a>(file: *mut ffi::sqlite3_file) -> &'a mut Connection {
     // SAFETY: `open` made a `File` of it with a connection from a box, which `close` alone gives back.
     unsafe { &mut *(*file.cast::<File>()).connection }
+}
+
+/// What is not had with a database that is only read.
+const CHANGING: c_int = ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE;
+
+fn wanted(flags: c_int) -> Wanted {
+    match (flags & ffi::SQLITE_OPEN_READONLY, flags & ffi::SQLITE_OPEN_CREATE) {
+        (0, 0) => Wanted::ReadWrite,
+        (0, _) => Wanted::Create,
+        _ => Wanted::ReadOnly,
+    }
 }
 
 /// # Safety
@@ -131,19 +158,24 @@ unsafe extern "C" fn open(
         };
     }
     let ours = file.cast::<File>();
+    let is_read_only;
     // SAFETY: the name ends with zero; the bytes are ours to fill; who wants no flags gives no place for them.
     unsafe {
         (&raw mut (*ours).base.pMethods).write(std::ptr::null());
         let path = Path::new(OsStr::from_bytes(CStr::from_ptr(name).to_bytes()));
-        match Connection::open(path, flags & ffi::SQLITE_OPEN_CREATE != 0) {
+        match Connection::open(path, wanted(flags)) {
             Ok(connection) => {
+                is_read_only = connection.is_read_only() || flags & ffi::SQLITE_OPEN_READONLY != 0;
                 (&raw mut (*ours).connection).write(Box::into_raw(Box::new(connection)));
                 (&raw mut (*ours).base.pMethods).write(&raw const METHODS);
             }
             Err(code) => return code,
         }
         if let Some(out) = out_flags.as_mut() {
-            *out = flags;
+            *out = match is_read_only {
+                false => flags,
+                true => flags & !CHANGING | ffi::SQLITE_OPEN_READONLY,
+            };
         }
     }
     ffi::SQLITE_OK
@@ -275,6 +307,10 @@ unsafe extern "C" fn file_control(
         ffi::SQLITE_FCNTL_BEGIN_ATOMIC_WRITE => connection.begin(),
         ffi::SQLITE_FCNTL_COMMIT_ATOMIC_WRITE => return code(connection.commit()),
         ffi::SQLITE_FCNTL_ROLLBACK_ATOMIC_WRITE => connection.rollback(),
+        ffi::SQLITE_FCNTL_HAS_MOVED => {
+            // SAFETY: the argument of this one is a place for a number.
+            unsafe { argument.cast::<c_int>().write(c_int::from(connection.has_moved())) };
+        }
         ffi::SQLITE_FCNTL_PRAGMA => {
             // SAFETY: the argument of a pragma is an array of strings.
             return unsafe { pragma(connection, argument.cast()) };
@@ -284,21 +320,36 @@ unsafe extern "C" fn file_control(
     ffi::SQLITE_OK
 }
 
-/// Answers `PRAGMA zonal`.
+/// Answers `PRAGMA zonal`, and refuses a `PRAGMA page_size` of which no page could be written.
 ///
 /// # Safety
-/// `argument` has a place for an answer, and the pragma's name behind it.
+/// `argument` has a place for an answer, and the pragma's name and its value, if it has one, behind it.
 unsafe fn pragma(connection: &Connection, argument: *mut *mut c_char) -> c_int {
-    // SAFETY: as above; a name ends with zero.
-    let name = unsafe { CStr::from_ptr(*argument.add(1)) };
-    if !name.to_bytes().eq_ignore_ascii_case(b"zonal") {
-        return ffi::SQLITE_NOTFOUND;
-    }
-    code(connection.counts().map(|text| {
-        let text = CString::new(text).unwrap_or_default();
-        // SAFETY: as above; SQLite frees what it has allocated.
-        unsafe { *argument = ffi::sqlite3_mprintf(c"%s".as_ptr(), text.as_ptr()) };
-    }))
+    // SAFETY: as above; both end with zero.
+    let (name, value) = unsafe {
+        let value = *argument.add(2);
+        (CStr::from_ptr(*argument.add(1)), (!value.is_null()).then(|| CStr::from_ptr(value)))
+    };
+    let (result, text) = match name.to_bytes().to_ascii_lowercase().as_slice() {
+        b"zonal" => match connection.counts() {
+            Ok(text) => (ffi::SQLITE_OK, text),
+            Err(code) => return code,
+        },
+        b"page_size" => match value.and_then(number).and_then(against_page_size) {
+            Some(text) => (ffi::SQLITE_ERROR, text),
+            None => return ffi::SQLITE_NOTFOUND,
+        },
+        _ => return ffi::SQLITE_NOTFOUND,
+    };
+    let text = CString::new(text).unwrap_or_default();
+    // SAFETY: as above; SQLite frees what it has allocated.
+    unsafe { *argument = ffi::sqlite3_mprintf(c"%s".as_ptr(), text.as_ptr()) };
+    result
+}
+
+/// What SQLite takes a pragma's value for.
+fn number(value: &CStr) -> Option<u64> {
+    value.to_str().ok()?.trim().parse().ok()
 }
 
 /// # Safety

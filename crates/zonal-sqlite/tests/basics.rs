@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use rusqlite::{Connection, Error, ErrorCode, OpenFlags};
+use rusqlite::{Connection, Error, ErrorCode, OpenFlags, ffi};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -102,11 +102,211 @@ fn what_is_too_large_for_a_batch_goes_by_the_rollback_journal() {
 }
 
 #[test]
-fn a_page_below_4096_bytes_is_refused_by_an_error() {
+fn pages_below_4096_bytes_are_refused_before_anything_is_written() {
     let place = Place::new();
     let db = place.open();
-    let error = db.execute_batch("pragma page_size = 1024; create table t(a)").unwrap_err();
-    assert_eq!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure), "{error}");
+    for bytes in [512, 1024, 2048] {
+        let error = db.execute_batch(&format!("pragma page_size = {bytes}")).unwrap_err();
+        assert!(error.to_string().contains("4096 bytes at least"), "{error}");
+    }
+    db.execute_batch("pragma page_size = 8192; create table t(a)").unwrap();
+    let bytes: u64 = db.query_row("pragma page_size", [], |row| row.get(0)).unwrap();
+    assert_eq!(bytes, 8192);
+
+    let small = place.path("small.db");
+    let unix = Connection::open(&small).unwrap();
+    unix.execute_batch("pragma page_size = 1024; create table t(a); insert into t values (5)")
+        .unwrap();
+    unix.close().unwrap();
+    let open = |flags| Connection::open_with_flags_and_vfs(&small, flags, "zonal");
+    let error = open(OpenFlags::default()).unwrap_err();
+    assert_eq!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen), "{error}");
+    assert!(!place.path("small.db.journal").exists(), "nothing was made beside it");
+    let read = open(OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let five: u64 = read.query_row("select a from t", [], |row| row.get(0)).unwrap();
+    assert_eq!(five, 5);
+    read.close().unwrap();
+    // As it is advised.
+    let unix = Connection::open(&small).unwrap();
+    unix.execute_batch("pragma page_size = 4096; vacuum").unwrap();
+    unix.close().unwrap();
+    open(OpenFlags::default()).unwrap().execute_batch("insert into t values (6)").unwrap();
+}
+
+fn code(result: Result<(), Error>) -> Option<ErrorCode> {
+    result.unwrap_err().sqlite_error_code()
+}
+
+/// As it is when a copy that was brought back is renamed over a database, or one is deleted and made anew.
+#[test]
+fn a_file_that_takes_the_place_of_an_open_database_is_another_one() {
+    for renamed in [true, false] {
+        let place = Place::new();
+        let first = place.open();
+        first.execute_batch("create table t(a); insert into t values (1)").unwrap();
+        if renamed {
+            let other = Connection::open(place.path("b.db")).unwrap();
+            other.execute_batch("create table t(a); insert into t values (7)").unwrap();
+            other.close().unwrap();
+            fs::rename(place.path("b.db"), place.path("a.db")).unwrap();
+        } else {
+            fs::remove_file(place.path("a.db")).unwrap();
+        }
+        let error = first.execute_batch("insert into t values (2)").unwrap_err();
+        assert_eq!(error.sqlite_error().unwrap().extended_code, ffi::SQLITE_READONLY_DBMOVED);
+        // The journal is the first one's still, and the second does not share that one's file.
+        let path = place.path("a.db");
+        let again = || Connection::open_with_flags_and_vfs(&path, OpenFlags::default(), "zonal");
+        assert_eq!(code(again().map(drop)), Some(ErrorCode::DatabaseBusy));
+        let sum = |db: &Connection| -> u64 {
+            db.query_row("select sum(a) from t", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(sum(&first), 1, "what it had is still read");
+        first.close().unwrap();
+
+        let second = again().unwrap();
+        if !renamed {
+            second.execute_batch("create table t(a); insert into t values (7)").unwrap();
+        }
+        assert_eq!(sum(&second), 7);
+        second.execute_batch("insert into t values (30)").unwrap();
+        assert!(is_sound(&second));
+        second.close().unwrap();
+        assert_eq!(sum(&Connection::open(&path).unwrap()), 37);
+    }
+}
+
+#[test]
+fn a_database_has_one_file_whatever_its_names() {
+    let place = Place::new();
+    let db = place.open();
+    db.execute_batch("create table t(a)").unwrap();
+    fs::hard_link(place.path("a.db"), place.path("name.db")).unwrap();
+    std::os::unix::fs::symlink(place.path("a.db"), place.path("link.db")).unwrap();
+    for (n, name) in ["name.db", "link.db"].into_iter().enumerate() {
+        let flags = OpenFlags::default();
+        let same = Connection::open_with_flags_and_vfs(place.path(name), flags, "zonal").unwrap();
+        same.execute_batch(&format!("insert into t values ({n})")).unwrap();
+        let count: usize = db.query_row("select count(*) from t", [], |row| row.get(0)).unwrap();
+        assert_eq!(count, n + 1, "{name}");
+    }
+}
+
+#[test]
+fn who_waits_for_one_database_keeps_nobody_from_another() {
+    let place = Place::new();
+    drop(place.open());
+    let options = AtomicOptions { journal: JournalUse::Always, ..AtomicOptions::default() };
+    let held = AtomicFile::open(place.path("a.db"), &options).unwrap();
+    std::thread::scope(|scope| {
+        // It waits for the lock, in case that is a dead process's.
+        let waiting = scope.spawn(|| {
+            let flags = OpenFlags::default();
+            Connection::open_with_flags_and_vfs(place.path("a.db"), flags, "zonal").map(drop)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        for n in 0..3 {
+            let path = place.path(&format!("other {n}.db"));
+            let flags = OpenFlags::default();
+            let other = Connection::open_with_flags_and_vfs(path, flags, "zonal").unwrap();
+            other.execute_batch("create table t(a)").unwrap();
+            other.close().unwrap();
+        }
+        assert!(!waiting.is_finished(), "the others were not behind it");
+        assert_eq!(code(waiting.join().unwrap()), Some(ErrorCode::DatabaseBusy));
+    });
+    held.close().unwrap();
+}
+
+#[test]
+fn a_read_only_connection_changes_nothing() {
+    let place = Place::new();
+    let read = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        Connection::open_with_flags_and_vfs(place.path("a.db"), flags, "zonal")
+    };
+    let sum = |db: &Connection| -> u64 {
+        db.query_row("select sum(a) from t", [], |row| row.get(0)).unwrap()
+    };
+    let unix = Connection::open(place.path("a.db")).unwrap();
+    unix.execute_batch("create table t(a); insert into t values (4)").unwrap();
+    unix.close().unwrap();
+    let before = fs::read(place.path("a.db")).unwrap();
+    let (one, two) = (read().unwrap(), read().unwrap());
+    assert_eq!((sum(&one), sum(&two)), (4, 4));
+    assert!(one.is_readonly("main").unwrap());
+    assert_eq!(code(one.execute_batch("insert into t values (1)")), Some(ErrorCode::ReadOnly));
+    // Other processes may read it, too; one who writes would have it alone.
+    let to_read = AtomicOptions { read_only: true, ..AtomicOptions::default() };
+    AtomicFile::open(place.path("a.db"), &to_read).unwrap().close().unwrap();
+    let path = place.path("a.db");
+    let write = || Connection::open_with_flags_and_vfs(&path, OpenFlags::default(), "zonal");
+    assert_eq!(code(write().map(drop)), Some(ErrorCode::DatabaseBusy));
+    drop((one, two));
+    assert!(!place.path("a.db.journal").exists());
+    assert!(fs::read(place.path("a.db")).unwrap() == before);
+
+    // Beside one that writes, in the same process, it reads what that one wrote.
+    let (writer, reader) = (write().unwrap(), read().unwrap());
+    writer.execute_batch("insert into t values (5)").unwrap();
+    assert_eq!(sum(&reader), 9);
+    assert_eq!(code(reader.execute_batch("insert into t values (1)")), Some(ErrorCode::ReadOnly));
+    // What is left when that process dies.
+    let journal = fs::read(place.path("a.db.journal")).unwrap();
+    drop((reader, writer));
+    fs::write(place.path("a.db.journal"), journal).unwrap();
+    assert_eq!(code(read().map(drop)), Some(ErrorCode::CannotOpen), "it may be torn");
+    write().unwrap().close().unwrap();
+    assert_eq!(sum(&read().unwrap()), 9);
+
+    // What may not be written is read, as with SQLite's own VFS.
+    let set = |how| Command::new("chattr").arg(how).arg(place.path("a.db")).status();
+    if !set("+i").is_ok_and(|status| status.success()) {
+        eprintln!("SKIP a file that may not be written: only root may make one that root may not");
+        return;
+    }
+    let outcome = std::panic::catch_unwind(|| {
+        let db = write().unwrap();
+        assert!(db.is_readonly("main").unwrap() && sum(&db) == 9);
+    });
+    set("-i").unwrap();
+    outcome.unwrap();
+}
+
+#[test]
+fn a_wal_is_refused_and_taken_by_one_connection_that_has_the_database_alone() {
+    let place = Place::new();
+    let db = place.open();
+    db.execute_batch("create table t(a); insert into t values (1)").unwrap();
+    let mode = |db: &Connection| -> String {
+        db.query_row("pragma journal_mode = wal", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(mode(&db), "delete", "there is no shared memory");
+    let other = place.open();
+    other.busy_timeout(std::time::Duration::ZERO).unwrap();
+    db.execute_batch("pragma locking_mode = exclusive").unwrap();
+    assert_eq!(mode(&db), "wal", "it needs none now");
+    let before = counts(&db);
+    db.execute_batch("insert into t values (2); begin; insert into t values (3); commit").unwrap();
+    assert_eq!(counts(&db), before, "the WAL has it");
+    let busy = other.query_row("select sum(a) from t", [], |_| Ok(())).unwrap_err();
+    assert_eq!(busy.sqlite_error_code(), Some(ErrorCode::DatabaseBusy), "{busy}");
+    db.execute_batch("pragma wal_checkpoint(truncate)").unwrap();
+    let (batches, _, ordinary) = counts(&db);
+    assert!(batches == before.0 && ordinary > before.2, "checkpoints are ordinary writes");
+    db.close().unwrap();
+    // Without having it alone, nobody reads it; SQLite's own VFS does.
+    let refused = other.query_row("select sum(a) from t", [], |_| Ok(())).unwrap_err();
+    assert_eq!(refused.sqlite_error_code(), Some(ErrorCode::CannotOpen), "{refused}");
+    drop(other);
+    let db = place.open();
+    db.execute_batch("pragma locking_mode = exclusive").unwrap();
+    let sum: u64 = db.query_row("select sum(a) from t", [], |row| row.get(0)).unwrap();
+    assert_eq!(sum, 6);
+    let mode: String = db.query_row("pragma journal_mode = delete", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "delete", "and back");
+    db.execute_batch("pragma locking_mode = normal; insert into t values (4)").unwrap();
+    assert!(is_sound(&db));
 }
 
 #[test]
@@ -134,8 +334,6 @@ fn connections_of_one_process_wait_for_each_other() {
     let seen: i64 = other.query_row("select count(*) from t", [], |row| row.get(0)).unwrap();
     assert_eq!(seen, 2);
     other.execute_batch("insert into t values (3)").unwrap();
-    let mode: String = one.query_row("pragma journal_mode = wal", [], |row| row.get(0)).unwrap();
-    assert_eq!(mode, "delete", "there is no shared memory");
     // Somebody else is kept out.
     let options = AtomicOptions { journal: JournalUse::Always, ..AtomicOptions::default() };
     let error = AtomicFile::open(place.path("a.db"), &options).unwrap_err();
