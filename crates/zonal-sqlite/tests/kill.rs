@@ -54,9 +54,11 @@ fn kill_again_and_again(way: Way, kills: usize) -> Result<u64, (usize, String)> 
 #[test]
 fn a_killed_process_leaves_every_transaction_whole() {
     let kills = work::count_of("ZONAL_KILLS", KILLS);
-    match kill_again_and_again(Way::Zonal, kills) {
-        Ok(transactions) => println!("{kills} kills in {transactions} transactions, none torn"),
-        Err((kill, what)) => panic!("kill {kill}: {what}"),
+    for way in [Way::Zonal, Way::Wal] {
+        match kill_again_and_again(way, kills) {
+            Ok(count) => println!("{way:?}: {kills} kills in {count} transactions, none torn"),
+            Err((kill, what)) => panic!("{way:?}, kill {kill}: {what}"),
+        }
     }
 }
 

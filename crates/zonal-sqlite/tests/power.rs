@@ -103,7 +103,9 @@ fn a_cut_leaves_every_transaction_whole_and_tears_the_control() {
     let control = cut_again_and_again(&ground, Way::Bare, cuts.min(CUTS), seed);
     assert!(!control.torn.is_empty(), "the control was never torn, so this shows nothing");
     println!("for example: {}", control.torn[0]);
-    let found = cut_again_and_again(&ground, Way::Zonal, cuts, seed);
-    assert!(found.torn.is_empty(), "{:#?}", found.torn);
-    assert!(found.transactions > cuts as u64, "{found:?}");
+    for way in [Way::Zonal, Way::Wal] {
+        let found = cut_again_and_again(&ground, way, cuts, seed);
+        assert!(found.torn.is_empty(), "{way:?}: {:#?}", found.torn);
+        assert!(found.transactions > cuts as u64, "{way:?}: {found:?}");
+    }
 }

@@ -27,6 +27,8 @@ const ALL_AT: u64 = 25;
 pub(crate) enum Way {
     /// By batches of the VFS.
     Zonal,
+    /// By SQLite's WAL, in the VFS's files, by a connection that has them alone.
+    Wal,
     /// Not at all, over SQLite's own VFS: the control of power cuts.
     Bare,
     /// The same without a sync, so that most of its time is writes: the control of kills, which lose nothing that
@@ -35,21 +37,27 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 3] = [Self::Zonal, Self::Bare, Self::Unsynced];
+    const ALL: [Self; 4] = [Self::Zonal, Self::Wal, Self::Bare, Self::Unsynced];
 }
 
 pub(crate) fn open(path: &Path, way: Way) -> Result<Connection> {
     zonal_sqlite::register(&options())?;
     let flags = OpenFlags::default();
     let vfs = match way {
-        Way::Zonal => zonal_sqlite::VFS,
+        Way::Zonal | Way::Wal => zonal_sqlite::VFS,
         Way::Bare | Way::Unsynced => "unix",
     };
     let db = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
-    if way != Way::Zonal {
-        let mode: String = db.query_row("pragma journal_mode = off", [], |row| row.get(0))?;
-        ensure!(mode == "off", "{mode}");
-    }
+    let (mode, before) = match way {
+        Way::Zonal => ("delete", ""),
+        // Small, so that many cuts meet it while it is put in place.
+        Way::Wal => ("wal", "pragma locking_mode = exclusive; pragma wal_autocheckpoint = 40"),
+        Way::Bare | Way::Unsynced => ("off", ""),
+    };
+    db.execute_batch(before)?;
+    let set = format!("pragma journal_mode = {mode}");
+    let is: String = db.query_row(&set, [], |row| row.get(0))?;
+    ensure!(is == mode, "{is}");
     if way == Way::Unsynced {
         db.execute_batch("pragma synchronous = off")?;
     }
