@@ -389,6 +389,8 @@ fn what_cannot_be_is_refused_by_name() {
     let failed = file.write_atomic_at(0, vec![1; UNIT]).wait().unwrap_err();
     assert_eq!(failed.error.kind(), ErrorKind::Unsupported);
     assert!(failed.error.to_string().contains("the journal"), "{}", failed.error);
+    let error = file.write_batch([(0, vec![1; UNIT].into())]).wait().unwrap_err();
+    assert!(error.to_string().contains("leave out fast_only"), "{error}");
     let error = AtomicFile::open(place.pages(), &with_journal()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
     file.close().unwrap();

@@ -403,7 +403,11 @@ impl AtomicFile {
         self.check_writable()?;
         let refuse = |kind, text: String| Err(Error::new(kind, text));
         let AtomicLimits { path, unit_min, unit_max, .. } = self.limits;
-        if path != AtomicPath::Journal || self.fast_only {
+        if self.fast_only {
+            let text = "a batch would go through the journal; leave out fast_only to take it";
+            return refuse(ErrorKind::Unsupported, text.to_owned());
+        }
+        if path != AtomicPath::Journal {
             let text = "only a journal makes several units one; open the file with one, in any case \
                         (JournalUse::Always)";
             return refuse(ErrorKind::Unsupported, text.to_owned());
