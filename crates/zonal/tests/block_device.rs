@@ -20,7 +20,7 @@ use null_blk::{set_condition, set_null_blk, zones_can_die};
 use one_by_one::{BLOCK, append, blocks, read, run};
 use std::fs::{self, OpenOptions as Opening};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -225,6 +225,7 @@ fn a_device_that_is_taken_away_under_load_is_said_to_be_gone() {
         let drive = bench.open(engine);
         let (zone, other) = (zone(&drive, 0), zone(&drive, 1));
         let mut queue = drive.queue(&QueueOptions::default()).unwrap();
+        let back = PoweredAgain(&bench.path);
         let load = load(&mut queue, &zone, 16, |count| {
             if count == 100 {
                 set_null_blk(&bench.path, "power", "0");
@@ -239,7 +240,16 @@ fn a_device_that_is_taken_away_under_load_is_said_to_be_gone() {
         assert!(refused.to_string().contains("the device was taken away"), "{refused}");
         drop(queue);
         drop(drive);
-        set_null_blk(&bench.path, "power", "1");
+        drop(back);
+    }
+}
+
+/// Makes a null_blk anew, whatever comes of the test that took it away.
+struct PoweredAgain<'a>(&'a Path);
+
+impl Drop for PoweredAgain<'_> {
+    fn drop(&mut self) {
+        set_null_blk(self.0, "power", "1");
     }
 }
 

@@ -8,6 +8,7 @@
 mod blkzone;
 mod null_blk;
 mod one_by_one;
+mod until_one_fails;
 
 use blkzone::{blkzone, written};
 use null_blk::{set_condition, set_null_blk, zones_can_die};
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use until_one_fails::load;
 use zonal::{
-    Completion, Device, EngineChoice, ErrorKind, OpenOptions, Queue, QueueOptions, Request, Target,
+    Device, EngineChoice, ErrorKind, OpenOptions, Queue, QueueOptions, Request, Target, ZoneInfo,
     ZoneState,
 };
 
@@ -201,51 +203,46 @@ fn pointer(drive: &Device, zone: u32) -> u64 {
     zone.write_pointer.unwrap() - zone.start
 }
 
-/// Appends single blocks, so many in flight, until one fails; what was acknowledged (block, byte) and the
-/// errors.
-fn load(queue: &mut Queue, zone: u32, depth: u8, at: impl Fn(usize)) -> Load {
-    let start = queue.report(zone..=zone).unwrap()[0].start;
-    let mut load = Load::default();
-    for byte in 0..depth {
-        queue.push(Request::append(zone, blocks(byte, 1)).tag(byte.into())).unwrap();
-    }
-    while queue.in_flight() > 0 {
-        queue.submit_and_wait(1).unwrap();
-        while let Some(Completion { tag, result, offset, .. }) = queue.next_completion() {
-            match result {
-                Ok(_) => {
-                    load.acknowledged.push(((offset - start) as usize / BLOCK, tag as u8));
-                    at(load.acknowledged.len());
-                    if load.errors.is_empty() {
-                        let request = Request::append(zone, blocks(tag as u8, 1));
-                        queue.push(request.tag(tag)).unwrap();
-                    }
+fn zone(drive: &Device, number: u32) -> ZoneInfo {
+    drive.report(number..=number).unwrap()[0]
+}
+
+/// The kernel has many writes of a file under way, and keeps them in order: none has to be sent again.
+#[test]
+fn what_is_in_flight_in_a_file_stays_in_order() {
+    for options in [REPAIR, EXPLICIT] {
+        let Some(bench) = Bench::new(options) else { return };
+        for sqpoll in [false, true] {
+            let drive = bench.open(EngineChoice::IoUring);
+            std::thread::scope(|scope| {
+                for writer in 0..2_u8 {
+                    let drive = &drive;
+                    scope.spawn(move || {
+                        let options = QueueOptions { depth: 64, sqpoll, ..QueueOptions::default() };
+                        let mut queue = drive.queue(&options).unwrap();
+                        for _ in 0..12 {
+                            // Both to one zone, and each to one of its own.
+                            for n in 0..64 {
+                                let to = if n < 8 { 0 } else { 1 + u32::from(writer) };
+                                queue.push(Request::append(to, blocks(writer, 1))).unwrap();
+                            }
+                            queue.submit_and_wait(64).unwrap();
+                            while let Some(completion) = queue.next_completion() {
+                                completion.result.unwrap();
+                            }
+                        }
+                    });
                 }
-                Err(error) => load.errors.push(error),
+            });
+            let metrics = drive.metrics();
+            assert_eq!((metrics.failed, metrics.repeated), (0, 0), "{metrics:?}");
+            let mut queue = queue(&drive);
+            for (zone, written) in [(0, 192), (1, 672), (2, 672)] {
+                assert_eq!(pointer(&drive, zone), written * BLOCK as u64);
+                run(&mut queue, Request::reset(zone)).result.unwrap();
             }
-        }
-    }
-    load
-}
-
-#[derive(Debug, Default)]
-struct Load {
-    acknowledged: Vec<(usize, u8)>,
-    errors: Vec<zonal::Error>,
-}
-
-impl Load {
-    /// The first error that is not of a write behind one.
-    fn at_fault(&self) -> &zonal::Error {
-        let behind = |error: &&zonal::Error| error.kind() == ErrorKind::BehindFailedWrite;
-        self.errors.iter().find(|error| !behind(error)).unwrap()
-    }
-
-    fn is_all_there(&self, queue: &mut Queue, zone: u32) {
-        let blocks = self.acknowledged.iter().map(|&(block, _)| block + 1).max().unwrap();
-        let found = read(queue, zone, blocks);
-        for &(block, byte) in &self.acknowledged {
-            assert_eq!(found[block], byte, "block {block} of zone {zone}");
+            drop(queue);
+            drive.close().unwrap();
         }
     }
 }
@@ -318,16 +315,16 @@ fn a_bad_block_fails_one_write_and_the_zone_goes_on_where_its_file_ends() {
             let drive = bench.open(engine);
             let mut queue = queue(&drive);
             bench.set_bad(0, 50, true);
-            let load = load(&mut queue, 0, 16, |_| ());
+            let load = load(&mut queue, &zone(&drive, 0), 16, |_| ());
             bench.set_bad(0, 50, false);
-            let error = load.at_fault();
-            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
-            assert!(error.to_string().contains("bytes of it were written"), "{error}");
+            let (kind, text) = load.at_fault();
+            assert_eq!(*kind, ErrorKind::Io, "{text}");
+            assert!(text.contains("bytes of it were written"), "{text}");
             assert!(load.acknowledged.len() >= 50, "{}", load.acknowledged.len());
             let end = pointer(&drive, 0);
             assert_eq!((bench.size(0), bench.on_device(0).0), (end, end));
             assert_eq!(append(&mut queue, 0, 77, 1), end);
-            load.is_all_there(&mut queue, 0);
+            load.is_all_there(&mut queue);
             assert_eq!(
                 read(&mut queue, 0, end as usize / BLOCK + 2)[end as usize / BLOCK..],
                 [77, 0]
@@ -349,17 +346,12 @@ fn what_the_mount_does_about_an_error_is_what_callers_are_told() {
         let drive = bench.open(EngineChoice::IoUring);
         let mut queue = queue(&drive);
         bench.set_bad(0, 50, true);
-        let load = load(&mut queue, 0, 16, |_| ());
+        let load = load(&mut queue, &zone(&drive, 0), 16, |_| ());
         bench.set_bad(0, 50, false);
-        assert_eq!(
-            (load.at_fault().kind(), state(&drive, 0)),
-            (kind, after),
-            "{}",
-            load.at_fault()
-        );
+        assert_eq!((load.at_fault().0, state(&drive, 0)), (kind, after), "{:?}", load.at_fault());
         assert_eq!(append_error(&mut queue, 0).kind(), kind);
         if after == ZoneState::ReadOnly {
-            load.is_all_there(&mut queue, 0);
+            load.is_all_there(&mut queue);
             assert_eq!(pointer(&drive, 0), bench.size(0));
         } else {
             let start = drive.report(0..1).unwrap()[0].start;
@@ -382,17 +374,12 @@ fn a_zonefs_made_read_only_by_an_error_is_named_and_gone_on_with_when_it_is_not(
         let mut queue = queue(&drive);
         append(&mut queue, 1, 5, 1);
         bench.set_bad(0, 50, true);
-        let load = load(&mut queue, 0, 16, |_| ());
+        let load = load(&mut queue, &zone(&drive, 0), 16, |_| ());
         bench.set_bad(0, 50, false);
-        // Over a ring what was behind it is sent once more, and it with them.
-        let kind = match engine {
-            EngineChoice::Threads => ErrorKind::Io,
-            _ => ErrorKind::DeviceReadOnly,
-        };
-        assert_eq!(load.at_fault().kind(), kind, "{}", load.at_fault());
+        assert_eq!(load.at_fault().0, ErrorKind::Io, "{:?}", load.at_fault());
         let end = pointer(&drive, 0);
         assert_eq!((bench.size(0), bench.on_device(0).0), (end, end));
-        load.is_all_there(&mut queue, 0);
+        load.is_all_there(&mut queue);
         for zone in [0, 1, 2] {
             let error = append_error(&mut queue, zone);
             assert_eq!(error.kind(), ErrorKind::DeviceReadOnly, "{error}");
@@ -425,12 +412,12 @@ fn zones_that_die_under_load_are_found_and_nothing_acknowledged_is_lost() {
                     bench.set_condition(zone, attribute);
                 }
             };
-            let load = load(&mut queue, zone, 16, die);
-            assert_eq!(load.at_fault().kind(), kind, "{}", load.at_fault());
+            let load = load(&mut queue, &self::zone(&drive, zone), 16, die);
+            assert_eq!(load.at_fault().0, kind, "{:?}", load.at_fault());
             assert_eq!(state(&drive, zone), dead);
             assert_eq!(append_error(&mut queue, zone).kind(), kind);
             if dead == ZoneState::ReadOnly {
-                load.is_all_there(&mut queue, zone);
+                load.is_all_there(&mut queue);
                 assert_eq!(pointer(&drive, zone), bench.size(zone));
             }
             append(&mut queue, 4, 1, 1);
@@ -764,10 +751,10 @@ fn a_file_whose_zone_dies_is_found_and_what_was_acknowledged_is_flushed() {
                 bench.set_condition(6, attribute);
             }
         };
-        let load = load(&mut queue, 0, 16, die);
-        assert_eq!((load.at_fault().kind(), state(&drive, 0)), (kind, dead), "{}", load.at_fault());
+        let load = load(&mut queue, &zone(&drive, 0), 16, die);
+        assert_eq!((load.at_fault().0, state(&drive, 0)), (kind, dead), "{:?}", load.at_fault());
         if dead == ZoneState::ReadOnly {
-            load.is_all_there(&mut queue, 0);
+            load.is_all_there(&mut queue);
         }
         // Its own file cannot be synced any more.
         run(&mut queue, Request::flush()).result.unwrap();

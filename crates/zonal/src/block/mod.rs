@@ -106,9 +106,7 @@ fn open_device(path: &Path, name: &str, options: &OpenOptions) -> Result<Device>
     let file = options.driven(file)?;
     let way = Way::Node(file.clone(), Arc::new(geometry.clone()));
     let block = Block::new(way, file, &limits);
-    let at_once = block.disk.engine_name().0 == "io_uring";
-    let warnings = limits.disorder.iter().filter(|_| at_once && !options.read_only).cloned();
-    let notes = OpenNotes { warnings: warnings.collect(), ..OpenNotes::default() };
+    let notes = block.notes(&limits, options);
     Ok(assemble(block, name, options, geometry, &reported, notes))
 }
 
@@ -195,7 +193,6 @@ fn device_error(error: io::Error, what: &str) -> Error {
 /// The kind of an error that a device gave a request.
 pub(crate) fn write_kind(error: &io::Error) -> ErrorKind {
     match error.raw_os_error() {
-        Some(libc::ENODEV | libc::ENXIO) => ErrorKind::NotFound,
         // There is nothing to free on a device: see `node_text`.
         Some(libc::ENOSPC) => ErrorKind::Io,
         // BLK_STS_ZONE_OPEN_RESOURCE, BLK_STS_ZONE_ACTIVE_RESOURCE
@@ -358,6 +355,13 @@ impl Block {
         Self { calls, way, disk: Disk::File(file), whole_write, one_by_one }
     }
 
+    /// What there is to say when it is opened: that its writes go one at a time for the kernel's sake.
+    fn notes(&self, limits: &DeviceLimits, options: &OpenOptions) -> OpenNotes {
+        let at_once = self.disk.engine_name().0 == "io_uring";
+        let warnings = limits.disorder.iter().filter(|_| at_once && !options.read_only).cloned();
+        OpenNotes { warnings: warnings.collect(), ..OpenNotes::default() }
+    }
+
     pub(crate) fn disk(&self) -> &Disk {
         &self.disk
     }
@@ -381,6 +385,15 @@ impl Block {
     /// The longest write that may be on its way together with others of its zone, in bytes.
     pub(crate) fn whole_write(&self) -> u64 {
         self.whole_write
+    }
+
+    /// Whether a write may have failed with this because it came out of order.
+    pub(crate) fn may_be_disorder(&self, error: &io::Error) -> bool {
+        match &self.way {
+            Way::Node(..) => true,
+            // The kernel holds what is written against its own end of the file, before the device is asked.
+            Way::Files(_) => error.raw_os_error() == Some(libc::EINVAL),
+        }
     }
 
     /// Whether a zone takes one write at a time, because the kernel does not keep several in order.
@@ -567,7 +580,7 @@ fn standing(file: &FileDisk, geometry: &Geometry, zone: ZoneIndex) -> Result<Sta
 /// How a zone stands by its report, if that is of this zone as it was when the drive was opened.
 ///
 /// # Errors
-/// `Unsupported`: it is not.
+/// `NotFound`: the device has no such zone any more. `Unsupported`: it is another.
 pub(crate) fn stands(
     reported: Option<&Reported>,
     geometry: &Geometry,

@@ -19,7 +19,7 @@
 use super::probe::{DeviceLimits, Sysfs};
 use super::report::{Reported, SECTOR};
 use super::{Block, Way, assemble, blocks, claimed, device_error, mount, write_kind};
-use crate::device::{Device, OpenNotes, PartOf, ZoneKind};
+use crate::device::{Device, PartOf, ZoneKind};
 use crate::engine::file::FileDisk;
 use crate::engine::spread::{Place, Spread};
 use crate::engine::{EngineChoice, EngineKind};
@@ -154,7 +154,8 @@ fn open_mounted(path: &Path, name: &str, options: &OpenOptions) -> Result<Device
     let (mount, device) = (folder.mount, sysfs.device());
     let zonefs = Zonefs { spread, geometry: geometry.clone(), mount, device, part };
     let block = Block::new(Way::Files(Arc::new(zonefs)), file, &limits);
-    let device = assemble(block, name, options, geometry, &reported, OpenNotes::default());
+    let notes = block.notes(&limits, options);
+    let device = assemble(block, name, options, geometry, &reported, notes);
     let zones = &device.drive().zones;
     if !options.read_only {
         (0..zones.count()).map(ZoneIndex).for_each(|zone| zones.withhold(zone));
@@ -682,7 +683,11 @@ impl Zonefs {
                 "the kernel has made this zonefs read-only after an I/O error (errors={errors}; see \
                  dmesg); see to the device, then mount -o remount,rw {point}"
             )),
-            libc::EINVAL => Some("the kernel has the file's end elsewhere".to_owned()),
+            libc::EINVAL => {
+                let text = "the kernel has the file's end elsewhere; where it stays so, reset the zone, or mount \
+                            the zonefs again";
+                Some(text.to_owned())
+            }
             libc::EFBIG => Some("the kernel has the file at its maximum".to_owned()),
             _ => None,
         }

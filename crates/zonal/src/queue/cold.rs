@@ -194,11 +194,19 @@ pub(super) async fn ask(scene: &Scene, zone: ZoneIndex) -> Result<Standing> {
             Err(no_device())
         }
     };
-    if asked.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+    if asked.as_ref().is_err_and(is_gone) {
         // Nothing more comes of any zone.
         scene.zones().latch(GONE);
+        return Err(scene.zones().latched_error());
     }
     asked
+}
+
+/// Whether an error says that there is no device any more.
+fn is_gone(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    let errno = source.and_then(io::Error::raw_os_error);
+    error.kind() == ErrorKind::NotFound || matches!(errno, Some(libc::ENODEV | libc::ENXIO))
 }
 
 /// How zones stand from `first` on, at least one and as many as a report of so many bytes has.

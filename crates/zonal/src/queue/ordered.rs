@@ -19,8 +19,8 @@ use zonal_core::units::{Blocks, Extent, ZoneIndex};
 use zonal_core::zone::{Barrier, Obstacle, Pass, Placement, ZoneState};
 
 impl Queue {
-    /// Brings a write before its zone's rules where there is more to it than those: a sync has failed,
-    /// or a device is below.
+    /// Brings a write before its zone's rules where there is more to it than those: the drive is
+    /// latched, or a device is below.
     pub(super) fn enter_otherwise(&mut self, number: u32, pass: Pass) {
         let zones = &self.drive.zones;
         if zones.is_latched() {
@@ -107,8 +107,12 @@ impl Queue {
     #[cold]
     pub(super) fn heard(&mut self, zone: ZoneIndex, standing: Result<Standing>) {
         let Some(lowest) = self.lanes.lowest_failed(zone, starts(&self.slots)) else { return };
-        let start = self.slots.get(lowest).extent.start;
-        if !standing.is_ok_and(|standing| standing.takes_data_at(start)) {
+        let slot = self.slots.get(lowest);
+        let start = slot.extent.start;
+        let disorder = self.drive.block().is_some_and(|block| {
+            slot.error.as_ref().is_none_or(|error| block.may_be_disorder(error))
+        });
+        if !disorder || !standing.is_ok_and(|standing| standing.takes_data_at(start)) {
             return self.give_up(zone);
         }
         let repeats = self.lanes.repeat(zone, starts(&self.slots));

@@ -434,7 +434,7 @@ impl Zones {
         }
     }
 
-    /// Whether a sync has failed.
+    /// Whether nothing is written any more: a sync has failed, or the device below is gone.
     #[inline]
     pub(crate) fn is_latched(&self) -> bool {
         self.latched.load(Ordering::Acquire)

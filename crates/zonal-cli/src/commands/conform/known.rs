@@ -13,8 +13,8 @@ pub(super) struct Known {
     pub(super) peer: &'static str,
     /// The rule that it breaks.
     pub(super) rule: &'static str,
-    /// Words that the case of the rule has in it; none for all of them.
-    pub(super) case: &'static str,
+    /// Words that the case of the rule has in it, all of them.
+    pub(super) case: &'static [&'static str],
     /// What is documented, and where.
     pub(super) note: &'static str,
 }
@@ -39,46 +39,52 @@ const NVMET_INTERNAL: &str = "Linux's NVMe target (blk_to_nvme_status, blkdev_zo
 /// What it says to such a write, and what is said to those behind it in its zone.
 const AT_LIMIT: &str = ErrorKind::TooManyOpenZones.as_str();
 const BEHIND: &str = ErrorKind::BehindFailedWrite.as_str();
+const IO_ERROR: &str = ErrorKind::Io.as_str();
 
 /// All of them.
 pub(super) const TABLE: &[Known] = &[
     Known {
         peer: "QEMU NVMe Ctrl",
         rule: "read-across",
-        case: "",
+        case: &[],
         note: "QEMU's ZNS model reads across zones only with zoned.cross_read=on (nvme-ns)",
     },
-    Known { peer: "scsi_debug", rule: "state-close", case: "close empty", note: ZBC_NO_CHANGE },
-    Known { peer: "scsi_debug", rule: "state-close", case: "close full", note: ZBC_NO_CHANGE },
-    Known { peer: "scsi_debug", rule: "state-open", case: "open full", note: ZBC_NO_CHANGE },
-    Known { peer: "null_blk", rule: "append-completes", case: AT_LIMIT, note: NOT_CLOSED },
-    Known { peer: "null_blk", rule: "append-completes", case: BEHIND, note: NOT_CLOSED },
+    Known { peer: "scsi_debug", rule: "state-close", case: &["close empty"], note: ZBC_NO_CHANGE },
+    Known { peer: "scsi_debug", rule: "state-close", case: &["close full"], note: ZBC_NO_CHANGE },
+    Known { peer: "scsi_debug", rule: "state-open", case: &["open full"], note: ZBC_NO_CHANGE },
+    Known { peer: "null_blk", rule: "append-completes", case: &[AT_LIMIT], note: NOT_CLOSED },
+    Known { peer: "null_blk", rule: "append-completes", case: &[BEHIND], note: NOT_CLOSED },
     Known {
         peer: "NVMe namespace, Linux",
         rule: "append-completes",
-        case: "more zones than may be open",
+        case: &[IO_ERROR, "more zones than may be open"],
         note: NVMET_INTERNAL,
     },
     Known {
         peer: "NVMe namespace, Linux",
         rule: "finish-at-limit",
-        case: "",
+        case: &["refused"],
         note: NVMET_INTERNAL,
     },
-    Known { peer: "zonefs, null_blk", rule: "active-limit", case: "", note: NO_SPARE_PLACE },
+    Known { peer: "zonefs, null_blk", rule: "active-limit", case: &[], note: NO_SPARE_PLACE },
     Known {
         peer: "zonefs, null_blk",
         rule: "append-completes",
-        case: "more zones than may be open",
+        case: &["more zones than may be open"],
         note: NO_SPARE_PLACE,
     },
-    Known { peer: "memory_backed=0", rule: "append-record", case: "contents", note: NOT_KEPT },
-    Known { peer: "memory_backed=0", rule: "read-pointer", case: "contents", note: NOT_KEPT },
-    Known { peer: "memory_backed=0", rule: "read-finished", case: "contents", note: NOT_KEPT },
-    Known { peer: "memory_backed=0", rule: "read-reset", case: "contents", note: NOT_KEPT },
-    Known { peer: "memory_backed=0", rule: "write-order", case: "contents", note: NOT_KEPT },
-    Known { peer: "memory_backed=0", rule: "ordered-append", case: "contents", note: NOT_KEPT },
-    Known { peer: "memory_backed=0", rule: "conventional-write", case: "contents", note: NOT_KEPT },
+    Known { peer: "memory_backed=0", rule: "append-record", case: &["contents"], note: NOT_KEPT },
+    Known { peer: "memory_backed=0", rule: "read-pointer", case: &["contents"], note: NOT_KEPT },
+    Known { peer: "memory_backed=0", rule: "read-finished", case: &["contents"], note: NOT_KEPT },
+    Known { peer: "memory_backed=0", rule: "read-reset", case: &["contents"], note: NOT_KEPT },
+    Known { peer: "memory_backed=0", rule: "write-order", case: &["contents"], note: NOT_KEPT },
+    Known { peer: "memory_backed=0", rule: "ordered-append", case: &["contents"], note: NOT_KEPT },
+    Known {
+        peer: "memory_backed=0",
+        rule: "conventional-write",
+        case: &["contents"],
+        note: NOT_KEPT,
+    },
 ];
 
 /// What excuses all of `faults`, if anything does: the notes, each once.
@@ -86,7 +92,9 @@ pub(super) fn excuses(peer: &str, rule: &str, faults: &[Fault]) -> Option<Vec<St
     let mut notes: Vec<String> = Vec::new();
     for Fault { case, .. } in faults {
         let known = TABLE.iter().find(|known| {
-            peer.contains(known.peer) && known.rule == rule && case.contains(known.case)
+            peer.contains(known.peer)
+                && known.rule == rule
+                && known.case.iter().all(|words| case.contains(words))
         })?;
         if !notes.iter().any(|note| note == known.note) {
             notes.push(known.note.into());
@@ -132,7 +140,7 @@ fn describe_sysfs(folder: &Path, null_blk: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rules::RULES;
+    use super::super::{appends::Campaign, rules::RULES};
     use super::*;
 
     fn fault(case: &str) -> Fault {
@@ -157,7 +165,22 @@ mod tests {
         let plain = fault("records of 4K, 32 in flight");
         let excused = |faults: &[Fault]| excuses(peer, "append-completes", faults).is_some();
         assert!(excused(std::slice::from_ref(&crowded)));
-        assert!(!excused(&[crowded, plain]));
+        assert!(!excused(&[crowded.clone(), plain]));
+        // As refused appends are found.
+        let refused = |kind: ErrorKind, situation| {
+            let mut campaign = Campaign::default();
+            campaign.find_end(Some(kind), situation, "an append");
+            campaign.findings.into_iter().map(|(_, fault)| fault).collect::<Vec<_>>()
+        };
+        let (crowded, plain) = (&*crowded.case, "records of 4K, 32 in flight");
+        assert!(excused(&refused(ErrorKind::TooManyOpenZones, crowded)));
+        let nvmet = |faults: &[Fault]| {
+            excuses("NVMe namespace, Linux", "append-completes", faults).is_some()
+        };
+        assert!(nvmet(&refused(ErrorKind::Io, crowded)));
+        assert!(
+            !nvmet(&refused(ErrorKind::Io, plain)) && !nvmet(&refused(ErrorKind::Stalled, crowded))
+        );
     }
 
     #[test]

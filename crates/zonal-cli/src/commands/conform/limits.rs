@@ -228,7 +228,8 @@ pub(super) fn finish_at_limit(bench: &mut Bench<'_>) -> Checked {
             bench.expect_zone("", one_more, ZoneState::Empty, 0)
         }
         Err(error) => {
-            bench.fault("", format!("finish of zone {one_more}, empty, at the limit: {error}"));
+            let text = format!("finish of zone {one_more}, empty, at the limit: {error}");
+            bench.fault("refused", text);
             Ok(())
         }
     }

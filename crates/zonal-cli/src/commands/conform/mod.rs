@@ -5,8 +5,8 @@
 //!                                    └► appends (many in flight: the campaign)
 //! ```
 //!
-//! Invariants: only the zones named are touched. At the end the sequential ones are reset, but after a request
-//! that has hung, and the conventional ones hold what they held. Whatever the drive does, an unexpected error or
+//! Invariants: only the zones named are touched. At the end, but after a request that has hung, the sequential
+//! ones are reset, and the conventional ones hold what they held. Whatever the drive does, an unexpected error or
 //! no answer at all, is a verdict and no error of the program.
 
 mod appends;

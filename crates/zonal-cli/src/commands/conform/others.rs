@@ -39,12 +39,13 @@ pub(super) fn written_anywhere(bench: &mut Bench<'_>) -> Checked {
         bench.ok(Call::Write { offset: *offset, data })?;
         bench.expect_record(*offset, block, stamp)
     });
-    let put_back = held.into_iter().try_for_each(|(offset, data)| {
-        bench.ok(Call::Write { offset, data })?;
-        Ok(())
-    });
-    // What was found first is said.
-    result.and(put_back)?;
+    // All of it, whatever comes of one; what was found first is said.
+    let mut result = result;
+    for (offset, data) in held {
+        let put_back = bench.ok(Call::Write { offset, data });
+        result = result.and(put_back.map(|_| ()));
+    }
+    result?;
     let after = bench.zone(zone.zone)?;
     bench.expect(after.state == ZoneState::NotWp && after.write_pointer.is_none(), "", || {
         format!("written, zone {} is {} with {:?}", zone.zone, after.state, after.write_pointer)

@@ -21,7 +21,7 @@ use zonal::ErrorKind;
 
 /// What is judged, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Judgement {
+pub(super) enum Judgement {
     /// Ended once, well, with its tag and buffer; or refused where it had to be.
     Completes,
     /// The offset is in the zone and on a block.
@@ -43,7 +43,7 @@ enum Judgement {
 /// What the appends have shown.
 #[derive(Debug, Default)]
 pub(super) struct Campaign {
-    findings: Vec<(Judgement, Fault)>,
+    pub(super) findings: Vec<(Judgement, Fault)>,
     /// How many records were appended, read back and compared.
     pub(super) records: u64,
     /// The situations, by name.
@@ -65,9 +65,12 @@ impl Campaign {
         self.findings.push((judgement, Fault { case, text }));
     }
 
-    /// What a request came to that should not: its case is how it was refused, if it was.
-    fn find_end(&mut self, refused: Option<ErrorKind>, situation: &str, text: &str) {
-        let case = refused.map_or_else(|| situation.to_owned(), |kind| kind.to_string());
+    /// What a request came to that should not: its case is the situation, and how it was refused, if it was.
+    pub(super) fn find_end(&mut self, refused: Option<ErrorKind>, situation: &str, text: &str) {
+        let case = match refused {
+            Some(kind) => format!("{situation}: {kind}"),
+            None => situation.to_owned(),
+        };
         self.find_case(Judgement::Completes, case, situation, text);
     }
 }
