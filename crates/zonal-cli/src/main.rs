@@ -5,6 +5,7 @@
 //! code says how it ended: 0 done, 1 a negative answer, 2 an error, 128 + n stopped by signal n.
 
 mod args;
+mod background;
 mod commands;
 mod outcome;
 mod output;

@@ -58,6 +58,12 @@ EXAMPLES:
   mkdir d && zonal mount disk.qcow2 d --daemon && ls -l d/seq && umount d
   zonal mount disk.qcow2 d --buffered --daemon && cp a.log d/seq/9; umount d";
 
+#[cfg(feature = "ublk")]
+pub(crate) const SERVE: &str = "\
+EXAMPLES:
+  zonal serve ublk disk.qcow2 --daemon && blkzone report /dev/ublkb0
+  zonal serve ublk disk.qcow2 --recover 0 --daemon";
+
 pub(crate) const OPEN: &str = "\
 EXAMPLES:
   zonal open disk.qcow2 --zone 3

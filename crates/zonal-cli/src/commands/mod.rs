@@ -19,6 +19,8 @@ mod mount;
 mod read;
 mod report;
 mod restore;
+#[cfg(feature = "ublk")]
+mod serve;
 mod sim;
 #[cfg(feature = "top")]
 mod top;
@@ -95,6 +97,10 @@ pub(crate) enum Command {
     /// Mount a drive as a zonefs: a file for each zone
     #[command(after_help = examples::MOUNT)]
     Mount(mount::MountArgs),
+    /// Show a drive to the kernel: as a zoned block device
+    #[cfg(feature = "ublk")]
+    #[command(after_help = examples::SERVE)]
+    Serve(serve::ServeArgs),
     /// Write ordinary files and devices untorn: all of a unit is there after a power cut, or none
     #[command(after_help = examples::ATOMIC)]
     Atomic(atomic::AtomicArgs),
@@ -140,6 +146,8 @@ impl Command {
             Self::Restore(args) => restore::run(args, ui),
             Self::Bench(args) => bench::run(args, ui),
             Self::Mount(args) => mount::run(args, ui),
+            #[cfg(feature = "ublk")]
+            Self::Serve(args) => serve::run(args, ui),
             Self::Atomic(args) => atomic::run(args, ui),
             Self::Sim(args) => sim::run(args, ui),
             #[cfg(feature = "top")]

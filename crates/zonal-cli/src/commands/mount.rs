@@ -1,38 +1,24 @@
 //! `zonal mount`: a drive as a zonefs, until it is unmounted or the program is told to end.
-//!
-//! In the background it is the same program once more, started by this one, which waits to hear that
-//! the drive is mounted and says what the other says until then.
 
 use std::{
-    env,
-    io::{self, BufRead, BufReader, Write},
+    io,
     path::PathBuf,
-    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use zonal::{Device, Error, ErrorKind};
 use zonal_export::mount::{MountOptions, Mounted, OnError, mount};
 
 use crate::{
     args::{Access, TargetArg, WriteAccess},
+    background::{self, LOOK},
     outcome::Outcome,
     output::{Ui, print_json},
     signals::Interrupt,
 };
-
-/// How often a signal and the mount's end are looked for.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// How long a drive that is in use is waited for.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// What the program in the background says once the drive is mounted.
-const READY: &str = "mounted";
 
 /// The words of `mount`.
 #[derive(Args, Debug)]
@@ -124,35 +110,21 @@ struct Said<'a> {
 /// Runs `mount`.
 pub(crate) fn run(args: &MountArgs, ui: &Ui) -> Result<Outcome> {
     if args.daemon {
-        return start_in_background();
+        return background::start().map(|_| Outcome::Done);
     }
     if args.in_background {
-        rustix::process::setsid().context("leaving the terminal")?;
+        background::begin()?;
     }
     let interrupt = Interrupt::install()?;
     let access = if args.read_only { Access::Read } else { (&args.access).into() };
-    let device = open(args, access, ui)?;
+    // That of an earlier mount is in use for a moment after `umount` has returned.
+    let device = background::open_soon(&args.target, access, ui)?;
     let mounted = mount(device.clone(), &args.folder, args.options())?;
     say(args, ui)?;
     serve(&mounted, &interrupt, ui)?;
     mounted.unmount()?;
     device.close()?;
     Ok(Outcome::Done)
-}
-
-/// Opens the drive. That of an earlier mount is in use for a moment after `umount` has returned.
-fn open(args: &MountArgs, access: Access, ui: &Ui) -> Result<Device> {
-    let began = Instant::now();
-    loop {
-        match args.target.open(access, ui) {
-            Err(error) if is_in_use(&error) && began.elapsed() < PATIENCE => thread::sleep(LOOK),
-            opened => return opened,
-        }
-    }
-}
-
-fn is_in_use(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::InUse)
 }
 
 impl MountArgs {
@@ -175,8 +147,7 @@ impl MountArgs {
 fn say(args: &MountArgs, ui: &Ui) -> Result<()> {
     let (target, folder) = (&args.target.target, args.folder.display().to_string());
     if args.in_background {
-        writeln!(io::stdout(), "{READY}")?;
-        leave_the_terminal()?;
+        background::is_ready("")?;
     } else if ui.json {
         print_json(io::stdout().lock(), &Said { target, mounted: &folder })?;
     } else {
@@ -203,36 +174,5 @@ fn serve(mounted: &Mounted, interrupt: &Interrupt, ui: &Ui) -> Result<()> {
             None | Some(_) => {}
         }
     }
-    Ok(())
-}
-
-/// Starts this program once more, and waits until the drive is mounted.
-fn start_in_background() -> Result<Outcome> {
-    let mut words: Vec<_> = env::args_os().skip(1).collect();
-    let daemon = words.iter().position(|word| word == "--daemon").context("--daemon is a word")?;
-    words[daemon] = "--in-background".into();
-    let mut child = Command::new(env::current_exe()?)
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting in the background")?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().context("its stdout is a pipe")?).read_line(&mut line)?;
-    if line.trim_end() == READY {
-        return Ok(Outcome::Done);
-    }
-    // It has said why.
-    match child.wait()?.code() {
-        Some(code) => std::process::exit(code),
-        None => bail!("the program in the background was killed before the drive was mounted"),
-    }
-}
-
-/// What is said from now on has nobody to hear it.
-fn leave_the_terminal() -> io::Result<()> {
-    let nowhere = std::fs::File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&nowhere)?;
-    rustix::stdio::dup2_stderr(&nowhere)?;
     Ok(())
 }
