@@ -30,7 +30,7 @@ pub(super) const fn flag(bit: u32) -> u64 {
 /// What is missing, and how to come by it.
 pub(super) fn check() -> Result<()> {
     let opened = rustix::fs::open(CONTROL, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(drop);
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let release = release();
     if let Err(errno) = opened {
         return Err(no_control(errno, &release));
     }
@@ -53,13 +53,13 @@ fn no_control(errno: Errno, release: &str) -> Error {
         Errno::NOENT | Errno::NODEV | Errno::NXIO if is_too_old(release) => {
             return too_old(release);
         }
-        Errno::NOENT | Errno::NODEV | Errno::NXIO => (
-            ErrorKind::NotFound,
-            format!(
-                "{CONTROL} is not there: load the module with `modprobe ublk_drv`; a kernel without it \
-                 (this is Linux {release}) was built without CONFIG_BLK_DEV_UBLK"
-            ),
-        ),
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => {
+            let text = format!(
+                "this kernel has no {CONTROL}: load the module with `modprobe ublk_drv`; where there is none, \
+                 Linux {release} was built without CONFIG_BLK_DEV_UBLK"
+            );
+            return Error::new(ErrorKind::Unsupported, text).during("serve");
+        }
         Errno::ACCESS | Errno::PERM => (
             ErrorKind::InvalidInput,
             format!("no permission for {CONTROL}: block devices are made by root (CAP_SYS_ADMIN)"),
@@ -137,6 +137,20 @@ pub(super) fn failed(what: impl Into<String>, error: UblkError) -> Error {
     Error::new(kind, text).during("serve").with_source(error)
 }
 
+/// How something ended that is done to a device, which another program may have removed before.
+pub(super) fn unless_gone(ended: std::result::Result<i32, UblkError>, what: &str) -> Result<()> {
+    match ended {
+        Ok(_) => Ok(()),
+        Err(UblkError::UringIOError(result)) if is_gone(result) => Ok(()),
+        Err(error) => Err(failed(what, error)),
+    }
+}
+
+/// Of a number that no device has any more the driver says one of these, which depends on its age.
+fn is_gone(result: i32) -> bool {
+    [Errno::INVAL, Errno::NODEV, Errno::NOENT].iter().any(|errno| result == -errno.raw_os_error())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,7 +159,7 @@ mod tests {
     fn a_kernel_without_the_driver_is_told_by_its_module() {
         let error = no_control(Errno::NOENT, "6.12.1-amd64");
         let text = error.to_string();
-        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
         for word in ["modprobe ublk_drv", "CONFIG_BLK_DEV_UBLK", "6.12.1-amd64"] {
             assert!(text.contains(word), "{text}");
         }

@@ -261,6 +261,11 @@ fn clear(number: u32) -> Result<u32> {
 fn is_of(ctrl: &UblkCtrl, device: &Device, shape: &Shape) -> Result<()> {
     let info = ctrl.dev_info();
     let number = info.dev_id;
+    if u32::from(info.state) == sys::UBLK_S_DEV_DEAD {
+        return Err(invalid(format!(
+            "device {number} is dead, and cannot be taken over; --number {number} makes another in its place"
+        )));
+    }
     if !shape::is_ours(info.ublksrv_flags) {
         return Err(invalid(format!("device {number} was not made by zonal")));
     }
@@ -294,10 +299,9 @@ fn wait_until_left(ctrl: &UblkCtrl) -> Result<()> {
                     info.ublksrv_pid
                 )));
             }
-            _ => {
+            state => {
                 return Err(invalid(format!(
-                    "device {number} is dead, and cannot be taken over; --number {number} makes \
-                     another in its place"
+                    "device {number} cannot be taken over in state {state}"
                 )));
             }
         }
@@ -379,8 +383,7 @@ impl Parts {
     /// Lets the kernel take the device away, when everything that is under way has ended.
     fn stop(&mut self) -> Result<()> {
         if !self.stopped {
-            let stopped = self.ctrl.kill_dev();
-            stopped.map_err(|error| failed("stopping the device", error))?;
+            kernel::unless_gone(self.ctrl.kill_dev(), "stopping the device")?;
             self.stopped = true;
         }
         Ok(())
@@ -397,13 +400,12 @@ impl Parts {
         let joined: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
         drop(dev);
         // Where somebody has the block device open still, it goes when that has ended; nobody waits for it.
-        let deleted = ctrl.del_dev_async().map(drop);
-        let deleted = deleted.or_else(|_| ctrl.del_dev().map(drop));
+        let deleted = ctrl.del_dev_async().or_else(|_| ctrl.del_dev());
         for ended in joined {
             ended.unwrap_or_else(|_| Err(invalid("a thread of it panicked")))?;
         }
         stopped?;
-        deleted.map_err(|error| failed("removing the device", error))
+        kernel::unless_gone(deleted, "removing the device")
     }
 }
 

@@ -88,10 +88,15 @@ impl Shape {
 
 fn basic(block: u32, size: u64, zone_sectors: u32, read_only: bool) -> sys::ublk_param_basic {
     let shift = u8::try_from(block.trailing_zeros()).unwrap_or(u8::MAX);
-    // What a drive acknowledges outlives its process, but a power cut only when it was flushed.
-    let attributes = sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA;
+    // What a drive acknowledges outlives its process, but a power cut only when it was flushed. Where nothing
+    // is written there is nothing to flush.
+    let attrs = if read_only {
+        sys::UBLK_ATTR_READ_ONLY
+    } else {
+        sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA
+    };
     sys::ublk_param_basic {
-        attrs: attributes | if read_only { sys::UBLK_ATTR_READ_ONLY } else { 0 },
+        attrs,
         logical_bs_shift: shift,
         physical_bs_shift: shift,
         io_opt_shift: shift,
