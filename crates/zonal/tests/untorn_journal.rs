@@ -97,6 +97,58 @@ fn the_child() {
     std::process::abort();
 }
 
+/// What would be put over what is written now is found by any name, and whatever journal is named.
+#[test]
+fn units_that_wait_are_found_by_every_name_of_the_file_and_beside_every_journal() {
+    let place = Place::new();
+    place.cut_off();
+    let elsewhere =
+        |name: &str| AtomicOptions { journal_path: Some(place.path(name)), ..with_journal() };
+    let waiting =
+        ["2 units wait in", "pages.journal", "open it once for writing, with that journal"];
+    place.refuses(&elsewhere("another.journal"), ErrorKind::Unclean, &waiting);
+    // By another name, with a journal of that name, with none, and to be read.
+    fs::hard_link(place.pages(), place.path("linked")).unwrap();
+    let refused = |name: &str, options: &AtomicOptions, words: &[&str]| {
+        let before = place.all();
+        let error = AtomicFile::open(place.path(name), options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unclean, "{error}");
+        assert!(words.iter().all(|words| error.to_string().contains(words)), "{error}");
+        assert!(place.all() == before, "{error}");
+    };
+    let read_only = AtomicOptions { read_only: true, ..AtomicOptions::default() };
+    for options in [with_journal(), AtomicOptions::default(), read_only] {
+        refused("linked", &options, &waiting);
+    }
+    let info = inspect(place.path("linked"), &AtomicOptions::default()).unwrap();
+    assert_eq!((info.waiting.units, info.journal), (2, Some(place.journal())));
+    fs::remove_file(place.path("linked")).unwrap();
+    // A copy, that has what is noted on the file, too.
+    let copied =
+        Command::new("cp").args(["-a", "pages", "copy"]).current_dir(place.path("")).status();
+    assert!(copied.unwrap().success());
+    refused("copy", &with_journal(), &["it is a copy of a file", "setfattr -x user.zonal.journal"]);
+    fs::remove_file(place.path("copy")).unwrap();
+    // Moved alone, moved without a trace of the journal, and moved with it.
+    fs::rename(place.pages(), place.path("moved")).unwrap();
+    refused("moved", &with_journal(), &waiting);
+    fs::rename(place.journal(), place.path("away")).unwrap();
+    refused(
+        "moved",
+        &with_journal(),
+        &["which was", "pages.journal and is not there", "setfattr -x"],
+    );
+    fs::rename(place.path("away"), place.path("moved.journal")).unwrap();
+    let file = AtomicFile::open(place.path("moved"), &with_journal()).unwrap();
+    assert_eq!(file.replayed().units, 2);
+    file.close().unwrap();
+    // Closed, nothing waits, and any journal will do.
+    fs::remove_file(place.path("moved.journal")).unwrap();
+    let file = AtomicFile::open(place.path("moved"), &elsewhere("another.journal")).unwrap();
+    file.close().unwrap();
+    assert_eq!(fs::read(place.path("moved")).unwrap()[UNIT..3 * UNIT], vec![2; 2 * UNIT]);
+}
+
 #[test]
 fn a_journal_is_made_used_and_left_empty() {
     let place = Place::new();

@@ -8,7 +8,7 @@
 //!   that one's opening would find it there.
 
 use crate::engine::file::FileDisk;
-use crate::image::{LOCK_PATIENCE, refuse_replaced};
+use crate::image::{LOCK_PATIENCE, random_id, refuse_replaced};
 use crate::queue::{io_kind, io_text};
 use std::io;
 use std::path::Path;
@@ -88,7 +88,9 @@ pub(super) fn until_had<T>(mut attempt: impl FnMut() -> Result<Option<T>>) -> Re
                         and others are at it; open it again";
             return Err(Error::new(ErrorKind::InUse, text));
         }
-        std::thread::sleep(PAUSE);
+        // Not in step with another who wants the same: each would find the other's share in the way.
+        let turn = random_id().map_or(1, |bytes| u32::from(bytes[0] % 16) + 1);
+        std::thread::sleep(PAUSE * turn);
     }
 }
 

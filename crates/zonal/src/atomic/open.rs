@@ -3,8 +3,9 @@
 //! Nothing is changed before everything that can be refused was: the file's kind, its limits, the lock,
 //! what stands at the journal's place.
 
-use super::journal::{self, Journal, Replayed, Surveyed};
+use super::journal::{self, Found, Journal, Replayed, Surveyed};
 use super::lock::{self, Hold};
+use super::noted::{self, Note};
 use super::worker::Outfit;
 use super::{AtomicFile, AtomicLimits, AtomicOptions, AtomicPath, BatchLimits, JournalUse};
 use crate::engine::Disk;
@@ -39,6 +40,7 @@ pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
         units_max: ENTRIES_MAX,
         bytes_max: journal.header().record_units_max(),
     });
+    let is_noted = journal.is_some();
     let outfit = Outfit { name: name.clone(), disk, path: limits.path, journal };
     let (inbox, thread) = outfit.start()?;
     Ok(AtomicFile {
@@ -50,6 +52,7 @@ pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
         all_atomic: options.all_atomic,
         fast_only: options.fast_only,
         file: subject.file,
+        is_noted,
         inbox,
         thread: Mutex::new(Some(thread)),
     })
@@ -174,6 +177,12 @@ fn ours<T>(found: Result<T>, wanted: bool) -> Result<Option<T>> {
     }
 }
 
+/// What stands in the journal at `place`, if one does that can be read.
+fn surveyed(place: &Path) -> Option<Surveyed> {
+    let file = FileDisk::open(place, Access::ReadOnly).ok()?;
+    journal::survey(&Disk::File(file)).ok().flatten()
+}
+
 /// An error with the journal's place in its text.
 fn at_journal(place: &Path, error: Error) -> Error {
     let text = format!("{}: {}", place.display(), error.detail());
@@ -283,8 +292,9 @@ impl Subject {
         let place = self.place(options)?;
         let writer = wanted && !options.read_only;
         let hold = if writer { Hold::Alone } else { Hold::Shared };
-        lock::until_had(|| {
+        let opened = lock::until_had(|| {
             lock::take(&self.file, &self.path, hold)?;
+            self.refuse_elsewhere(&place)?;
             if let Some(opened) = self.opened(&place, options, wanted, hold)? {
                 return Ok(Some(opened));
             }
@@ -294,7 +304,53 @@ impl Subject {
             let opened = self.opened(&place, options, wanted, Hold::Alone)?;
             lock::take(&self.file, &self.path, hold)?;
             Ok(opened)
-        })
+        })?;
+        if let Some(journal) = &opened.journal {
+            let note = Note::new(journal.header().id, &place);
+            let noted = note.and_then(|note| note.put(self.file.file()));
+            noted.map_err(|error| file_error("noting its journal on it", error))?;
+        }
+        Ok(opened)
+    }
+
+    /// The journal that is noted on the file, if that is another than the one at `place`.
+    fn noted_elsewhere(&self, place: &Path) -> Result<Option<Note>> {
+        let note = Note::read(self.file.file());
+        let note = note.map_err(|error| file_error("what is noted on it", error))?;
+        let is_at = |note: &Note| match surveyed(place) {
+            Some((header, ..)) => header.id == note.id,
+            // What is there and cannot be read says itself why.
+            None => fs::canonicalize(place).is_ok_and(|place| place == note.path),
+        };
+        Ok(note.filter(|note| !is_at(note)))
+    }
+
+    /// Units that wait in another journal than the one at `place` would be put over what is written now.
+    fn refuse_elsewhere(&self, place: &Path) -> Result<()> {
+        let Some(note) = self.noted_elsewhere(place)? else { return Ok(()) };
+        let path = note.path.display();
+        let text = match surveyed(&note.path).filter(|(header, ..)| header.id == note.id) {
+            Some((_, alive, _)) if alive.records == 0 => return Ok(()),
+            Some((header, alive, _)) if header.file == self.id() => format!(
+                "{} units wait in {path}, a journal of another name, and may be torn in the file; open it once for \
+                 writing, with that journal",
+                alive.units
+            ),
+            Some((_, alive, _)) => format!(
+                "it is a copy of a file of which {} units wait in {path}, and some may be torn in it; open that file \
+                 once for writing, and copy it then; or take the file as it is: setfattr -x {} {}",
+                alive.units,
+                noted::NAME,
+                self.path.display()
+            ),
+            None => format!(
+                "units may wait in its journal, which was {path} and is not there; bring it back, or take the file as \
+                 it is: setfattr -x {} {}",
+                noted::NAME,
+                self.path.display()
+            ),
+        };
+        Err(Error::new(ErrorKind::Unclean, text))
     }
 
     /// The same with the lock held so; none: it has to be had alone, as units wait to be put in their places.
@@ -329,6 +385,10 @@ impl Subject {
             return Ok(None);
         }
         let place = self.place(options)?;
+        let place = match self.noted_elsewhere(&place)? {
+            Some(note) if note.path.exists() => note.path,
+            Some(_) | None => place,
+        };
         if fs::symlink_metadata(&place).is_err() {
             return Ok(None);
         }
@@ -421,6 +481,11 @@ impl Subject {
         let file = FileDisk::open(place, access).map_err(journal::journal_error)?;
         lock::take_journal(&file, place)?;
         let disk = Disk::File(file);
+        // Its lock was not held since it was looked at.
+        if there && !matches!(journal::look(&disk)?, Found::Nothing) {
+            let text = "another opening has just made it, for another file; name another place for the journal";
+            return Err(Error::new(ErrorKind::InUse, text));
+        }
         let made = self.fill(&disk, place, ring_bytes);
         if made.is_err() && !there {
             let _ = fs::remove_file(place);
@@ -449,7 +514,8 @@ fn file_error(what: &str, error: io::Error) -> Error {
 fn open_error(error: io::Error, path: &Path) -> Error {
     let (kind, text) = match error.kind() {
         io::ErrorKind::NotFound => {
-            (ErrorKind::NotFound, format!("make an empty one with: touch {}", path.display()))
+            let text = format!("no such file; touch {} makes an empty one", path.display());
+            (ErrorKind::NotFound, text)
         }
         io::ErrorKind::IsADirectory => {
             (ErrorKind::Unsupported, "it is a folder; name a file in it".to_owned())

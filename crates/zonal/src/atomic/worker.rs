@@ -30,7 +30,7 @@ const LINGER: Duration = Duration::from_micros(100);
 pub(super) const PANICKED: &str = "its I/O thread panicked";
 
 /// And to who asks it for something.
-const GONE: &str = "its I/O thread is gone; open the file again";
+const GONE: &str = "its I/O thread is gone; open the file again, in another process where it is in use until this one ends";
 
 /// What handles put jobs into.
 ///

@@ -166,7 +166,7 @@ async fn manage(scene: &Scene, zone: ZoneIndex, op: ZoneOp) -> (Result<()>, Resu
     match &scene.drive.medium {
         Medium::Block(block) => match block.manage(zone, op) {
             Ok(answer) => match scene.desk.answer(answer).await {
-                Ok(answers) => answers,
+                Ok((done, standing)) => (done, told(scene, standing)),
                 Err(error) => (Err(error), ask(scene, zone).await),
             },
             Err(error) => (Err(error), ask(scene, zone).await),
@@ -194,12 +194,16 @@ pub(super) async fn ask(scene: &Scene, zone: ZoneIndex) -> Result<Standing> {
             Err(no_device())
         }
     };
-    if asked.as_ref().is_err_and(is_gone) {
-        // Nothing more comes of any zone.
+    told(scene, asked)
+}
+
+/// What a device has told of a zone; of one that is gone nothing more comes, of any zone.
+fn told(scene: &Scene, standing: Result<Standing>) -> Result<Standing> {
+    if standing.as_ref().is_err_and(is_gone) {
         scene.zones().latch(GONE);
         return Err(scene.zones().latched_error());
     }
-    asked
+    standing
 }
 
 /// Whether an error says that there is no device any more.

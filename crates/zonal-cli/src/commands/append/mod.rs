@@ -201,6 +201,11 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     let elapsed = started.elapsed();
     drop(appender);
     let closed = device.close();
+    let lost = (!lost.is_empty()).then(|| reset_by_another(&device_name, &lost));
+    let fails = failed.is_some() || ended.is_err() || settled.is_err() || closed.is_err();
+    if let Some(lost) = lost.as_ref().filter(|_| fails) {
+        ui.say(lost);
+    }
     // The cause before what follows from it.
     if let Some(Failure { record, error }) = failed {
         return Err(error.context(format!("record {record} is the first that was not written")));
@@ -212,8 +217,8 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
     let outcome = ended?;
     settled?;
     closed?;
-    if !lost.is_empty() {
-        return Err(reset_by_another(&device_name, &lost));
+    if let Some(lost) = lost {
+        return Err(lost);
     }
     ui.say(format_args!(
         "{}, {} in {} ({}); flushed",

@@ -225,7 +225,8 @@ fn write(args: &WriteArgs, ui: &Ui) -> Result<Outcome> {
 /// The whole input, which is one unit; no more of it is read than the largest has.
 fn read_unit(path: &Path, unit_max: u64) -> Result<Vec<u8>> {
     let mut unit = Vec::new();
-    let limit = unit_max.max(4096) + 1;
+    // Where nothing is written untorn, as much as would be by a journal: its length is told in the refusal.
+    let limit = unit_max.max(1 << 20) + 1;
     if path == Path::new("-") {
         io::stdin().lock().take(limit).read_to_end(&mut unit).context("reading stdin")?;
     } else {
