@@ -93,7 +93,7 @@ fn look(path: &Path, options: &AtomicOptions) -> Result<AtomicInfo> {
     };
     // A writer may come or go meanwhile.
     let before = is_locked()?;
-    let found = subject.survey(options, plan.journal)?;
+    let found = subject.survey(options, plan.journal, before)?;
     let in_use = is_locked()? || before;
     let there = found.as_ref().map(|(_, header, _)| journal_limits(header));
     let waiting = found.as_ref().filter(|_| !in_use).map(|(_, _, alive)| *alive);
@@ -375,11 +375,13 @@ impl Subject {
         }
     }
 
-    /// What is in the journal that is there, for who only asks; none that concerns this file.
+    /// What is in the journal that is there, for who only asks; none that concerns this file. Of one that is `in_use`
+    /// only the header is read: its records come and go.
     fn survey(
         &self,
         options: &AtomicOptions,
         wanted: bool,
+        in_use: bool,
     ) -> Result<Option<(PathBuf, Header, Replayed)>> {
         if !self.identity.is_regular() {
             return Ok(None);
@@ -393,7 +395,16 @@ impl Subject {
             return Ok(None);
         }
         let found = journal_file(&place, options);
-        let found = found.and_then(|file| journal::survey(&Disk::File(file)));
+        let found = found.and_then(|file| match (Disk::File(file), in_use) {
+            (disk, false) => journal::survey(&disk),
+            (disk, true) => Ok(match journal::look(&disk)? {
+                Found::Journal(header) => {
+                    let tail = header.tail;
+                    Some((header, Replayed::default(), tail))
+                }
+                Found::Nothing => None,
+            }),
+        });
         match ours(found, wanted).map_err(|error| at_journal(&place, error))?.flatten() {
             Some((header, alive, _)) if alive.records > 0 && header.file != self.id() => {
                 self.refuse_foreign(&header, wanted, &alive)
@@ -468,9 +479,12 @@ impl Subject {
             return Ok(());
         }
         let text = format!(
-            "the journal is of another file (inode {}, and this one is {}) and has {} units of it; bring that \
+            "the journal is of another file (inode {}, and this one is {}{}) and has {} units of it; bring that \
              file back, or move the journal away",
-            header.file.inode, self.identity.inode, alive.units
+            header.file.inode,
+            self.identity.inode,
+            if header.file.inode == self.identity.inode { ", born later" } else { "" },
+            alive.units
         );
         Err(Error::new(ErrorKind::InvalidInput, text))
     }
