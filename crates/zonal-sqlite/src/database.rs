@@ -4,8 +4,9 @@
 //! * A file is open once in a process, and all connections share it ([`crate::open`]).
 //! * A batch is in memory until it is committed; then it is one write of [`AtomicFile`], or nothing of it was
 //!   written.
-//! * An ordinary write is only made when SQLite's rollback journal protects it, and that journal is durable. After a batch
-//!   that was not taken SQLite writes the journal and does not sync it, so it is synced here.
+//! * An ordinary write is only made when SQLite's rollback journal or its WAL protects it, and that journal is durable. After a
+//!   batch that was not taken SQLite writes the journal and does not sync it, so it is synced here. Who wants neither says so by
+//!   `PRAGMA synchronous = off`, and is the only one whose pages are written under no journal.
 
 use crate::locks::{Level, Locks};
 use crate::open::{Entrance, FileKey, lock};
@@ -26,6 +27,9 @@ use zonal::{Buffer, Error, ErrorKind};
 const BLOCK: u64 = 4096;
 
 const SMALL_PAGES: &str = "the VFS \"zonal\" wants pages of 4096 bytes at least";
+
+/// What a rollback journal begins with that has not been committed ("The Rollback Journal" in SQLite's file format).
+const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
 /// A result of SQLite's that is not `SQLITE_OK`.
 pub(crate) type Code = c_int;
@@ -58,6 +62,16 @@ pub(crate) struct Connection {
     batch_bytes: u64,
     /// A batch was not taken: SQLite's rollback journal may be there and not be durable.
     journal_is_young: bool,
+    /// `PRAGMA synchronous = off` was asked for. Never forgotten: whether SQLite followed is not told.
+    may_tear: bool,
+}
+
+/// What puts a page back, or writes it again, when its writer is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shelter {
+    RollbackJournal,
+    Wal,
+    Nothing,
 }
 
 /// How a database is asked for.
@@ -93,6 +107,7 @@ impl Connection {
                     batch: None,
                     batch_bytes: 0,
                     journal_is_young: false,
+                    may_tear: false,
                 });
             }
         }
@@ -146,6 +161,7 @@ impl Connection {
         if self.journal_is_young {
             self.sync_rollback_journal()?;
         }
+        self.refuse_unsheltered()?;
         let database = self.database()?;
         let written = database.file.write_at(offset, bytes).wait();
         written.map_err(|failed| told(&failed.error, ffi::SQLITE_IOERR_WRITE))?;
@@ -166,10 +182,48 @@ impl Connection {
         Ok(())
     }
 
+    /// Before a page is written that nothing would put back after a kill. The pragmas that lead here are refused
+    /// ([`against_journal_mode`]); but one that names no database is only told to the first one of a connection, and is
+    /// followed by all that are attached.
+    fn refuse_unsheltered(&self) -> Result<(), Code> {
+        if self.may_tear || self.shelter() != Shelter::Nothing {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: a page would be written under no journal, and a kill would tear the transaction; set PRAGMA \
+             SCHEMA.journal_mode = delete, with the name that this database is attached by",
+            self.path.display()
+        );
+        sys::log(ffi::SQLITE_IOERR_WRITE, &text);
+        Err(ffi::SQLITE_IOERR_WRITE)
+    }
+
+    fn shelter(&self) -> Shelter {
+        let mut magic = [0; JOURNAL_MAGIC.len()];
+        let journal = File::open(self.beside("-journal"));
+        let read = journal.and_then(|journal| journal.read_exact_at(&mut magic, 0));
+        if read.is_ok() && magic == JOURNAL_MAGIC {
+            return Shelter::RollbackJournal;
+        }
+        let wal = fs::metadata(self.beside("-wal"));
+        if wal.is_ok_and(|wal| wal.len() > 0) { Shelter::Wal } else { Shelter::Nothing }
+    }
+
+    /// A file of SQLite's that belongs to this one.
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = OsString::from(&self.path);
+        name.push(suffix);
+        name.into()
+    }
+
+    /// From here on pages may be written under no journal.
+    pub(crate) fn let_tear(&mut self) {
+        self.may_tear = true;
+    }
+
     /// Before the first page that a rollback journal protects is overwritten.
     fn sync_rollback_journal(&mut self) -> Result<(), Code> {
-        let mut name = OsString::from(&self.path);
-        name.push("-journal");
+        let name = self.beside("-journal");
         let synced = match File::open(&name) {
             Ok(journal) => {
                 let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -180,7 +234,7 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         };
-        synced.map_err(|error| said(Path::new(&name), &error, ffi::SQLITE_IOERR_FSYNC))?;
+        synced.map_err(|error| said(&name, &error, ffi::SQLITE_IOERR_FSYNC))?;
         self.journal_is_young = false;
         Ok(())
     }
@@ -352,6 +406,37 @@ fn refuse_small_pages(path: &Path) -> Result<(), Code> {
 pub(crate) fn against_page_size(bytes: u64) -> Option<String> {
     let is_small = bytes.is_power_of_two() && (512..BLOCK).contains(&bytes);
     is_small.then(|| format!("pages of {bytes} bytes: {SMALL_PAGES}"))
+}
+
+/// What is said against a journal mode under which a kill tears transactions; `None` of one that keeps them whole.
+pub(crate) fn against_journal_mode(value: &[u8]) -> Option<String> {
+    // SQLite takes any beginning of a mode's name for it, and none at all for `delete`.
+    let is = |mode: &str| {
+        let head = mode.as_bytes().get(..value.len());
+        !value.is_empty() && head.is_some_and(|head| head.eq_ignore_ascii_case(value))
+    };
+    let (mode, why) = if is("off") {
+        (
+            "off",
+            "SQLite makes batches only where it has a rollback journal to go on with, so a kill would tear transactions",
+        )
+    } else if is("memory") {
+        ("memory", "a kill would tear a transaction that is larger than a batch")
+    } else {
+        return None;
+    };
+    Some(format!(
+        "journal_mode = {mode}: {why}; leave it at delete (or truncate, or persist), under which a transaction that is a \
+         batch writes no rollback journal"
+    ))
+}
+
+/// Whether `PRAGMA synchronous` means `OFF` by this value, in the ways in which SQLite takes it.
+pub(crate) fn is_synchronous_off(value: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(value).to_ascii_lowercase();
+    // A number counts by its low three bits; 7 is one past the last level, which is taken for the first one.
+    let number = text.parse::<u64>().is_ok_and(|number| matches!(number & 7, 0 | 7));
+    number || ["off", "no", "false"].contains(&text.as_str())
 }
 
 /// SQLite's number for an error, which SQLite's log is told.

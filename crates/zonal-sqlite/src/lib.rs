@@ -14,7 +14,11 @@
 //!   pages when it is opened for writing.
 //! * What no batch takes (251 pages, or 2 MiB), the first pages of a new database, and transactions over several attached
 //!   databases go by SQLite's rollback journal, as without this. `PRAGMA zonal` counts both.
-//! * `PRAGMA synchronous` is to stay at `FULL` or `NORMAL`: with `OFF` SQLite uses no batches, and nothing else either.
+//! * `PRAGMA journal_mode` is to stay at `DELETE` (or `TRUNCATE`, or `PERSIST`), which writes no rollback journal where a transaction
+//!   is a batch. `OFF` and `MEMORY`, under which a kill tears transactions, are refused; and a page that SQLite would overwrite under
+//!   no journal is, if they were set unseen (`SQLITE_IOERR_WRITE`).
+//! * `PRAGMA synchronous` is to stay at `FULL` or `NORMAL`: with `OFF`, which is not refused, SQLite uses no batches, and nothing else
+//!   either, so a kill tears transactions.
 //! * A database belongs to one process at a time, which may have any number of connections; another one is told
 //!   that it is busy. Read-only connections (`SQLITE_OPEN_READONLY`) change nothing, and processes that have no other share the
 //!   database; one that needs a replay is not opened so, nor one for writing beside it in the same process.

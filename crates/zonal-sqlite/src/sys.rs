@@ -12,7 +12,9 @@
 //! * Anything but a database is opened by the VFS below with its own methods, in the same bytes, so that no method here
 //!   ever sees it.
 
-use crate::database::{Code, Connection, Wanted, against_page_size};
+use crate::database::{
+    Code, Connection, Wanted, against_journal_mode, against_page_size, is_synchronous_off,
+};
 use crate::locks::Level;
 use libsqlite3_sys as ffi;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
@@ -320,11 +322,12 @@ unsafe extern "C" fn file_control(
     ffi::SQLITE_OK
 }
 
-/// Answers `PRAGMA zonal`, and refuses a `PRAGMA page_size` of which no page could be written.
+/// Answers `PRAGMA zonal`, and refuses a `PRAGMA page_size` of which no page could be written, and a `PRAGMA journal_mode`
+/// that would leave transactions torn.
 ///
 /// # Safety
 /// `argument` has a place for an answer, and the pragma's name and its value, if it has one, behind it.
-unsafe fn pragma(connection: &Connection, argument: *mut *mut c_char) -> c_int {
+unsafe fn pragma(connection: &mut Connection, argument: *mut *mut c_char) -> c_int {
     // SAFETY: as above; both end with zero.
     let (name, value) = unsafe {
         let value = *argument.add(2);
@@ -339,6 +342,16 @@ unsafe fn pragma(connection: &Connection, argument: *mut *mut c_char) -> c_int {
             Some(text) => (ffi::SQLITE_ERROR, text),
             None => return ffi::SQLITE_NOTFOUND,
         },
+        b"journal_mode" => match value.map(CStr::to_bytes).and_then(against_journal_mode) {
+            Some(text) => (ffi::SQLITE_ERROR, text),
+            None => return ffi::SQLITE_NOTFOUND,
+        },
+        b"synchronous" => {
+            if value.is_some_and(|value| is_synchronous_off(value.to_bytes())) {
+                connection.let_tear();
+            }
+            return ffi::SQLITE_NOTFOUND;
+        }
         _ => return ffi::SQLITE_NOTFOUND,
     };
     let text = CString::new(text).unwrap_or_default();

@@ -133,6 +133,63 @@ fn pages_below_4096_bytes_are_refused_before_anything_is_written() {
     open(OpenFlags::default()).unwrap().execute_batch("insert into t values (6)").unwrap();
 }
 
+/// Rows enough for more pages than a batch, and than SQLite's cache.
+const ROWS: &str = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 3000)
+                    insert or replace into t select i, zeroblob(2000) from n";
+
+#[test]
+fn journal_modes_under_which_a_kill_tears_are_refused_by_name() {
+    let place = Place::new();
+    let db = place.open();
+    db.execute_batch("create table t(a integer primary key, b)").unwrap();
+    for set in ["journal_mode = off", "main.journal_mode=OFF", "journal_mode('O')"] {
+        let error = db.execute_batch(&format!("pragma {set}")).unwrap_err().to_string();
+        assert!(error.contains("journal_mode = off: ") && error.contains("delete"), "{error}");
+    }
+    for set in ["journal_mode = memory", "main.journal_mode = Mem"] {
+        let error = db.execute_batch(&format!("pragma {set}")).unwrap_err().to_string();
+        assert!(error.contains("journal_mode = memory: "), "{error}");
+    }
+    let mode = |set: &str| -> String {
+        db.query_row(&format!("pragma journal_mode{set}"), [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(mode(""), "delete", "it is left as it was");
+    for kept in ["truncate", "persist", "delete"] {
+        assert_eq!(mode(&format!(" = {kept}")), kept);
+        let (before, _, _) = counts(&db);
+        db.execute_batch("insert into t(b) values (1)").unwrap();
+        assert_eq!(counts(&db).0, before + 1, "{kept} is carried");
+        db.execute_batch(ROWS).unwrap();
+    }
+    assert!(is_sound(&db));
+}
+
+/// SQLite tells such a pragma to the first database alone, and follows it for all.
+#[test]
+fn a_journal_mode_that_was_set_unseen_writes_nothing() {
+    for mode in ["off", "memory"] {
+        let place = Place::new();
+        let db = place.open();
+        db.execute_batch("create table t(a integer primary key, b); insert into t(b) values (1)")
+            .unwrap();
+        db.close().unwrap();
+        let before = fs::read(place.path("a.db")).unwrap();
+        let flags = OpenFlags::default();
+        let db = Connection::open_with_flags_and_vfs(":memory:", flags, "unix").unwrap();
+        let uri = format!("file:{}?vfs=zonal", place.path("a.db").display());
+        db.execute("attach ? as a", [uri]).unwrap();
+        db.execute_batch(&format!("pragma journal_mode = {mode}")).unwrap();
+        let is: String = db.query_row("pragma a.journal_mode", [], |row| row.get(0)).unwrap();
+        assert_eq!(is, mode, "nobody was asked");
+        let error = db.execute_batch(ROWS).unwrap_err();
+        assert_eq!(error.sqlite_error().unwrap().extended_code, ffi::SQLITE_IOERR_WRITE);
+        assert!(fs::read(place.path("a.db")).unwrap() == before, "{mode}: nothing was written");
+        // As it is advised.
+        db.execute_batch(&format!("pragma a.journal_mode = delete; {ROWS}")).unwrap();
+        assert!(is_sound(&db));
+    }
+}
+
 fn code(result: Result<(), Error>) -> Option<ErrorCode> {
     result.unwrap_err().sqlite_error_code()
 }

@@ -54,7 +54,7 @@ fn kill_again_and_again(way: Way, kills: usize) -> Result<u64, (usize, String)> 
 #[test]
 fn a_killed_process_leaves_every_transaction_whole() {
     let kills = work::count_of("ZONAL_KILLS", KILLS);
-    for way in [Way::Zonal, Way::Wal] {
+    for way in [Way::Zonal, Way::Refused, Way::Wal] {
         match kill_again_and_again(way, kills) {
             Ok(count) => println!("{way:?}: {kills} kills in {count} transactions, none torn"),
             Err((kill, what)) => panic!("{way:?}, kill {kill}: {what}"),

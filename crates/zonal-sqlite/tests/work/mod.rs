@@ -27,6 +27,8 @@ const ALL_AT: u64 = 25;
 pub(crate) enum Way {
     /// By batches of the VFS.
     Zonal,
+    /// The same, by one who asks for no rollback journal on the disk, and is refused.
+    Refused,
     /// By SQLite's WAL, in the VFS's files, by a connection that has them alone.
     Wal,
     /// Not at all, over SQLite's own VFS: the control of power cuts.
@@ -37,19 +39,20 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 4] = [Self::Zonal, Self::Wal, Self::Bare, Self::Unsynced];
+    const ALL: [Self; 5] = [Self::Zonal, Self::Refused, Self::Wal, Self::Bare, Self::Unsynced];
 }
 
 pub(crate) fn open(path: &Path, way: Way) -> Result<Connection> {
     zonal_sqlite::register(&options())?;
     let flags = OpenFlags::default();
     let vfs = match way {
-        Way::Zonal | Way::Wal => zonal_sqlite::VFS,
+        Way::Zonal | Way::Refused | Way::Wal => zonal_sqlite::VFS,
         Way::Bare | Way::Unsynced => "unix",
     };
     let db = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
     let (mode, before) = match way {
         Way::Zonal => ("delete", ""),
+        Way::Refused => return ask_for_tearing(db),
         // Small, so that many cuts meet it while it is put in place.
         Way::Wal => ("wal", "pragma locking_mode = exclusive; pragma wal_autocheckpoint = 40"),
         Way::Bare | Way::Unsynced => ("off", ""),
@@ -60,6 +63,14 @@ pub(crate) fn open(path: &Path, way: Way) -> Result<Connection> {
     ensure!(is == mode, "{is}");
     if way == Way::Unsynced {
         db.execute_batch("pragma synchronous = off")?;
+    }
+    Ok(db)
+}
+
+/// Whatever comes of it: what is committed has to be whole.
+fn ask_for_tearing(db: Connection) -> Result<Connection> {
+    for mode in ["off", "memory"] {
+        let _ = db.execute_batch(&format!("pragma journal_mode = {mode}"));
     }
     Ok(db)
 }
