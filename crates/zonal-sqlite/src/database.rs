@@ -46,7 +46,15 @@ pub(crate) struct Database {
     locks: Mutex<Locks>,
     batches: AtomicU64,
     pages: AtomicU64,
-    ordinary: AtomicU64,
+    ordinary: Ordinary,
+}
+
+/// Pages that were no part of a batch, by what protects them.
+#[derive(Default)]
+struct Ordinary {
+    by_rollback_journal: AtomicU64,
+    by_wal: AtomicU64,
+    by_nothing: AtomicU64,
 }
 
 /// One connection's handle of a database.
@@ -62,8 +70,17 @@ pub(crate) struct Connection {
     batch_bytes: u64,
     /// A batch was not taken: SQLite's rollback journal may be there and not be durable.
     journal_is_young: bool,
+    tearing: Tearing,
+}
+
+/// What is done about pages that SQLite writes under no journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tearing {
+    Refused,
     /// `PRAGMA synchronous = off` was asked for. Never forgotten: whether SQLite followed is not told.
-    may_tear: bool,
+    Allowed,
+    /// The same, and SQLite's log knows.
+    Said,
 }
 
 /// What puts a page back, or writes it again, when its writer is killed.
@@ -107,7 +124,7 @@ impl Connection {
                     batch: None,
                     batch_bytes: 0,
                     journal_is_young: false,
-                    may_tear: false,
+                    tearing: Tearing::Refused,
                 });
             }
         }
@@ -161,12 +178,15 @@ impl Connection {
         if self.journal_is_young {
             self.sync_rollback_journal()?;
         }
-        self.refuse_unsheltered()?;
+        let shelter = self.shelter();
+        if shelter == Shelter::Nothing {
+            self.allow_tearing()?;
+        }
         let database = self.database()?;
         let written = database.file.write_at(offset, bytes).wait();
         written.map_err(|failed| told(&failed.error, ffi::SQLITE_IOERR_WRITE))?;
         database.length.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
-        database.ordinary.fetch_add(1, Ordering::Relaxed);
+        database.ordinary.under(shelter).fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -185,17 +205,28 @@ impl Connection {
     /// Before a page is written that nothing would put back after a kill. The pragmas that lead here are refused
     /// ([`against_journal_mode`]); but one that names no database is only told to the first one of a connection, and is
     /// followed by all that are attached.
-    fn refuse_unsheltered(&self) -> Result<(), Code> {
-        if self.may_tear || self.shelter() != Shelter::Nothing {
-            return Ok(());
+    fn allow_tearing(&mut self) -> Result<(), Code> {
+        let path = self.path.display();
+        match self.tearing {
+            Tearing::Refused => {
+                let text = format!(
+                    "{path}: a page would be written under no journal, and a kill would tear the transaction; set PRAGMA \
+                     SCHEMA.journal_mode = delete, with the name that this database is attached by"
+                );
+                sys::log(ffi::SQLITE_IOERR_WRITE, &text);
+                return Err(ffi::SQLITE_IOERR_WRITE);
+            }
+            Tearing::Allowed => {
+                let text = format!(
+                    "{path}: pages are written under no journal, and a kill tears the transaction; PRAGMA synchronous = \
+                     normal ends that"
+                );
+                sys::log(ffi::SQLITE_WARNING, &text);
+                self.tearing = Tearing::Said;
+            }
+            Tearing::Said => (),
         }
-        let text = format!(
-            "{}: a page would be written under no journal, and a kill would tear the transaction; set PRAGMA \
-             SCHEMA.journal_mode = delete, with the name that this database is attached by",
-            self.path.display()
-        );
-        sys::log(ffi::SQLITE_IOERR_WRITE, &text);
-        Err(ffi::SQLITE_IOERR_WRITE)
+        Ok(())
     }
 
     fn shelter(&self) -> Shelter {
@@ -218,7 +249,9 @@ impl Connection {
 
     /// From here on pages may be written under no journal.
     pub(crate) fn let_tear(&mut self) {
-        self.may_tear = true;
+        if self.tearing == Tearing::Refused {
+            self.tearing = Tearing::Allowed;
+        }
     }
 
     /// Before the first page that a rollback journal protects is overwritten.
@@ -301,12 +334,21 @@ impl Connection {
     pub(crate) fn counts(&self) -> Result<String, Code> {
         let Database { batches, pages, ordinary, .. } = self.database()?;
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Ok(format!(
+        let mut text = format!(
             "{} batches of {} pages, {} pages under a rollback journal",
             of(batches),
             of(pages),
-            of(ordinary)
-        ))
+            of(&ordinary.by_rollback_journal)
+        );
+        // What is rare is only told where there is some.
+        for (count, what) in
+            [(&ordinary.by_wal, "from a WAL"), (&ordinary.by_nothing, "under no journal")]
+        {
+            if of(count) > 0 {
+                text += &format!(", {} pages {what}", of(count));
+            }
+        }
+        Ok(text)
     }
 
     /// Closes it, and the file with the last one.
@@ -327,6 +369,16 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let _ = self.end();
+    }
+}
+
+impl Ordinary {
+    fn under(&self, shelter: Shelter) -> &AtomicU64 {
+        match shelter {
+            Shelter::RollbackJournal => &self.by_rollback_journal,
+            Shelter::Wal => &self.by_wal,
+            Shelter::Nothing => &self.by_nothing,
+        }
     }
 }
 
@@ -376,7 +428,7 @@ impl Database {
             locks: Mutex::default(),
             batches: none(),
             pages: none(),
-            ordinary: none(),
+            ordinary: Ordinary::default(),
         })
     }
 }

@@ -13,7 +13,8 @@
 //! * A page is a unit: `PRAGMA page_size` of 4096 at least; less is refused by the pragma, and a database with smaller
 //!   pages when it is opened for writing.
 //! * What no batch takes (251 pages, or 2 MiB), the first pages of a new database, and transactions over several attached
-//!   databases go by SQLite's rollback journal, as without this. `PRAGMA zonal` counts both.
+//!   databases go by SQLite's rollback journal, as without this. `PRAGMA zonal` counts both, and pages
+//!   from a WAL or under no journal.
 //! * `PRAGMA journal_mode` is to stay at `DELETE` (or `TRUNCATE`, or `PERSIST`), which writes no rollback journal where a transaction
 //!   is a batch. `OFF` and `MEMORY`, under which a kill tears transactions, are refused; and a page that SQLite would overwrite under
 //!   no journal is, if they were set unseen (`SQLITE_IOERR_WRITE`).

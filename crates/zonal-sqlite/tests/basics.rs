@@ -32,9 +32,20 @@ impl Place {
 
 /// Batches, pages in them, and pages written under a rollback journal.
 fn counts(db: &Connection) -> (u64, u64, u64) {
-    let text: String = db.query_row("pragma zonal", [], |row| row.get(0)).unwrap();
+    let text = says(db);
     let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
     (numbers.next().unwrap(), numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+fn says(db: &Connection) -> String {
+    db.query_row("pragma zonal", [], |row| row.get(0)).unwrap()
+}
+
+/// The pages that `PRAGMA zonal` says are of this kind.
+fn count_of(kind: &str, db: &Connection) -> u64 {
+    let text = says(db);
+    let part = text.split(", ").find(|part| part.ends_with(kind));
+    part.map_or(0, |part| part.split(' ').next().unwrap().parse().unwrap())
 }
 
 fn is_sound(db: &Connection) -> bool {
@@ -162,6 +173,27 @@ fn journal_modes_under_which_a_kill_tears_are_refused_by_name() {
         db.execute_batch(ROWS).unwrap();
     }
     assert!(is_sound(&db));
+}
+
+#[test]
+fn pages_are_counted_by_what_protects_them() {
+    let place = Place::new();
+    let db = place.open();
+    db.execute_batch("create table t(a integer primary key, b); insert into t(b) values (1)")
+        .unwrap();
+    let (batches, _, ordinary) = counts(&db);
+    assert!(batches == 1 && ordinary > 0 && !says(&db).contains("no journal"), "{}", says(&db));
+    for value in ["off", "0", "NO"] {
+        let before = count_of("under no journal", &db);
+        db.execute_batch(&format!("pragma synchronous = {value}; update t set b = b + 1")).unwrap();
+        assert!(count_of("under no journal", &db) > before, "{value}: {}", says(&db));
+        db.execute_batch("pragma synchronous = full; update t set b = b + 1").unwrap();
+    }
+    let (batches, _, same) = counts(&db);
+    assert_eq!((batches, same), (4, ordinary), "none of these had a rollback journal");
+    db.execute_batch(ROWS).unwrap();
+    assert!(counts(&db).2 > ordinary);
+    assert_eq!(count_of("from a WAL", &db), 0);
 }
 
 /// SQLite tells such a pragma to the first database alone, and follows it for all.
@@ -344,13 +376,15 @@ fn a_wal_is_refused_and_taken_by_one_connection_that_has_the_database_alone() {
     db.execute_batch("pragma locking_mode = exclusive").unwrap();
     assert_eq!(mode(&db), "wal", "it needs none now");
     let before = counts(&db);
+    assert_eq!(count_of("from a WAL", &db), 0);
     db.execute_batch("insert into t values (2); begin; insert into t values (3); commit").unwrap();
     assert_eq!(counts(&db), before, "the WAL has it");
     let busy = other.query_row("select sum(a) from t", [], |_| Ok(())).unwrap_err();
     assert_eq!(busy.sqlite_error_code(), Some(ErrorCode::DatabaseBusy), "{busy}");
     db.execute_batch("pragma wal_checkpoint(truncate)").unwrap();
     let (batches, _, ordinary) = counts(&db);
-    assert!(batches == before.0 && ordinary > before.2, "checkpoints are ordinary writes");
+    assert_eq!((batches, ordinary), (before.0, before.2), "neither batches nor a rollback journal");
+    assert!(count_of("from a WAL", &db) > 0, "checkpoints: {}", says(&db));
     db.close().unwrap();
     // Without having it alone, nobody reads it; SQLite's own VFS does.
     let refused = other.query_row("select sum(a) from t", [], |_| Ok(())).unwrap_err();
