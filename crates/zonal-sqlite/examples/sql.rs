@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Each statement is a transaction, unless one begins and another commits. Rows are printed with `|` between
-//! their columns. `PRAGMA zonal` says how many transactions went as batches.
+//! their columns. `PRAGMA zonal` says how many transactions went as batches. An error comes with the VFS's reason, if it has one.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
@@ -15,22 +15,31 @@ fn main() -> Result<()> {
     let mut words = std::env::args_os().skip(1);
     let path = words.next().context("name a database, and statements")?;
     zonal_sqlite::register(&zonal_sqlite::Options::default())?;
-    let db = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), zonal_sqlite::VFS)?;
+    let flags = OpenFlags::default();
+    let db = Connection::open_with_flags_and_vfs(path, flags, zonal_sqlite::VFS);
+    let db = db.map_err(explained)?;
     for statement in words {
         let statement = statement.to_string_lossy();
-        print(&db, &statement).with_context(|| statement.into_owned())?;
+        print(&db, &statement).map_err(explained).with_context(|| statement.into_owned())?;
     }
-    db.close().map_err(|(_, error)| error)?;
-    Ok(())
+    db.close().map_err(|(_, error)| explained(error))
 }
 
-fn print(db: &Connection, statement: &str) -> Result<()> {
+/// The VFS's reason, which SQLite has no words for.
+fn explained(error: rusqlite::Error) -> Error {
+    match zonal_sqlite::take_reason() {
+        Some(reason) => Error::new(error).context(reason),
+        None => error.into(),
+    }
+}
+
+fn print(db: &Connection, statement: &str) -> rusqlite::Result<()> {
     let mut statement = db.prepare(statement)?;
     let columns = statement.column_count();
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let shown = |column| -> Result<String> { Ok(text(row.get_ref(column)?)) };
-        println!("{}", (0..columns).map(shown).collect::<Result<Vec<_>>>()?.join("|"));
+        let shown = |column| Ok(text(row.get_ref(column)?));
+        println!("{}", (0..columns).map(shown).collect::<rusqlite::Result<Vec<_>>>()?.join("|"));
     }
     Ok(())
 }

@@ -28,6 +28,9 @@ const BLOCK: u64 = 4096;
 
 const SMALL_PAGES: &str = "the VFS \"zonal\" wants pages of 4096 bytes at least";
 
+/// What a database begins with.
+const FORMAT: &[u8] = b"SQLite format 3\0";
+
 /// What a rollback journal begins with that has not been committed ("The Rollback Journal" in SQLite's file format).
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
@@ -71,6 +74,8 @@ pub(crate) struct Connection {
     /// A batch was not taken: SQLite's rollback journal may be there and not be durable.
     journal_is_young: bool,
     tearing: Tearing,
+    /// `PRAGMA locking_mode = exclusive` was asked for, under which SQLite does without shared memory.
+    alone: bool,
 }
 
 /// What is done about pages that SQLite writes under no journal.
@@ -125,6 +130,7 @@ impl Connection {
                     batch_bytes: 0,
                     journal_is_young: false,
                     tearing: Tearing::Refused,
+                    alone: false,
                 });
             }
         }
@@ -161,7 +167,25 @@ impl Connection {
         let found = read.get(near(before)..).unwrap_or_default();
         let count = found.len().min(into.len());
         into[..count].copy_from_slice(&found[..count]);
+        if offset == 0 && !self.alone && is_first_page_with_wal(&into[..count]) {
+            self.explain_wal();
+        }
         if count < into.len() { Err(ffi::SQLITE_IOERR_SHORT_READ) } else { Ok(()) }
+    }
+
+    /// SQLite is about to refuse the database for its want of shared memory, and asks no VFS for a reason.
+    fn explain_wal(&self) {
+        let text = format!(
+            "{}: it is in WAL mode, for which SQLite wants memory that connections share, and there is none: PRAGMA \
+             locking_mode = exclusive before anything else, then PRAGMA journal_mode = delete to leave that mode",
+            self.path.display()
+        );
+        sys::log(ffi::SQLITE_CANTOPEN, &text);
+    }
+
+    /// From here on the database may be in WAL mode.
+    pub(crate) fn be_alone(&mut self) {
+        self.alone = true;
     }
 
     /// Adds a page to the batch, or writes it at once.
@@ -437,7 +461,7 @@ impl Database {
 fn refuse_small_pages(path: &Path) -> Result<(), Code> {
     let mut head = [0; 18];
     let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
-    if read.is_err() || !head.starts_with(b"SQLite format 3\0") {
+    if read.is_err() || !head.starts_with(FORMAT) {
         // None yet, or none at all, which is SQLite's to say.
         return Ok(());
     }
@@ -447,11 +471,18 @@ fn refuse_small_pages(path: &Path) -> Result<(), Code> {
         return Ok(());
     }
     let text = format!(
-        "{}: its pages have {bytes} bytes; {SMALL_PAGES}: with SQLite's own VFS, PRAGMA page_size = {BLOCK}; VACUUM",
+        "{}: its pages have {bytes} bytes; {SMALL_PAGES}: with SQLite's own VFS, PRAGMA page_size = {BLOCK}, then VACUUM \
+         INTO a new file, and open that",
         path.display()
     );
     sys::log(ffi::SQLITE_CANTOPEN, &text);
     Err(ffi::SQLITE_CANTOPEN)
+}
+
+/// Whether these bytes are a whole first page, not its header alone, and its database is in WAL mode ("The Database Header"
+/// in SQLite's file format).
+fn is_first_page_with_wal(bytes: &[u8]) -> bool {
+    bytes.len() as u64 >= BLOCK && bytes.starts_with(FORMAT) && bytes[19] == 2
 }
 
 /// What is said against pages that are smaller than a block: why no page size below it is taken; `None` of one that is.

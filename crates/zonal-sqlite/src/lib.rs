@@ -30,7 +30,8 @@
 //! * `FILE.journal` belongs to the database: do not open one without the other after a cut.
 //! * In one process a database is opened by this VFS or by another, not by both at a time, as with all VFSs of SQLite.
 //!
-//! Why something was refused stands in SQLite's log (`SQLITE_CONFIG_LOG`).
+//! Why something was refused stands in SQLite's log (`SQLITE_CONFIG_LOG`), and [`take_reason`] tells it: SQLite itself has but a
+//! number for what a VFS refuses (`unable to open database file`, `disk I/O error`).
 //!
 //! SQLite has to be built with `SQLITE_ENABLE_BATCH_ATOMIC_WRITE`; for its bundled sources that is said by
 //! `LIBSQLITE3_FLAGS` in `.cargo/config.toml`. [`register`] refuses one that was not.
@@ -62,6 +63,7 @@ mod locks;
 mod open;
 mod sys;
 
+use std::cell::RefCell;
 use std::sync::OnceLock;
 use zonal::EngineChoice;
 use zonal::atomic::{AtomicOptions, JOURNAL_BYTES, JournalUse};
@@ -110,4 +112,35 @@ pub fn register(options: &Options) -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), (ErrorKind, &'static str)>> = OnceLock::new();
     let done = DONE.get_or_init(sys::register);
     done.map_err(|(kind, text)| Error::new(kind, text).on(VFS).during("register"))
+}
+
+thread_local! {
+    /// The last one, of this thread.
+    static REASON: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Why the VFS refused or failed what this thread asked of SQLite last, with what to do about it; `None`: it did not, since the last
+/// call of this function.
+///
+/// SQLite calls a VFS in the thread that called SQLite, and has no room for a VFS's words: to the user
+/// of a database whose pages are too small it says no more than `unable to open database file`.
+///
+/// ```
+/// # use rusqlite::{Connection, OpenFlags};
+/// zonal_sqlite::register(&zonal_sqlite::Options::default())?;
+/// let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+/// let opened = Connection::open_with_flags_and_vfs("no-such-folder/a.db", flags, zonal_sqlite::VFS);
+/// let error = opened.expect_err("there is none");
+/// let reason = zonal_sqlite::take_reason().unwrap_or_default();
+/// assert!(reason.contains("no-such-folder/a.db: No such file"), "{error}: {reason}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use]
+pub fn take_reason() -> Option<String> {
+    REASON.with(RefCell::take)
+}
+
+fn keep_reason(text: &str) {
+    // A thread that ends may close its databases when this is gone.
+    let _ = REASON.try_with(|reason| reason.replace(Some(text.to_owned())));
 }

@@ -95,8 +95,11 @@ pub(crate) fn register() -> Result<(), (ErrorKind, &'static str)> {
     }
 }
 
-/// Tells SQLite's log.
+/// Tells SQLite's log, and whoever asks for the reason of an error.
 pub(crate) fn log(code: Code, text: &str) {
+    if code != ffi::SQLITE_WARNING {
+        crate::keep_reason(text);
+    }
     let text = CString::new(text.replace('\0', "?")).unwrap_or_default();
     // SAFETY: two strings that end with zero, the second as the first one says.
     unsafe { ffi::sqlite3_log(code, c"zonal: %s".as_ptr(), text.as_ptr()) };
@@ -346,6 +349,12 @@ unsafe fn pragma(connection: &mut Connection, argument: *mut *mut c_char) -> c_i
             Some(text) => (ffi::SQLITE_ERROR, text),
             None => return ffi::SQLITE_NOTFOUND,
         },
+        b"locking_mode" => {
+            if value.is_some_and(|value| value.to_bytes().eq_ignore_ascii_case(b"exclusive")) {
+                connection.be_alone();
+            }
+            return ffi::SQLITE_NOTFOUND;
+        }
         b"synchronous" => {
             if value.is_some_and(|value| is_synchronous_off(value.to_bytes())) {
                 connection.let_tear();

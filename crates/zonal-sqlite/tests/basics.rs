@@ -132,6 +132,9 @@ fn pages_below_4096_bytes_are_refused_before_anything_is_written() {
     let open = |flags| Connection::open_with_flags_and_vfs(&small, flags, "zonal");
     let error = open(OpenFlags::default()).unwrap_err();
     assert_eq!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen), "{error}");
+    let reason = zonal_sqlite::take_reason().unwrap();
+    assert!(reason.contains("its pages have 1024 bytes") && reason.contains("VACUUM INTO"));
+    assert_eq!(zonal_sqlite::take_reason(), None, "it is told once");
     assert!(!place.path("small.db.journal").exists(), "nothing was made beside it");
     let read = open(OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     let five: u64 = read.query_row("select a from t", [], |row| row.get(0)).unwrap();
@@ -220,6 +223,69 @@ fn a_journal_mode_that_was_set_unseen_writes_nothing() {
         db.execute_batch(&format!("pragma a.journal_mode = delete; {ROWS}")).unwrap();
         assert!(is_sound(&db));
     }
+}
+
+/// As it is advised; `vacuum into` takes a database in WAL mode, too, and leaves that mode behind.
+#[test]
+fn a_database_with_small_pages_in_wal_mode_is_converted_by_vacuum_into() {
+    let place = Place::new();
+    let unix = Connection::open(place.path("small.db")).unwrap();
+    let set = "pragma page_size = 1024; create table t(a); insert into t values (5)";
+    unix.execute_batch(set).unwrap();
+    let mode = |db: &Connection, set: &str| -> String {
+        db.query_row(&format!("pragma journal_mode{set}"), [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(mode(&unix, " = wal"), "wal");
+    unix.execute_batch("pragma page_size = 4096").unwrap();
+    unix.execute("vacuum into ?", [place.path("a.db").to_str().unwrap()]).unwrap();
+    let db = place.open();
+    assert_eq!(mode(&db, ""), "delete");
+    db.execute_batch("insert into t values (6)").unwrap();
+    let sum: u64 = db.query_row("select sum(a) from t", [], |row| row.get(0)).unwrap();
+    assert_eq!((sum, counts(&db).0), (11, 1));
+    // A copy of a database that is in use, onto this VFS again.
+    db.execute("vacuum into ?", [place.path("copy.db").to_str().unwrap()]).unwrap();
+    db.close().unwrap();
+    let copy = Connection::open(place.path("copy.db")).unwrap();
+    assert!(is_sound(&copy));
+}
+
+#[test]
+fn a_database_in_wal_mode_says_what_to_do() {
+    let place = Place::new();
+    let unix = Connection::open(place.path("a.db")).unwrap();
+    unix.execute_batch("create table t(a); insert into t values (5); pragma journal_mode = wal")
+        .unwrap();
+    unix.close().unwrap();
+    let sum = |db: &Connection| -> Result<u64, Error> {
+        db.query_row("select sum(a) from t", [], |row| row.get(0))
+    };
+    let db = place.open();
+    let _ = zonal_sqlite::take_reason();
+    assert_eq!(code(sum(&db).map(drop)), Some(ErrorCode::CannotOpen));
+    let reason = zonal_sqlite::take_reason().unwrap();
+    assert!(reason.contains("PRAGMA locking_mode = exclusive before"), "{reason}");
+    db.close().unwrap();
+    // As it is advised.
+    let db = place.open();
+    db.execute_batch("pragma locking_mode = exclusive; pragma journal_mode = delete").unwrap();
+    assert_eq!((sum(&db).unwrap(), zonal_sqlite::take_reason()), (5, None));
+    db.close().unwrap();
+    let db = place.open();
+    db.execute_batch("insert into t values (6)").unwrap();
+    assert_eq!((sum(&db).unwrap(), counts(&db).0), (11, 1));
+}
+
+#[test]
+fn the_example_says_why_a_database_is_refused() {
+    let place = Place::new();
+    let Some(program) = example() else { return };
+    fs::write(place.path("a.db"), []).unwrap();
+    fs::write(place.path("a.db.journal"), [7; 100_000]).unwrap();
+    let output = Command::new(program).arg(place.path("a.db")).output().unwrap();
+    let says = String::from_utf8(output.stderr).unwrap();
+    let (reason, sqlites) = (says.find("a.db.journal"), says.find("unable to open"));
+    assert!(reason.is_some() && reason < sqlites, "{says}");
 }
 
 fn code(result: Result<(), Error>) -> Option<ErrorCode> {
@@ -471,15 +537,20 @@ fn a_database_that_is_missing_or_damaged_is_refused() {
 const GUIDE: &str = include_str!("../../../docs/guides/untorn-writes.md");
 const CALL: &str = "cargo run --release -p zonal-sqlite --example sql --";
 
-#[test]
-fn the_guides_commands_do_what_it_says() {
-    let place = Place::new();
+fn example() -> Option<PathBuf> {
     let tests = std::env::current_exe().unwrap();
     let program = tests.ancestors().nth(2).unwrap().join("examples/sql");
     if !program.exists() {
         eprintln!("SKIP the example is not built; cargo test --workspace builds it");
-        return;
+        return None;
     }
+    Some(program)
+}
+
+#[test]
+fn the_guides_commands_do_what_it_says() {
+    let place = Place::new();
+    let Some(program) = example() else { return };
     let block = GUIDE.split("```").find(|block| block.contains(CALL)).unwrap();
     let commands = block.strip_prefix("sh\n").unwrap().replace(CALL, program.to_str().unwrap());
     // The program itself has tests of its own.
