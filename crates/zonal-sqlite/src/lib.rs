@@ -1,5 +1,5 @@
-//! SQLite without its rollback journal: each transaction is one record in a journal of
-//! [`zonal::atomic`], so a power cut leaves all of it or nothing.
+//! SQLite's transactions without writing a rollback journal for each: one is one record in a journal of
+//! [`zonal::atomic`], so a power cut leaves all of it or nothing. `PRAGMA journal_mode` is left as it is for this.
 //!
 //! ```text
 //! SQLite ─ pager ─► VFS "zonal" ─ BEGIN_ATOMIC_WRITE, pages, COMMIT_ATOMIC_WRITE ─► one batch ─► AtomicFile
@@ -27,7 +27,8 @@
 //!   EXCLUSIVE`, under which SQLite needs none. Then transactions are kept whole by the WAL, as without this, and none is a batch.
 //! * A file that was renamed over, or deleted and made anew, under open connections is another database: they write nothing more
 //!   (`SQLITE_READONLY_DBMOVED`), and it can be opened when they are closed.
-//! * `FILE.journal` belongs to the database: do not open one without the other after a cut.
+//! * `FILE.journal` belongs to the database: do not open one without the other after a cut, nor delete it. `FILE-journal` is
+//!   SQLite's rollback journal.
 //! * In one process a database is opened by this VFS or by another, not by both at a time, as with all VFSs of SQLite.
 //!
 //! Why something was refused stands in SQLite's log (`SQLITE_CONFIG_LOG`), and [`take_reason`] tells it: SQLite itself has but a

@@ -276,6 +276,35 @@ fn a_database_in_wal_mode_says_what_to_do() {
     assert_eq!((sum(&db).unwrap(), counts(&db).0), (11, 1));
 }
 
+/// What the guide says of backups.
+#[test]
+fn a_crashed_database_is_not_brought_back_from_copies_and_vacuum_into_is_a_backup() {
+    let place = Place::new();
+    let db = place.open();
+    db.execute_batch("create table t(a); insert into t values (1); insert into t values (2)")
+        .unwrap();
+    db.execute("vacuum into ?", [place.path("backup.db").to_str().unwrap()]).unwrap();
+    // As a kill leaves them.
+    for (from, to) in [("a.db", "copy.db"), ("a.db.journal", "copy.db.journal")] {
+        fs::copy(place.path(from), place.path(to)).unwrap();
+    }
+    db.close().unwrap();
+    let open = |name: &str| {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+        Connection::open_with_flags_and_vfs(place.path(name), flags, "zonal")
+    };
+    assert_eq!(code(open("copy.db").map(drop)), Some(ErrorCode::CannotOpen));
+    let reason = zonal_sqlite::take_reason().unwrap();
+    assert!(reason.contains("copy.db.journal") && reason.contains("another file"), "{reason}");
+    // A copy of one that was closed goes without its journal.
+    fs::copy(place.path("a.db"), place.path("closed.db")).unwrap();
+    for name in ["backup.db", "closed.db"] {
+        let db = open(name).unwrap();
+        let sum: u64 = db.query_row("select sum(a) from t", [], |row| row.get(0)).unwrap();
+        assert_eq!(sum, 3, "{name}");
+    }
+}
+
 #[test]
 fn the_example_says_why_a_database_is_refused() {
     let place = Place::new();
