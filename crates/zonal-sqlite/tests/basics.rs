@@ -199,6 +199,31 @@ fn pages_are_counted_by_what_protects_them() {
     assert_eq!(count_of("from a WAL", &db), 0);
 }
 
+/// By all the ways in which SQLite writes pages without a batch while it has a journal.
+#[test]
+fn no_transaction_that_has_a_journal_is_refused() {
+    for mode in ["delete", "persist"] {
+        let place = Place::new();
+        let db = place.open();
+        let create = "create table t(a integer primary key, b)";
+        db.execute_batch(&format!("pragma journal_mode = {mode}; {create}; {ROWS}")).unwrap();
+        // Pages that do not fit into the cache, some of which are put back.
+        let change = format!("savepoint s; update t set b = zeroblob(1999); rollback to s; {ROWS}");
+        db.execute_batch(&format!("pragma cache_size = 400; begin; {change}; commit")).unwrap();
+        db.execute_batch(&format!("begin; {change}; rollback")).unwrap();
+        // Two databases at once.
+        db.execute("attach ? as other", [place.path("b.db").to_str().unwrap()]).unwrap();
+        db.execute_batch("create table other.u(a); insert into u values (1)").unwrap();
+        db.execute_batch("begin; insert into u values (2); delete from t where a > 9; commit")
+            .unwrap();
+        db.execute_batch("detach other; vacuum").unwrap();
+        // Its journal is a file that stays open.
+        db.execute_batch(&format!("pragma locking_mode = exclusive; {ROWS}; {ROWS}")).unwrap();
+        assert_eq!(count_of("under no journal", &db), 0);
+        assert!(is_sound(&db), "{mode}");
+    }
+}
+
 /// SQLite tells such a pragma to the first database alone, and follows it for all.
 #[test]
 fn a_journal_mode_that_was_set_unseen_writes_nothing() {
