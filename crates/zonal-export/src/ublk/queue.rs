@@ -10,7 +10,8 @@
 //! Invariants:
 //! * A tag that was taken is committed exactly once, in whatever order requests end; when the queue to the
 //!   drive breaks, with an error, and so is everything that comes after.
-//! * Nothing is repeated, split or put in order here: what the kernel asks for once goes to the drive once.
+//! * Nothing is repeated or put in order here: what the kernel asks for once goes to the drive once, and whole.
+//!   Zeros alone may reach across a zone's end, which no write does: they go a zone at a time, one after the other.
 //! * The thread sleeps on ublk's ring alone. The descriptor of the queue to the drive is polled there.
 
 use std::os::fd::{OwnedFd, RawFd};
@@ -101,6 +102,16 @@ impl Asked {
     /// Of its data.
     fn bytes(&self) -> usize {
         self.count as usize * SECTOR_BYTES
+    }
+
+    /// What of it is in front of `end`, and what is behind.
+    fn split(self, end: u64) -> (Self, Option<Self>) {
+        let room = u32::try_from(end.saturating_sub(self.offset) / SECTOR).unwrap_or(u32::MAX);
+        if room >= self.count {
+            return (self, None);
+        }
+        let behind = Self { offset: end, count: self.count - room, ..self };
+        (Self { count: room, ..self }, Some(behind))
     }
 
     fn is_durable(&self) -> bool {
@@ -258,13 +269,7 @@ impl Server {
             Wanted::Read => Request::read_at(asked.offset, self.buffer(asked)?),
             Wanted::Write => durable(Request::write_at(asked.offset, self.fetch(asked)?)),
             Wanted::Append => durable(Request::append(zone.0, self.fetch(asked)?)),
-            // A sequential zone is emptied by a reset, and by nothing else.
-            Wanted::Zeros if !geometry.is_conventional(zone) => return Err(errno::UNSUPPORTED),
-            Wanted::Zeros => {
-                let mut zeros = self.buffer(asked)?;
-                zeros.fill(0);
-                durable(Request::write_at(asked.offset, zeros))
-            }
+            Wanted::Zeros => durable(Request::write_at(asked.offset, self.zeros(asked)?)),
             Wanted::Flush => Request::flush(),
             Wanted::Open => Request::open(zone.0),
             Wanted::Close => Request::close(zone.0),
@@ -278,6 +283,27 @@ impl Server {
     /// Of as many as there are tags one is free, and as long as a request can be.
     fn buffer(&self, asked: &Asked) -> std::result::Result<Buffer, i32> {
         self.queue.buffer(asked.bytes()).ok_or(errno::IO)
+    }
+
+    /// Zeros for as much of a request as its first zone holds.
+    fn zeros(&self, asked: &Asked) -> std::result::Result<Buffer, i32> {
+        let geometry = self.device.geometry();
+        let last = asked.offset.saturating_add(asked.bytes() as u64).saturating_sub(1);
+        // A sequential zone is emptied by a reset, and by nothing else. They are behind all conventional ones.
+        if !geometry.is_conventional(geometry.zone_of(last)) {
+            return Err(errno::UNSUPPORTED);
+        }
+        let (part, _) = self.in_zone(*asked);
+        let mut zeros = self.buffer(&part)?;
+        zeros.fill(0);
+        Ok(zeros)
+    }
+
+    /// What of a request lies in its first zone, and what in those behind.
+    fn in_zone(&self, asked: Asked) -> (Asked, Option<Asked>) {
+        let geometry = self.device.geometry();
+        let next = geometry.zone_of(asked.offset).0.saturating_add(1);
+        asked.split(u64::from(next).saturating_mul(geometry.zone_size))
     }
 
     /// A request's data, from the kernel.
@@ -321,6 +347,14 @@ impl Server {
             tracing::error!("queue {}: something ended that was not asked for", self.number);
             return;
         };
+        if completion.result.is_ok()
+            && Wanted::of(asked.op) == Some(Wanted::Zeros)
+            && let (_, Some(rest)) = self.in_zone(asked)
+        {
+            // Its buffer is the one that the rest takes.
+            drop(completion);
+            return self.take(ublk, rest);
+        }
         let result = match &completion.result {
             Ok(length) => self.succeeded(&asked, *length, completion.buffer.as_deref()),
             Err(error) => {
@@ -384,4 +418,32 @@ impl Server {
 
 fn failed(error: UblkError) -> Error {
     Error::new(ErrorKind::Io, "ublk's ring failed").during("serve").with_source(system_error(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(offset: u64, count: u32) -> Asked {
+        Asked { tag: 7, op: sys::UBLK_IO_OP_DISCARD, flags: sys::UBLK_IO_F_FUA, offset, count }
+    }
+
+    fn place(asked: Asked) -> (u64, u32) {
+        assert_eq!((asked.tag, asked.op), (7, sys::UBLK_IO_OP_DISCARD));
+        assert!(asked.is_durable());
+        (asked.offset, asked.count)
+    }
+
+    #[test]
+    fn what_reaches_across_a_zones_end_is_split_there() {
+        let (part, rest) = asked(61440, 24).split(65536);
+        assert_eq!(place(part), (61440, 8));
+        assert_eq!(rest.map(place), Some((65536, 16)));
+    }
+
+    #[test]
+    fn what_ends_with_its_zone_is_left_whole() {
+        let (part, rest) = asked(61440, 8).split(65536);
+        assert_eq!((place(part), rest.map(place)), ((61440, 8), None));
+    }
 }
