@@ -38,6 +38,13 @@ impl Shape {
                 geometry.zone_size
             ));
         }
+        let last = geometry.size % geometry.zone_size;
+        if last != 0 {
+            return refused(format!(
+                "its last zone has {last} bytes and the others {}, and ublk takes only zones of one size",
+                geometry.zone_size
+            ));
+        }
         if geometry.block_size > BLOCK_MAX {
             return refused(format!(
                 "its blocks have {} bytes, and ublk takes at most {BLOCK_MAX}",
@@ -202,6 +209,8 @@ mod tests {
     fn what_linux_cannot_show_is_named() {
         let text = refusal("mem:size=60M,zone-size=3M");
         assert!(text.contains("3145728 bytes") && text.contains("power of two"), "{text}");
+        let text = refusal("mem:size=66M,zone-size=4M");
+        assert!(text.contains("last zone has 2097152 bytes") && text.contains("4194304"), "{text}");
         let text = refusal("mem:size=64M,zone-size=4M,block-size=16384");
         assert!(text.contains("16384") && text.contains("at most 4096"), "{text}");
     }
