@@ -111,7 +111,7 @@ pub struct Served {
 
 /// What is taken apart in this order.
 struct Parts {
-    threads: Vec<JoinHandle<Result<()>>>,
+    threads: Vec<QueueThread>,
     /// Holds the character device open, without which nothing is removed.
     dev: Arc<UblkDev>,
     ctrl: UblkCtrl,
@@ -155,7 +155,7 @@ pub fn serve(device: Device, options: &ServeOptions) -> Result<Served> {
     if ctrl.dev_info().flags & zoned != zoned {
         return Err(kernel::not_zoned(&kernel::release()));
     }
-    let parts = prepare(ctrl, &device, &shape)?;
+    let parts = prepare(ctrl, &device, &shape, false)?;
     match parts.start() {
         Ok(path) => Ok(Served::new(parts, path)),
         Err(error) => {
@@ -190,9 +190,7 @@ pub fn recover(device: Device, number: u32, read_only: bool) -> Result<Served> {
         .map_err(|error| failed(format!("asking for device {number}"), error))?;
     is_of(&ctrl, &device, &shape)?;
     wait_until_left(&ctrl)?;
-    let asked = ctrl.start_user_recover();
-    asked.map_err(|error| failed(format!("taking over device {number}"), error))?;
-    let parts = prepare(ctrl, &device, &shape)?;
+    let parts = prepare(ctrl, &device, &shape, true)?;
     match parts.start() {
         Ok(path) => Ok(Served::new(parts, path)),
         Err(error) => {
@@ -308,19 +306,24 @@ fn wait_until_left(ctrl: &UblkCtrl) -> Result<()> {
     }
 }
 
-/// What a thread of a queue hears before it begins.
-enum Go {
-    Begin,
-}
-
-/// All that serves a device, ready for it to start.
-fn prepare(ctrl: UblkCtrl, device: &Device, shape: &Shape) -> Result<Parts> {
-    let number = ctrl.dev_info().dev_id;
-    let dev = open(&ctrl, shape).map_err(|error| failed(format!("/dev/ublkc{number}"), error))?;
+/// All that serves a device, but for what begins with [`Parts::start`]. What the drive may refuse comes first: a device
+/// that is taken over is asked for (`takes_over`) only when there is somebody to serve it.
+fn prepare(ctrl: UblkCtrl, device: &Device, shape: &Shape, takes_over: bool) -> Result<Parts> {
+    let info = ctrl.dev_info();
+    let number = info.dev_id;
     let broken = Arc::new(AtomicBool::new(false));
-    let mut parts = Parts { threads: Vec::new(), dev: Arc::new(dev), ctrl, broken, stopped: false };
-    parts.spawn(device)?;
-    Ok(parts)
+    let threads = (0..info.nr_hw_queues)
+        .map(|queue| QueueThread::spawn(queue, info.queue_depth, device, &broken))
+        .collect::<Result<Vec<_>>>()?;
+    for (queue, thread) in (0..).zip(&threads) {
+        ctrl.set_thread_affinity(queue, thread.hear()?);
+    }
+    if takes_over {
+        let asked = ctrl.start_user_recover();
+        asked.map_err(|error| failed(format!("taking over device {number}"), error))?;
+    }
+    let dev = open(&ctrl, shape).map_err(|error| failed(format!("/dev/ublkc{number}"), error))?;
+    Ok(Parts { threads, dev: Arc::new(dev), ctrl, broken, stopped: false })
 }
 
 fn open(ctrl: &UblkCtrl, shape: &Shape) -> std::result::Result<UblkDev, libublk::UblkError> {
@@ -343,37 +346,17 @@ fn duplicate(dev: &UblkDev) -> io::Result<OwnedFd> {
 }
 
 impl Parts {
-    /// A thread for each queue. All are ready, or none begins.
-    fn spawn(&mut self, device: &Device) -> Result<()> {
-        let (ready, all_ready) = mpsc::channel();
-        let mut begins = Vec::new();
-        for number in 0..self.dev.dev_info.nr_hw_queues {
-            let (begin, go) = mpsc::channel();
-            let (dev, device) = (self.dev.clone(), device.clone());
-            let (ready, broken) = (ready.clone(), self.broken.clone());
-            let thread = thread::Builder::new()
-                .name(format!("zonal-ublk-{number}"))
-                .spawn(move || serve_queue(number, &dev, device, &ready, &go, &broken))
-                .map_err(|error| {
-                    Error::new(ErrorKind::Io, "a thread").during("serve").with_source(error)
-                })?;
-            self.threads.push(thread);
-            begins.push(begin);
-        }
-        for _ in &begins {
-            let heard = all_ready.recv();
-            let (number, thread) = heard.map_err(|_| invalid("a thread died"))??;
-            self.ctrl.set_thread_affinity(number, thread);
-        }
-        for begin in begins {
-            // It waits, and hears nothing else.
-            let _ = begin.send(Go::Begin);
-        }
-        Ok(())
-    }
-
     /// Starts the device: with it the kernel asks for the zones, and others for what they want.
+    ///
+    /// However it ends, no thread is left that has yet to send its first commands: those that come behind the device's
+    /// stop are never ended.
     fn start(&self) -> Result<PathBuf> {
+        for thread in &self.threads {
+            // One that is gone says so when it is heard.
+            let _ = thread.begin.send(self.dev.clone());
+        }
+        let begun: Vec<_> = self.threads.iter().map(QueueThread::hear).collect();
+        begun.into_iter().collect::<Result<Vec<_>>>()?;
         let path = block_device(self.ctrl.dev_info().dev_id);
         let started = self.ctrl.start_dev(&self.dev);
         started.map_err(|error| failed(format!("starting {}", path.display()), error))?;
@@ -397,7 +380,7 @@ impl Parts {
     fn remove(mut self) -> Result<()> {
         let stopped = self.stop();
         let Self { threads, dev, ctrl, .. } = self;
-        let joined: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+        let joined: Vec<_> = threads.into_iter().map(|thread| thread.ends.join()).collect();
         drop(dev);
         // Where somebody has the block device open still, it goes when that has ended; nobody waits for it.
         let deleted = ctrl.del_dev_async().or_else(|_| ctrl.del_dev());
@@ -409,35 +392,69 @@ impl Parts {
     }
 }
 
+/// A thread that serves a queue. It is heard twice: when it has its queue to the drive, and when its commands are
+/// with the kernel.
+struct QueueThread {
+    ends: JoinHandle<Result<()>>,
+    heard: mpsc::Receiver<Result<i32>>,
+    begin: mpsc::Sender<Arc<UblkDev>>,
+}
+
+impl QueueThread {
+    fn spawn(number: u16, depth: u16, device: &Device, broken: &Arc<AtomicBool>) -> Result<Self> {
+        let (says, heard) = mpsc::channel();
+        let (begin, begins) = mpsc::channel();
+        let (device, broken) = (device.clone(), broken.clone());
+        let ends = thread::Builder::new()
+            .name(format!("zonal-ublk-{number}"))
+            .spawn(move || serve_queue(number, depth, device, &says, &begins, &broken))
+            .map_err(|error| {
+                Error::new(ErrorKind::Io, "a thread").during("serve").with_source(error)
+            })?;
+        Ok(Self { ends, heard, begin })
+    }
+
+    /// Its number, once it is as far as that.
+    fn hear(&self) -> Result<i32> {
+        self.heard.recv().map_err(|_| invalid("a thread died"))?
+    }
+}
+
 /// A queue's thread, from its making to the device's end.
 fn serve_queue(
     number: u16,
-    dev: &UblkDev,
+    depth: u16,
     device: Device,
-    ready: &mpsc::Sender<Result<(u16, i32)>>,
-    go: &mpsc::Receiver<Go>,
+    says: &mpsc::Sender<Result<i32>>,
+    begins: &mpsc::Receiver<Arc<UblkDev>>,
     broken: &AtomicBool,
 ) -> Result<()> {
     // Memory that it needs is not to be had by writing to this very device.
     let thread = UblkCtrl::init_queue_thread();
-    let made = queue::ublk_queue(number, dev).and_then(|ublk| {
-        let data = duplicate(dev).map_err(|error| {
+    let queue = queue::to_drive(&device, depth);
+    let (queue, made) = match queue {
+        Ok(queue) => (Some(queue), Ok(thread)),
+        Err(error) => (None, Err(error)),
+    };
+    let _ = says.send(made);
+    // Of a device that there is not nothing comes: something else could not be made.
+    let (Some(queue), Ok(dev)) = (queue, begins.recv()) else { return Ok(()) };
+    let begun = queue::ublk_queue(number, &dev).and_then(|ublk| {
+        let data = duplicate(&dev).map_err(|error| {
             Error::new(ErrorKind::Io, "a descriptor").during("serve").with_source(error)
         })?;
-        Ok((ublk, Server::new(number, dev.dev_info.queue_depth, device, data)?))
+        let mut server = Server::new(number, dev.dev_info.queue_depth, device, queue, data);
+        Ok((server.begin(ublk)?, server))
     });
-    let (ublk, server) = match made {
-        Ok(made) => made,
-        Err(error) => {
-            let _ = ready.send(Err(error));
-            return Ok(());
+    match begun {
+        Ok((ublk, server)) => {
+            let _ = says.send(Ok(thread));
+            server.run(&ublk, || broken.store(true, Ordering::Release))
         }
-    };
-    let _ = ready.send(Ok((number, thread)));
-    match go.recv() {
-        Ok(Go::Begin) => server.run(ublk, || broken.store(true, Ordering::Release)),
-        // Another queue could not be made.
-        Err(_) => Ok(()),
+        Err(error) => {
+            let _ = says.send(Err(error));
+            Ok(())
+        }
     }
 }
 
@@ -456,7 +473,7 @@ impl Served {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.parts.as_ref().is_none_or(|parts| {
-            parts.is_broken() || parts.threads.iter().any(JoinHandle::is_finished)
+            parts.is_broken() || parts.threads.iter().any(|thread| thread.ends.is_finished())
         })
     }
 

@@ -142,25 +142,41 @@ pub(super) fn ublk_queue(number: u16, dev: &UblkDev) -> Result<UblkQueue<'_>> {
     })
 }
 
+/// Makes the other end, with a buffer for each tag, as long as the longest request.
+pub(super) fn to_drive(device: &Device, depth: u16) -> Result<Queue> {
+    device.queue(&QueueOptions {
+        depth: depth.into(),
+        buffer_bytes: TRANSFER_MAX as usize,
+        ..QueueOptions::default()
+    })
+}
+
 impl Server {
-    pub(super) fn new(number: u16, depth: u16, device: Device, data: OwnedFd) -> Result<Self> {
-        let options = QueueOptions {
-            depth: depth.into(),
-            // One for each tag, as long as the longest request.
-            buffer_bytes: TRANSFER_MAX as usize,
-            ..QueueOptions::default()
-        };
-        let queue = device.queue(&options)?;
+    /// A server of as many tags as `queue` is deep.
+    pub(super) fn new(
+        number: u16,
+        depth: u16,
+        device: Device,
+        queue: Queue,
+        data: OwnedFd,
+    ) -> Self {
         let taken = vec![None; depth.into()].into();
-        Ok(Self { device, queue, data, number, taken, polled: false, broken: None })
+        Self { device, queue, data, number, taken, polled: false, broken: None }
+    }
+
+    /// Sends the kernel a command for each tag, and waits for nothing.
+    pub(super) fn begin<'a>(&mut self, ublk: UblkQueue<'a>) -> Result<UblkQueue<'a>> {
+        let ublk = ublk.submit_fetch_commands_unified(BufDescList::Slices(None)).map_err(failed)?;
+        ublk.flush_and_wake_io_tasks(|data, entry, _| self.came(&ublk, data, entry.result()), 0)
+            .map_err(failed)?;
+        Ok(ublk)
     }
 
     /// Serves until the device is gone. `broke` is called, once, if the drive cannot be asked any more.
-    pub(super) fn run(mut self, ublk: UblkQueue<'_>, broke: impl FnOnce()) -> Result<()> {
-        let ublk = ublk.submit_fetch_commands_unified(BufDescList::Slices(None)).map_err(failed)?;
+    pub(super) fn run(mut self, ublk: &UblkQueue<'_>, broke: impl FnOnce()) -> Result<()> {
         let mut broke = Some(broke);
         loop {
-            let waits = self.turn(&ublk);
+            let waits = self.turn(ublk);
             if let (Some(error), Some(broke)) =
                 (&self.broken, broke.take_if(|_| self.broken.is_some()))
             {
@@ -168,7 +184,7 @@ impl Server {
                 broke();
             }
             let came = ublk.flush_and_wake_io_tasks(
-                |data, entry, _| self.came(&ublk, data, entry.result()),
+                |data, entry, _| self.came(ublk, data, entry.result()),
                 waits.into(),
             );
             match came {
