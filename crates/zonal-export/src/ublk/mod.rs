@@ -136,7 +136,8 @@ pub fn serve(device: Device, options: &ServeOptions) -> Result<Served> {
     check_options(options)?;
     let shape = Shape::of(&device, options.read_only)?;
     kernel::check()?;
-    let number = options.number.map(clear).transpose()?.map_or(Ok(-1), i32::try_from);
+    let cleared = options.number.map(|number| clear(number, shape.identity)).transpose()?;
+    let number = cleared.map_or(Ok(-1), i32::try_from);
     let number = number.map_err(|_| invalid("the device's number is too large"))?;
     // Reissue is never asked for: what was taken by a dead server may be done already.
     let survives = if is_in_memory(&device) { 0 } else { flag(sys::UBLK_F_USER_RECOVERY) };
@@ -231,8 +232,10 @@ fn block_device(number: u32) -> PathBuf {
     PathBuf::from(format!("/dev/ublkb{number}"))
 }
 
-/// Removes what is left of a device that died with its server, so that its number is free.
-fn clear(number: u32) -> Result<u32> {
+/// Removes what is left of a device whose server died, so that its number is free. One that waits for its server goes
+/// too if it was made of another drive than that of `identity`, and nobody holds it for himself: where its own drive is
+/// gone nothing else takes it away.
+fn clear(number: u32, identity: u64) -> Result<u32> {
     let character = character_device(number);
     if !character.exists() {
         return Ok(number);
@@ -246,10 +249,16 @@ fn clear(number: u32) -> Result<u32> {
     let id = i32::try_from(number).map_err(|_| taken())?;
     let ctrl = UblkCtrl::new_simple(id)
         .map_err(|error| failed(format!("asking for device {number}"), error))?;
-    if u32::from(ctrl.dev_info().state) != sys::UBLK_S_DEV_DEAD {
-        return Err(in_use(format!(
-            "/dev/ublkb{number} waits for its server: --recover {number} takes it over"
-        )));
+    let info = ctrl.dev_info();
+    let made_of_another = shape::is_ours(info.ublksrv_flags) && info.ublksrv_flags != identity;
+    match u32::from(info.state) {
+        sys::UBLK_S_DEV_DEAD => {}
+        sys::UBLK_S_DEV_QUIESCED if made_of_another => drop(hold(&block_device(number))?),
+        _ => {
+            return Err(in_use(format!(
+                "/dev/ublkb{number} waits for its server: --recover {number} takes it over"
+            )));
+        }
     }
     ctrl.del_dev().map_err(|error| failed(format!("removing device {number}"), error))?;
     Ok(number)
