@@ -120,6 +120,17 @@ pub(super) fn system_error(error: UblkError) -> io::Error {
     }
 }
 
+/// How a command to the driver ended. Of one that found the device busy the library says that it was done.
+pub(super) fn ended(
+    result: std::result::Result<i32, UblkError>,
+) -> std::result::Result<(), UblkError> {
+    match result {
+        Ok(result) if result < 0 => Err(UblkError::UringIOError(result)),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Something asked of the driver that failed.
 pub(super) fn failed(what: impl Into<String>, error: UblkError) -> Error {
     let error = system_error(error);
@@ -138,9 +149,9 @@ pub(super) fn failed(what: impl Into<String>, error: UblkError) -> Error {
 }
 
 /// How something ended that is done to a device, which another program may have removed before.
-pub(super) fn unless_gone(ended: std::result::Result<i32, UblkError>, what: &str) -> Result<()> {
-    match ended {
-        Ok(_) => Ok(()),
+pub(super) fn unless_gone(result: std::result::Result<i32, UblkError>, what: &str) -> Result<()> {
+    match ended(result) {
+        Ok(()) => Ok(()),
         Err(UblkError::UringIOError(result)) if is_gone(result) => Ok(()),
         Err(error) => Err(failed(what, error)),
     }
@@ -181,6 +192,18 @@ mod tests {
             assert!(text.contains("since Linux 6.6") && text.contains("6.1.0-50"), "{text}");
         }
         assert!(no_control(Errno::NOENT, "5.15.3").to_string().contains("since Linux 6.6"));
+    }
+
+    #[test]
+    fn a_command_that_found_the_device_busy_was_not_done() {
+        let busy = -Errno::BUSY.raw_os_error();
+        assert!(ended(Ok(0)).is_ok() && ended(Ok(3)).is_ok());
+        let error = failed("starting it", ended(Ok(busy)).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::InUse);
+        assert_eq!(unless_gone(Ok(busy), "stopping it").unwrap_err().kind(), ErrorKind::InUse);
+        assert!(
+            unless_gone(Err(UblkError::UringIOError(-Errno::NODEV.raw_os_error())), "").is_ok()
+        );
     }
 
     #[test]

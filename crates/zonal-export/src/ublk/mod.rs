@@ -60,7 +60,7 @@ use rustix::fs::{Mode, OFlags};
 use zonal::{Device, Error, ErrorKind, Result};
 
 use self::{
-    kernel::{failed, flag},
+    kernel::{ended, failed, flag},
     queue::Server,
     shape::{Shape, TRANSFER_MAX},
 };
@@ -260,7 +260,7 @@ fn clear(number: u32, identity: u64) -> Result<u32> {
             )));
         }
     }
-    ctrl.del_dev().map_err(|error| failed(format!("removing device {number}"), error))?;
+    ended(ctrl.del_dev()).map_err(|error| failed(format!("removing device {number}"), error))?;
     Ok(number)
 }
 
@@ -277,7 +277,7 @@ fn is_of(ctrl: &UblkCtrl, device: &Device, shape: &Shape) -> Result<()> {
         return Err(invalid(format!("device {number} was not made by zonal")));
     }
     let mut told = sys::ublk_params::default();
-    ctrl.get_params(&mut told)
+    ended(ctrl.get_params(&mut told))
         .map_err(|error| failed(format!("asking for device {number}"), error))?;
     if info.ublksrv_flags != shape.identity || !shape.is(&told) {
         return Err(invalid(format!("device {number} was made of another drive")).on(device.name()));
@@ -294,7 +294,7 @@ fn wait_until_left(ctrl: &UblkCtrl) -> Result<()> {
     let number = ctrl.dev_info().dev_id;
     let began = Instant::now();
     loop {
-        ctrl.read_dev_info()
+        ended(ctrl.read_dev_info())
             .map_err(|error| failed(format!("asking for device {number}"), error))?;
         let info = ctrl.dev_info();
         match u32::from(info.state) {
@@ -328,7 +328,7 @@ fn prepare(ctrl: UblkCtrl, device: &Device, shape: &Shape, takes_over: bool) -> 
         ctrl.set_thread_affinity(queue, thread.hear()?);
     }
     if takes_over {
-        let asked = ctrl.start_user_recover();
+        let asked = ended(ctrl.start_user_recover());
         asked.map_err(|error| failed(format!("taking over device {number}"), error))?;
     }
     let dev = open(&ctrl, shape).map_err(|error| failed(format!("/dev/ublkc{number}"), error))?;
@@ -367,7 +367,7 @@ impl Parts {
         let begun: Vec<_> = self.threads.iter().map(QueueThread::hear).collect();
         begun.into_iter().collect::<Result<Vec<_>>>()?;
         let path = block_device(self.ctrl.dev_info().dev_id);
-        let started = self.ctrl.start_dev(&self.dev);
+        let started = ended(self.ctrl.start_dev(&self.dev));
         started.map_err(|error| failed(format!("starting {}", path.display()), error))?;
         Ok(path)
     }
