@@ -1,6 +1,6 @@
 //! What the kernel has to have, and what is said where it has not.
 
-use std::io;
+use std::{io, path::Path};
 
 use libublk::{UblkError, ctrl::UblkCtrl, sys};
 use rustix::{
@@ -133,7 +133,25 @@ pub(super) fn ended(
 
 /// Something asked of the driver that failed.
 pub(super) fn failed(what: impl Into<String>, error: UblkError) -> Error {
-    let error = system_error(error);
+    failed_with(what, system_error(error))
+}
+
+/// A character device that the library could not open. Whatever the reason, it names a lack of permission; the kernel is
+/// asked once more.
+pub(super) fn not_opened(path: &Path, error: UblkError) -> Error {
+    let what = path.display().to_string();
+    if !matches!(error, UblkError::OtherError(result) if result == -Errno::ACCESS.raw_os_error()) {
+        return failed(what, error);
+    }
+    match rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Err(errno) => failed_with(what, errno.into()),
+        Ok(_) => {
+            Error::new(ErrorKind::Io, format!("{what} came too late; try again")).during("serve")
+        }
+    }
+}
+
+fn failed_with(what: impl Into<String>, error: io::Error) -> Error {
     let (kind, text) = match error.kind() {
         io::ErrorKind::PermissionDenied => (
             ErrorKind::InvalidInput,
@@ -204,6 +222,16 @@ mod tests {
         assert!(
             unless_gone(Err(UblkError::UringIOError(-Errno::NODEV.raw_os_error())), "").is_ok()
         );
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_opened_is_refused_by_the_kernels_own_word() {
+        let none = tempfile::tempdir().unwrap().path().join("ublkc7");
+        let denied = || UblkError::OtherError(-Errno::ACCESS.raw_os_error());
+        let error = not_opened(&none, denied());
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("ublkc7"), "{error}");
+        assert_eq!(not_opened(Path::new("/dev/null"), denied()).kind(), ErrorKind::Io);
     }
 
     #[test]

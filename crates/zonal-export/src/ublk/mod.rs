@@ -60,7 +60,7 @@ use rustix::fs::{Mode, OFlags};
 use zonal::{Device, Error, ErrorKind, Result};
 
 use self::{
-    kernel::{ended, failed, flag},
+    kernel::{ended, failed, flag, not_opened},
     queue::Server,
     shape::{Shape, TRANSFER_MAX},
 };
@@ -331,7 +331,7 @@ fn prepare(ctrl: UblkCtrl, device: &Device, shape: &Shape, takes_over: bool) -> 
         let asked = ended(ctrl.start_user_recover());
         asked.map_err(|error| failed(format!("taking over device {number}"), error))?;
     }
-    let dev = open(&ctrl, shape).map_err(|error| failed(format!("/dev/ublkc{number}"), error))?;
+    let dev = open(&ctrl, shape).map_err(|error| not_opened(&character_device(number), error))?;
     Ok(Parts { threads, dev: Arc::new(dev), ctrl, broken, stopped: false })
 }
 
