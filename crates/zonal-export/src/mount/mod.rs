@@ -27,23 +27,28 @@
 
 mod errno;
 mod files;
+mod place;
 mod queue;
 mod session;
 mod tree;
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use fuser::{BackgroundSession, Config, SessionACL};
 use zonal::{Device, Error, ErrorKind, Result};
 
-use self::{files::Files, session::Session};
+use self::{
+    files::Files,
+    place::{Place, refused},
+    session::Session,
+};
 
 /// What becomes of a file whose zone fails under it (zonefs, `errors=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,7 +113,7 @@ impl Default for MountOptions {
 #[derive(Debug)]
 pub struct Mounted {
     session: BackgroundSession,
-    folder: PathBuf,
+    place: Place,
     files: Arc<Files>,
     /// Whether its names are gone already.
     left: AtomicBool,
@@ -121,90 +126,28 @@ pub struct Mounted {
 /// `folder` is no folder or may not be mounted on, or the kernel has no FUSE. A mount there whose server is
 /// gone is taken away first.
 pub fn mount(device: Device, folder: &Path, options: MountOptions) -> Result<Mounted> {
-    let folder = prepare(folder)?;
-    let refused = |error: io::Error| refused(&folder, error);
-    let config = config(&device, &options);
     let is_alone = matches!(device.info().kind, "memory" | "image" | "file");
     // Beside a writer what was read once may be reset.
     let is_exclusive = is_alone && !options.read_only;
-    let files = Arc::new(Files::new(device, options)?);
+    let config = config(&options);
+    let files = Arc::new(Files::new(device.clone(), options)?);
     let session = Session::new(files.clone(), is_exclusive);
-    let session = fuser::Session::new(session, &folder, &config).map_err(refused)?;
+    let (place, requests) = Place::mount(folder, device.name(), files.options())?;
+    let failed = |error: io::Error| refused(place.folder(), error);
+    // It is `place` that unmounts: fuser's own way unmounts the folder after the kernel has, and so the next
+    // mount there.
+    let session = fuser::Session::from_fd(session, requests, config.acl, config).map_err(failed)?;
     files.tell(session.notifier());
-    let session = session.spawn().map_err(refused)?;
-    Ok(Mounted { session, folder, files, left: AtomicBool::new(false) })
+    let session = session.spawn().map_err(failed)?;
+    Ok(Mounted { session, place, files, left: AtomicBool::new(false) })
 }
 
-fn config(device: &Device, options: &MountOptions) -> Config {
+fn config(options: &MountOptions) -> Config {
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(device.name().replace(',', " ")),
-        MountOption::Subtype("zonal".to_owned()),
-        MountOption::DefaultPermissions,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-        MountOption::NoExec,
-        MountOption::NoAtime,
-        if options.read_only { MountOption::RO } else { MountOption::RW },
-    ];
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads.max(1) as usize);
     config.clone_fd = true;
     config
-}
-
-/// The folder to mount on, in full. One whose server has died is unmounted.
-fn prepare(folder: &Path) -> Result<PathBuf> {
-    let seen = match rustix::fs::stat(folder) {
-        Err(rustix::io::Errno::NOTCONN) => {
-            tracing::warn!(
-                "{}: an earlier mount's server is gone; unmounting it",
-                folder.display()
-            );
-            detach(folder).map_err(|error| refused(folder, error))?;
-            rustix::fs::stat(folder)
-        }
-        seen => seen,
-    };
-    let mode = seen.map_err(|error| refused(folder, error.into()))?.st_mode;
-    if rustix::fs::FileType::from_raw_mode(mode) != rustix::fs::FileType::Directory {
-        let text = format!("{} is no folder; make one to mount on", folder.display());
-        return Err(Error::new(ErrorKind::InvalidInput, text).during("mount"));
-    }
-    folder.canonicalize().map_err(|error| refused(folder, error))
-}
-
-/// Takes a mount out of the tree of names; files that are open stay usable.
-fn detach(folder: &Path) -> io::Result<()> {
-    match rustix::mount::unmount(folder, rustix::mount::UnmountFlags::DETACH) {
-        Err(rustix::io::Errno::PERM) => {
-            let status = std::process::Command::new("fusermount3")
-                .args(["-u", "-z"])
-                .arg(folder)
-                .status()?;
-            if status.success() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
-        }
-        ended => Ok(ended?),
-    }
-}
-
-fn refused(folder: &Path, error: io::Error) -> Error {
-    let next = match error.kind() {
-        io::ErrorKind::NotFound if !folder.exists() => "; make the folder first",
-        io::ErrorKind::NotFound => "; is there a /dev/fuse, and fusermount3 (package fuse3)?",
-        io::ErrorKind::PermissionDenied => {
-            "; the folder has to be the user's own, and for others to see it user_allow_other has to be in \
-             /etc/fuse.conf"
-        }
-        _ => "",
-    };
-    let text = format!("{}: {error}{next}", folder.display());
-    let kind = match error.kind() {
-        io::ErrorKind::NotFound => ErrorKind::NotFound,
-        io::ErrorKind::PermissionDenied => ErrorKind::InvalidInput,
-        _ => ErrorKind::Io,
-    };
-    Error::new(kind, text).during("mount").with_source(error)
 }
 
 fn not_durable(folder: &Path, errno: fuser::Errno) -> Error {
@@ -229,20 +172,19 @@ impl Mounted {
         if self.is_over() || self.left.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // What the kernel has not sent yet of mapped files.
-        let folder = rustix::fs::open(
-            &self.folder,
-            rustix::fs::OFlags::DIRECTORY,
-            rustix::fs::Mode::empty(),
-        );
-        if let Ok(folder) = folder {
-            rustix::fs::syncfs(folder).map_err(|error| refused(&self.folder, error.into()))?;
+        let folder = self.place.folder();
+        if self.place.is_there() {
+            // What the kernel has not sent yet of mapped files.
+            let (flags, mode) = (rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty());
+            if let Ok(opened) = rustix::fs::open(folder, flags, mode) {
+                rustix::fs::syncfs(opened).map_err(|error| refused(folder, error.into()))?;
+            }
         }
-        detach(&self.folder).map_err(|error| refused(&self.folder, error))?;
+        self.place.detach()?;
         self.left.store(true, Ordering::Relaxed);
         let synced = self.files.sync_all();
         queue::give_back();
-        synced.map_err(|errno| not_durable(&self.folder, errno))
+        synced.map_err(|errno| not_durable(folder, errno))
     }
 
     /// Unmounts it, and waits until nothing of it is in use.
@@ -255,10 +197,10 @@ impl Mounted {
             // It is mounted still, and its threads would be waited for in vain.
             return left;
         }
-        let Self { session, folder, files, .. } = self;
-        let joined = session.join().map_err(|error| refused(&folder, error));
+        let Self { session, place, files, .. } = self;
+        let joined = session.join().map_err(|error| refused(place.folder(), error));
         let synced = files.sync_all();
         queue::give_back();
-        left.and(joined).and(synced.map_err(|errno| not_durable(&folder, errno)))
+        left.and(joined).and(synced.map_err(|errno| not_durable(place.folder(), errno)))
     }
 }

@@ -52,6 +52,51 @@ fn an_open_file_outlives_the_mount_s_name() {
 }
 
 #[test]
+fn one_that_was_unmounted_leaves_the_next_on_its_folder_alone() {
+    let Some(first) = Mount::of(DRIVE, MountOptions::default()) else { return };
+    let folder = first.folder.path().to_owned();
+    rustix::mount::unmount(&folder, rustix::mount::UnmountFlags::empty()).unwrap();
+    while !first.mounted.as_ref().unwrap().is_over() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let drive = zonal::open(&Target::parse(DRIVE).unwrap(), &OpenOptions::default()).unwrap();
+    let next = mount(drive.clone(), &folder, MountOptions::default()).unwrap();
+    first.mounted.as_ref().unwrap().leave().unwrap();
+    assert!(folder.join("seq/0").exists(), "the first was told to leave");
+    first.end_within(|| {
+        assert!(folder.join("seq/0").exists(), "the first has ended");
+        next.unmount().unwrap();
+    });
+    assert!(!folder.join("seq").exists(), "nothing is mounted");
+    drive.close().unwrap();
+}
+
+#[test]
+fn one_that_is_in_use_leaves_the_next_on_its_folder_alone() {
+    let Some(first) = Mount::of(DRIVE, MountOptions::default()) else { return };
+    let folder = first.folder.path().to_owned();
+    let file = direct(&first.path("seq/0"), true, false).unwrap();
+    rustix::mount::unmount(&folder, rustix::mount::UnmountFlags::DETACH).unwrap();
+    let drive = zonal::open(&Target::parse(DRIVE).unwrap(), &OpenOptions::default()).unwrap();
+    let next = mount(drive.clone(), &folder, MountOptions::default()).unwrap();
+    first.mounted.as_ref().unwrap().leave().unwrap();
+    assert!(folder.join("seq/0").exists(), "the first was told to leave");
+    drop(file);
+    first.end_within(|| {
+        assert!(folder.join("seq/0").exists(), "the first has ended");
+        next.unmount().unwrap();
+    });
+    drive.close().unwrap();
+}
+
+#[test]
+fn one_that_is_dropped_is_unmounted() {
+    let Some(mut mount) = Mount::of(DRIVE, MountOptions::default()) else { return };
+    drop(mount.mounted.take());
+    assert!(!mount.path("seq").exists());
+}
+
+#[test]
 fn buffered_writes_take_any_bytes_and_end_in_a_whole_block() {
     let options = MountOptions { buffered: true, ..MountOptions::default() };
     let Some(mount) = Mount::of(DRIVE, options) else { return };

@@ -57,9 +57,15 @@ impl Mount {
     }
 
     /// Unmounts it, and closes the drive.
-    fn end(mut self) {
+    fn end(self) {
+        self.end_within(|| {});
+    }
+
+    /// The same, with `look` while its folder is there.
+    fn end_within(mut self, look: impl FnOnce()) {
         self.mounted.take().unwrap().unmount().unwrap();
         self.device.clone().close().unwrap();
+        look();
     }
 }
 
