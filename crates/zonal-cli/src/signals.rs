@@ -1,8 +1,8 @@
 //! SIGINT, SIGTERM and SIGHUP as a flag, for the commands that must drain and flush before they
 //! end.
 //!
-//! One that comes a second or more after the first ends the program at once. Sooner ones are the
-//! same wish: `timeout` signals a program, and then its process group.
+//! A second one ends the program at once, whenever it comes. Only what follows the first faster than anybody
+//! can ask twice is the same wish: `timeout` signals a program, and in the same breath its process group.
 //!
 //! And SIGXFSZ, which must not end it: the write over the limit fails, and says so.
 
@@ -13,13 +13,18 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
     flag,
+    iterator::Signals,
+    low_level::emulate_default_handler,
 };
+
+/// How soon after the first a signal is the same wish.
+const SAME_WISH: Duration = Duration::from_millis(20);
 
 /// From now on a write over the process's limit on files fails with EFBIG, and is handled like
 /// other failures, instead of ending the program without a word.
@@ -35,19 +40,19 @@ impl Interrupt {
     /// Takes the signals over from now on.
     pub(crate) fn install() -> std::io::Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
-        let insist = Arc::new(AtomicBool::new(false));
-        for (number, value) in [(SIGINT, 2), (SIGTERM, 15), (SIGHUP, 1)] {
-            flag::register_conditional_default(number, insist.clone())?;
-            flag::register_usize(number, signal.clone(), value)?;
-        }
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let came = signal.clone();
-        thread::spawn(move || {
-            while came.load(Ordering::Relaxed) == 0 {
-                thread::sleep(Duration::from_millis(200));
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let mut first: Option<Instant> = None;
+            for number in signals.forever() {
+                if first.get_or_insert_with(Instant::now).elapsed() > SAME_WISH {
+                    // It ends the program, as these signals do by themselves.
+                    let _ = emulate_default_handler(number);
+                }
+                let number = usize::try_from(number).unwrap_or_default();
+                let _ = came.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
             }
-            thread::sleep(Duration::from_secs(1));
-            insist.store(true, Ordering::Relaxed);
-        });
+        })?;
         Ok(Self(signal))
     }
 

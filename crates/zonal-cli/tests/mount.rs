@@ -69,6 +69,39 @@ fn a_signal_unmounts_it_with_everything_flushed() {
     }
 }
 
+/// Mounts a drive of which a file stays open, and has it signalled twice.
+fn signalled_twice(apart: Duration) -> Option<(Place, Child, fs::File)> {
+    if !can_mount() {
+        return None;
+    }
+    let place = place();
+    let child = mounted(&place, "mount disk dir");
+    let file = fs::File::open(place.path("dir/seq/0")).unwrap();
+    signal(&child, rustix::process::Signal::TERM);
+    thread::sleep(apart);
+    signal(&child, rustix::process::Signal::TERM);
+    Some((place, child, file))
+}
+
+#[test]
+fn a_second_signal_ends_it_whenever_it_comes() {
+    use std::os::unix::process::ExitStatusExt;
+    for apart in [50, 500, 1500].map(Duration::from_millis) {
+        let Some((_place, mut child, _file)) = signalled_twice(apart) else { return };
+        wait("it has ended", || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().signal(), Some(15), "{apart:?} after the first");
+    }
+}
+
+#[test]
+fn a_signal_to_it_and_its_group_is_one() {
+    let Some((_place, mut child, file)) = signalled_twice(Duration::ZERO) else { return };
+    thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it waits for the file");
+    drop(file);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn in_the_background_it_goes_on_until_it_is_unmounted() {
     if !can_mount() {
