@@ -26,6 +26,7 @@ use zonal::{Device, Error, Request, ZoneInfo, ZoneKind, ZoneState};
 
 use super::{
     MountOptions, OnError,
+    closing::Closing,
     errno::{errno, is_failure},
     queue,
     tree::{File, Tree},
@@ -210,6 +211,24 @@ impl Files {
         }
         *writers.entry(file.zone).or_default() += 1;
         Ok(())
+    }
+
+    /// A descriptor of a file is closed. With the last of its last writer what is no whole block yet is made
+    /// one, as long as somebody is there to hear that it cannot be.
+    ///
+    /// # Errors
+    /// That it cannot be. What was said to be lost is dropped.
+    pub(super) fn close(&self, file: &File, closing: Closing) -> Answer<()> {
+        let Some(tail) = self.tail(file) else { return Ok(()) };
+        if closing.opener == 0 || lock(&tail).is_empty() {
+            return Ok(());
+        }
+        self.may_change(file, Errno::EIO).map_err(|_| Errno::EIO)?;
+        let is_alone = lock(&self.writers).get(&file.zone) == Some(&1);
+        if !is_alone || !closing.is_last(&self.tree.sequential_name(file)) {
+            return Ok(());
+        }
+        self.pad(file).inspect_err(|_| lock(&tail).clear())
     }
 
     /// A file is closed for good. The last that could write it closes its zone, and what is no whole block

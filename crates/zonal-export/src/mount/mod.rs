@@ -25,6 +25,7 @@
 //! # Ok::<(), zonal::Error>(())
 //! ```
 
+mod closing;
 mod errno;
 mod files;
 mod place;

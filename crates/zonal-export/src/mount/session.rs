@@ -18,6 +18,7 @@ use fuser::{
 use zonal::ZoneKind;
 
 use super::{
+    closing::Closing,
     files::{Files, Owner},
     queue::TRANSFER_MAX,
     tree::{File, Node},
@@ -147,6 +148,12 @@ impl Session {
     }
 }
 
+/// What an open file is known by: the thread that opened it to write, or 0.
+fn handle(request: &Request, flags: OpenFlags) -> FileHandle {
+    let reads = flags.acc_mode() == OpenAccMode::O_RDONLY;
+    FileHandle(if reads { 0 } else { request.pid().into() })
+}
+
 /// What `setattr` is asked for.
 struct Change {
     mode: Option<u32>,
@@ -210,13 +217,13 @@ impl Filesystem for Session {
         }
     }
 
-    fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let opened = self.file(inode).and_then(|file| {
             self.files.open(&file, flags)?;
             Ok(self.way(&file, flags))
         });
         match opened {
-            Ok(way) => reply.opened(FileHandle(0), way),
+            Ok(way) => reply.opened(handle(request, flags), way),
             Err(errno) => reply.error(errno),
         }
     }
@@ -263,9 +270,20 @@ impl Filesystem for Session {
         }
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        // Closing makes nothing durable.
-        reply.ok();
+    fn flush(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        _: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let closing = Closing { opener: handle.0, closer: request.pid() };
+        // It makes nothing durable.
+        match self.file(inode).and_then(|file| self.files.close(&file, closing)) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn release(

@@ -92,6 +92,11 @@ impl Tree {
         Some(File { kind, zone, start: self.geometry.start_of(index(zone)), capacity })
     }
 
+    /// A sequential file's name, from the root on.
+    pub(super) fn sequential_name(&self, file: &File) -> String {
+        format!("seq/{}", file.zone.saturating_sub(self.geometry.conventional_zones))
+    }
+
     /// What an inode is, if there is such a one.
     pub(super) fn node(&self, inode: INodeNo) -> Option<Node> {
         if inode == INodeNo::ROOT {

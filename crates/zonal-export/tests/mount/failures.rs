@@ -79,6 +79,42 @@ fn after_a_failure_its_file_goes_on_where_it_ends() {
     mount.end();
 }
 
+#[test]
+fn a_close_says_that_the_last_block_cannot_be_written() {
+    for on_error in [OnError::RemountReadOnly, OnError::Repair] {
+        let options = MountOptions { on_error, buffered: true, ..MountOptions::default() };
+        let drive = "mem:size=64M,zone-size=4M,faults=fail-write=2";
+        let Some(mount) = Mount::of(drive, options) else { return };
+        let path = mount.path("seq/0");
+        let mut file = fs::File::options().append(true).open(&path).unwrap();
+        io::Write::write_all(&mut file, &[5; 5000]).unwrap();
+        assert_eq!(nix::unistd::close(file), Err(nix::errno::Errno::EIO), "{on_error:?}");
+        assert_eq!(fs::read(&path).unwrap(), [5; 4096], "{on_error:?}: what was acknowledged");
+        mount.end();
+    }
+}
+
+#[test]
+fn only_the_last_close_pads() {
+    let options = MountOptions { buffered: true, ..MountOptions::default() };
+    let Some(mount) = Mount::of("mem:size=64M,zone-size=4M", options) else { return };
+    let path = mount.path("seq/0");
+    let size = || fs::metadata(&path).unwrap().len();
+    let mut file = fs::File::options().append(true).open(&path).unwrap();
+    io::Write::write_all(&mut file, b"some").unwrap();
+    drop(file.try_clone().unwrap());
+    assert_eq!(size(), 4, "another descriptor");
+    let mut command = std::process::Command::new("echo");
+    command.arg("more").stdout(file.try_clone().unwrap()).status().unwrap();
+    drop(command);
+    assert_eq!(size(), 9, "a child's");
+    drop(fs::File::open(&path).unwrap());
+    assert_eq!(size(), 9, "a reader's");
+    nix::unistd::close(file).unwrap();
+    assert_eq!(size(), 4096, "the last");
+    mount.end();
+}
+
 /// The smallest image whose data can be cut off.
 fn image(folder: &Path) -> String {
     let image = folder.join("drive.qcow2");
