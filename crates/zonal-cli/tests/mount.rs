@@ -115,6 +115,25 @@ fn in_the_background_it_goes_on_until_it_is_unmounted() {
 }
 
 #[test]
+fn who_may_not_use_fuse_is_told_so() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let open = || fs::metadata("/dev/fuse").unwrap().mode() & 0o006 != 0;
+    if !can_mount() || !rustix::process::geteuid().is_root() || open() {
+        eprintln!("SKIP: whether somebody may not use FUSE shows where only root may");
+        return;
+    }
+    let place = place();
+    fs::set_permissions(place.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(place.path("dir"), Some(65534), Some(65534)).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_zonal"), place.path("zonal")).unwrap();
+    let who = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    place
+        .shell(&format!("{who} ./zonal mount mem:size=64M,zone-size=8M dir"))
+        .exits(2)
+        .says(&["/dev/fuse", "has to be allowed to read and write it"]);
+}
+
+#[test]
 fn what_goes_wrong_in_the_background_is_said_before() {
     let place = place();
     place.run("mount nothing dir --daemon").exits(2).says(&["nothing", "no such file"]);

@@ -12,6 +12,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -244,7 +245,8 @@ impl Files {
         }
         writers.remove(&file.zone);
         if let Err(error) = self.pad(file) {
-            tracing::warn!("zone {}: its last bytes are not written: {error:?}", file.zone);
+            let error = io::Error::from_raw_os_error(error.code());
+            tracing::warn!("zone {}: its last bytes are not written: {error}", file.zone);
         }
         let is_open = |zone: ZoneInfo| zone.state == ZoneState::ExplicitlyOpen;
         if self.opens_zone(file) && self.report(file).is_some_and(is_open) {
@@ -546,8 +548,16 @@ impl Files {
         let cell = self.cell(file);
         cell.access.store(access as u8, Ordering::Relaxed);
         cell.size.store(written(&zone), Ordering::Release);
-        let (number, state, size) = (file.zone, zone.state, written(&zone));
-        tracing::warn!("zone {number}: it is {state} at {size} bytes, its file is {access:?}");
+        let (number, size) = (file.zone, written(&zone));
+        let left = match access {
+            Access::Full if self.stopped.load(Ordering::Relaxed) => {
+                "no file can be written any more"
+            }
+            Access::Full => "its file goes on from there",
+            Access::ReadOnly => "its file can only be read now",
+            Access::Offline => "its file cannot be used any more",
+        };
+        tracing::warn!("zone {number}: {size} bytes of it are written; {left}");
         self.forget_cached(file);
     }
 
