@@ -1,21 +1,40 @@
 //! Commands that go on in the background: the same program once more, started by this one, which waits to
-//! hear that it is ready and says what the other says until then.
+//! hear that it is ready and says what the other says until then. What the other says later goes to a log.
 
 use std::{
     env,
+    fs::File,
     io::{self, BufRead, BufReader, Write},
+    path::PathBuf,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
+use rustix::fs::FileType;
 use zonal::{Device, Error, ErrorKind};
 
 use crate::{
     args::{Access, TargetArg},
     output::Ui,
 };
+
+/// The words of commands that go on in the background.
+#[derive(Args, Debug)]
+pub(crate) struct BackgroundArgs {
+    /// Go on in the background once it is ready
+    #[arg(long, group = "background")]
+    pub(crate) daemon: bool,
+    /// With --daemon: add what it says from then on to FILE. Without, it goes to stderr where that is a file
+    /// or a socket (systemd's journal), and is lost where it is a terminal or a pipe
+    #[arg(long, value_name = "FILE", requires = "background")]
+    log: Option<PathBuf>,
+    /// It is in the background.
+    #[arg(long, hide = true, group = "background")]
+    pub(crate) in_background: bool,
+}
 
 /// How often a signal and the end are looked for.
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
@@ -66,17 +85,45 @@ pub(crate) fn start() -> Result<String> {
     }
 }
 
-/// The program in the background begins: it leaves the terminal, whose signals are not for it.
-pub(crate) fn begin() -> Result<()> {
-    rustix::process::setsid().context("leaving the terminal")?;
-    Ok(())
+/// The program in the background.
+pub(crate) struct Background {
+    log: File,
 }
 
-/// It is ready; what is said from now on has nobody to hear it.
-pub(crate) fn is_ready(said: &str) -> io::Result<()> {
-    writeln!(io::stdout(), "{READY} {said}")?;
-    let nowhere = std::fs::File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&nowhere)?;
-    rustix::stdio::dup2_stderr(&nowhere)?;
-    Ok(())
+impl Background {
+    /// It begins, if this is it: it leaves the terminal, whose signals are not for it.
+    pub(crate) fn begin(args: &BackgroundArgs) -> Result<Option<Self>> {
+        if !args.in_background {
+            return Ok(None);
+        }
+        rustix::process::setsid().context("leaving the terminal")?;
+        let log = match &args.log {
+            Some(path) => File::options()
+                .append(true)
+                .create(true)
+                .open(path)
+                .with_context(|| format!("{}: opening the log", path.display()))?,
+            None if is_kept()? => rustix::stdio::stderr().try_clone_to_owned()?.into(),
+            None => nowhere()?,
+        };
+        Ok(Some(Self { log }))
+    }
+
+    /// It is ready, which is told with `said`; what is said from now on goes to the log.
+    pub(crate) fn ready(self, said: &str) -> io::Result<()> {
+        writeln!(io::stdout(), "{READY} {said}")?;
+        rustix::stdio::dup2_stdout(nowhere()?)?;
+        rustix::stdio::dup2_stderr(&self.log)?;
+        Ok(())
+    }
+}
+
+fn nowhere() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
+}
+
+/// Whether stderr is kept: whoever reads a pipe to its end would wait for the background's.
+fn is_kept() -> io::Result<bool> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(rustix::stdio::stderr())?.st_mode);
+    Ok(matches!(kind, FileType::RegularFile | FileType::Socket))
 }

@@ -115,6 +115,28 @@ fn in_the_background_it_goes_on_until_it_is_unmounted() {
 }
 
 #[test]
+fn in_the_background_it_says_what_happens_in_a_log() {
+    if !can_mount() {
+        return;
+    }
+    for (words, talk) in [("--log log", ""), ("", "2> log")] {
+        let place = place();
+        let drive = "mem:size=64M,zone-size=8M,faults=fail-write=1";
+        place.put("log", b"before\n");
+        let talk = talk.replace("2>", "2>>");
+        place.shell(&format!("$zonal mount {drive} dir --daemon {words} {talk}")).exits(0);
+        place.shell("dd if=/dev/zero of=dir/seq/1 bs=4k count=1 oflag=direct").exits(1);
+        place.shell("umount dir").exits(0);
+        let log = || fs::read_to_string(place.path("log")).unwrap();
+        wait("it is said", || log().contains("zone 1: 0 bytes of it are written; no file can"));
+        assert!(log().starts_with("before\n"), "{}", log());
+    }
+    let place = place();
+    place.run("mount disk dir --daemon --log none/log").exits(2).says(&["none/log", "the log"]);
+    place.run("mount disk dir --log log").exits(2).says(&["--daemon"]);
+}
+
+#[test]
 fn who_may_not_use_fuse_is_told_so() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     let open = || fs::metadata("/dev/fuse").unwrap().mode() & 0o006 != 0;

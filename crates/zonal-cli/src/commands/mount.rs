@@ -14,7 +14,7 @@ use zonal_export::mount::{MountOptions, Mounted, OnError, mount};
 
 use crate::{
     args::{Access, TargetArg, WriteAccess},
-    background::{self, LOOK},
+    background::{self, Background, BackgroundArgs, LOOK},
     outcome::Outcome,
     output::{Ui, print_json},
     signals::Interrupt,
@@ -59,12 +59,8 @@ pub(crate) struct MountArgs {
     /// Threads that serve it: how many requests are under way at a time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: u32,
-    /// Go on in the background once it is mounted
-    #[arg(long)]
-    daemon: bool,
-    /// It is in the background.
-    #[arg(long, hide = true, conflicts_with = "daemon")]
-    in_background: bool,
+    #[command(flatten)]
+    background: BackgroundArgs,
     #[command(flatten)]
     access: WriteAccess,
 }
@@ -109,18 +105,16 @@ struct Said<'a> {
 
 /// Runs `mount`.
 pub(crate) fn run(args: &MountArgs, ui: &Ui) -> Result<Outcome> {
-    if args.daemon {
+    if args.background.daemon {
         return background::start().map(|_| Outcome::Done);
     }
-    if args.in_background {
-        background::begin()?;
-    }
+    let background = Background::begin(&args.background)?;
     let interrupt = Interrupt::install()?;
     let access = if args.read_only { Access::Read } else { (&args.access).into() };
     // That of an earlier mount is in use for a moment after `umount` has returned.
     let device = background::open_soon(&args.target, access, ui)?;
     let mounted = mount(device.clone(), &args.folder, args.options())?;
-    say(args, ui)?;
+    say(args, background, ui)?;
     serve(&mounted, &interrupt, ui)?;
     mounted.unmount()?;
     device.close()?;
@@ -144,10 +138,10 @@ impl MountArgs {
     }
 }
 
-fn say(args: &MountArgs, ui: &Ui) -> Result<()> {
+fn say(args: &MountArgs, background: Option<Background>, ui: &Ui) -> Result<()> {
     let (target, folder) = (&args.target.target, args.folder.display().to_string());
-    if args.in_background {
-        background::is_ready("")?;
+    if let Some(background) = background {
+        background.ready("")?;
     } else if ui.json {
         print_json(io::stdout().lock(), &Said { target, mounted: &folder })?;
     } else {

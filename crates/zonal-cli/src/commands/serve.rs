@@ -13,7 +13,7 @@ use zonal_export::ublk::{DEPTH_MAX, QUEUES_MAX, ServeOptions, Served, recover, s
 use super::examples;
 use crate::{
     args::{Access, TargetArg, WriteAccess},
-    background::{self, LOOK},
+    background::{self, Background, BackgroundArgs, LOOK},
     outcome::Outcome,
     output::{Ui, print_json},
     signals::Interrupt,
@@ -56,12 +56,8 @@ struct UblkArgs {
     /// Refuse everything that writes
     #[arg(long)]
     read_only: bool,
-    /// Go on in the background once the device is there
-    #[arg(long)]
-    daemon: bool,
-    /// It is in the background.
-    #[arg(long, hide = true, conflicts_with = "daemon")]
-    in_background: bool,
+    #[command(flatten)]
+    background: BackgroundArgs,
     #[command(flatten)]
     access: WriteAccess,
 }
@@ -76,13 +72,11 @@ struct Said<'a> {
 /// Runs `serve`.
 pub(crate) fn run(args: &ServeArgs, ui: &Ui) -> Result<Outcome> {
     let Way::Ublk(args) = &args.way;
-    if args.daemon {
+    if args.background.daemon {
         say(args, &background::start()?, ui)?;
         return Ok(Outcome::Done);
     }
-    if args.in_background {
-        background::begin()?;
-    }
+    let background = Background::begin(&args.background)?;
     let interrupt = Interrupt::install()?;
     let access = if args.read_only { Access::Read } else { (&args.access).into() };
     // That of a server which was killed is in use until its last request has ended.
@@ -92,10 +86,9 @@ pub(crate) fn run(args: &ServeArgs, ui: &Ui) -> Result<Outcome> {
         None => serve(device.clone(), &args.options())?,
     };
     let path = served.path().display().to_string();
-    if args.in_background {
-        background::is_ready(&path)?;
-    } else {
-        say(args, &path, ui)?;
+    match background {
+        Some(background) => background.ready(&path)?,
+        None => say(args, &path, ui)?,
     }
     wait(&mut served, &interrupt, ui)?;
     served.remove()?;
@@ -122,7 +115,7 @@ fn say(args: &UblkArgs, device: &str, ui: &Ui) -> Result<()> {
         writeln!(io::stdout(), "{device}")?;
     }
     io::stdout().flush()?;
-    if !args.daemon {
+    if !args.background.daemon {
         ui.say(format_args!("{target}: served as {device}; Ctrl-C ends it"));
     }
     Ok(())
