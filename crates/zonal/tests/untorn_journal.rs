@@ -117,7 +117,7 @@ fn units_that_wait_are_found_by_every_name_of_the_file_and_beside_every_journal(
         assert!(place.all() == before, "{error}");
     };
     let read_only = AtomicOptions { read_only: true, ..AtomicOptions::default() };
-    for options in [with_journal(), AtomicOptions::default(), read_only] {
+    for options in [with_journal(), AtomicOptions::default(), read_only.clone()] {
         refused("linked", &options, &waiting);
     }
     let info = inspect(place.path("linked"), &AtomicOptions::default()).unwrap();
@@ -129,6 +129,16 @@ fn units_that_wait_are_found_by_every_name_of_the_file_and_beside_every_journal(
     assert!(copied.unwrap().success());
     refused("copy", &with_journal(), &["it is a copy of a file", "setfattr -x user.zonal.journal"]);
     fs::remove_file(place.path("copy")).unwrap();
+    // Copied with its journal: the units are of another file.
+    fs::create_dir(place.path("both")).unwrap();
+    let both = ["-a", "pages", "pages.journal", "both"];
+    assert!(Command::new("cp").args(both).current_dir(place.path("")).status().unwrap().success());
+    for options in [with_journal(), AtomicOptions::default(), read_only.clone()] {
+        let error = AtomicFile::open(place.path("both/pages"), &options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unclean, "{error}");
+        assert!(error.to_string().contains("it is a copy of a file"), "{error}");
+    }
+    fs::remove_dir_all(place.path("both")).unwrap();
     // Moved alone, moved without a trace of the journal, and moved with it.
     fs::rename(place.pages(), place.path("moved")).unwrap();
     refused("moved", &with_journal(), &waiting);
@@ -136,7 +146,7 @@ fn units_that_wait_are_found_by_every_name_of_the_file_and_beside_every_journal(
     refused(
         "moved",
         &with_journal(),
-        &["which was", "pages.journal and is not there", "setfattr -x"],
+        &["which was", "pages.journal and is not there any more", "setfattr -x"],
     );
     fs::rename(place.path("away"), place.path("moved.journal")).unwrap();
     let file = AtomicFile::open(place.path("moved"), &with_journal()).unwrap();

@@ -210,8 +210,6 @@ pub struct AtomicFile {
     all_atomic: bool,
     fast_only: bool,
     file: FileDisk,
-    /// Its journal is noted on it.
-    is_noted: bool,
     inbox: Arc<Inbox>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -385,11 +383,7 @@ impl AtomicFile {
         self.inbox.close();
         let panicked = || Error::new(ErrorKind::Io, worker::PANICKED).on(self.name.clone());
         thread.join().map_err(|_| panicked())?;
-        self.inbox.outcome().unwrap_or_else(|| Err(panicked()))?;
-        if self.is_noted {
-            noted::take_off(self.file.file());
-        }
-        Ok(())
+        self.inbox.outcome().unwrap_or_else(|| Err(panicked()))
     }
 
     fn write(&self, what: What, offset: u64, data: Buffer) -> AtomicOperation<Written> {

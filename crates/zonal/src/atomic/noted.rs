@@ -2,9 +2,9 @@
 //! is opened, and whatever journal is named.
 //!
 //! The note is an extended attribute of the file, [`NAME`]: the journal's identifier in hexadecimal, a blank, and its
-//! path. It is durable before the first unit is on its way to its place, and taken off when the file is closed with
-//! nothing left in the journal. A file system without such attributes has none; there a journal is found by its
-//! place alone.
+//! path. It is durable before the first unit is on its way to its place, and taken off, with the lock still held, when
+//! the file is closed with nothing left in the journal. A file system that has no such attributes, or no room for this
+//! one, has none; there a journal is found by its place alone.
 
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
@@ -39,19 +39,25 @@ impl Note {
         let mut bytes = vec![0; BYTES_MAX];
         match fgetxattr(file, NAME, &mut bytes[..]) {
             Ok(length) => Ok(Self::parse(&bytes[..length])),
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Puts it on a file, durably, unless it stands there.
+    /// Puts it on a file, durably. One that stands there may not be durable yet: whoever put it was killed, perhaps.
     pub(super) fn put(&self, file: &File) -> io::Result<()> {
         if Self::read(file)?.as_ref() == Some(self) {
-            return Ok(());
+            return file.sync_all();
         }
         match fsetxattr(file, NAME, &self.bytes(), XattrFlags::empty()) {
             Ok(()) => file.sync_all(),
             Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::TOOBIG | Errno::RANGE)) => {
+                tracing::warn!(
+                    "there is no room for {NAME}; its journal is found by its place alone: {error}"
+                );
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -73,11 +79,15 @@ impl Note {
     }
 }
 
-/// Takes the note off. One that stays is no harm: the journal it names is empty.
+/// Takes the note off, durably. One that stays is no harm as long as its journal does, which is empty.
 pub(super) fn take_off(file: &File) {
-    match fremovexattr(file, NAME) {
-        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-        Err(error) => tracing::debug!("{NAME} stays: {error}"),
+    let taken = match fremovexattr(file, NAME) {
+        Ok(()) => file.sync_all(),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = taken {
+        tracing::debug!("{NAME} may stay: {error}");
     }
 }
 

@@ -40,7 +40,6 @@ pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
         units_max: ENTRIES_MAX,
         bytes_max: journal.header().record_units_max(),
     });
-    let is_noted = journal.is_some();
     let outfit = Outfit { name: name.clone(), disk, path: limits.path, journal };
     let (inbox, thread) = outfit.start()?;
     Ok(AtomicFile {
@@ -52,7 +51,6 @@ pub(super) fn open(path: &Path, options: &AtomicOptions) -> Result<AtomicFile> {
         all_atomic: options.all_atomic,
         fast_only: options.fast_only,
         file: subject.file,
-        is_noted,
         inbox,
         thread: Mutex::new(Some(thread)),
     })
@@ -177,10 +175,25 @@ fn ours<T>(found: Result<T>, wanted: bool) -> Result<Option<T>> {
     }
 }
 
-/// What stands in the journal at `place`, if one does that can be read.
-fn surveyed(place: &Path) -> Option<Surveyed> {
+/// What is in the journal at `place`; none if there is none.
+///
+/// # Errors
+/// It cannot be read, is damaged, or is newer.
+fn surveyed(place: &Path) -> Result<Option<Surveyed>> {
+    match FileDisk::open(place, Access::ReadOnly) {
+        Ok(file) => Ok(ours(journal::survey(&Disk::File(file)), false)?.flatten()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(journal::journal_error(error)),
+    }
+}
+
+/// The header of the journal at `place`, if one is there that can be read.
+fn header_at(place: &Path) -> Option<Header> {
     let file = FileDisk::open(place, Access::ReadOnly).ok()?;
-    journal::survey(&Disk::File(file)).ok().flatten()
+    match journal::look(&Disk::File(file)).ok()? {
+        Found::Journal(header) => Some(header),
+        Found::Nothing => None,
+    }
 }
 
 /// An error with the journal's place in its text.
@@ -305,51 +318,78 @@ impl Subject {
             lock::take(&self.file, &self.path, hold)?;
             Ok(opened)
         })?;
-        if let Some(journal) = &opened.journal {
-            let note = Note::new(journal.header().id, &place);
-            let noted = note.and_then(|note| note.put(self.file.file()));
-            noted.map_err(|error| file_error("noting its journal on it", error))?;
+        match &opened.journal {
+            Some(journal) if wanted => {
+                let note = Note::new(journal.header().id, &place);
+                let noted = note.and_then(|note| note.put(self.file.file()));
+                noted.map_err(|error| file_error("noting its journal on it", error))?;
+            }
+            // No units wait, or the opening would have been refused.
+            Some(_) | None if !options.read_only => noted::take_off(self.file.file()),
+            Some(_) | None => {}
         }
         Ok(opened)
     }
 
+    fn note(&self) -> Result<Option<Note>> {
+        Note::read(self.file.file()).map_err(|error| file_error("what is noted on it", error))
+    }
+
     /// The journal that is noted on the file, if that is another than the one at `place`.
     fn noted_elsewhere(&self, place: &Path) -> Result<Option<Note>> {
-        let note = Note::read(self.file.file());
-        let note = note.map_err(|error| file_error("what is noted on it", error))?;
-        let is_at = |note: &Note| match surveyed(place) {
-            Some((header, ..)) => header.id == note.id,
+        let is_at = |note: &Note| match header_at(place) {
+            Some(header) => header.id == note.id,
             // What is there and cannot be read says itself why.
             None => fs::canonicalize(place).is_ok_and(|place| place == note.path),
         };
-        Ok(note.filter(|note| !is_at(note)))
+        Ok(self.note()?.filter(|note| !is_at(note)))
+    }
+
+    /// What waits for the file in the journal that is noted on it, if anything does.
+    ///
+    /// # Errors
+    /// `Unclean`: it waits for a file of which this is a copy, or the journal is gone. That of the journal.
+    fn waits_in(&self, note: &Note) -> Result<Option<(Header, Replayed)>> {
+        let found = surveyed(&note.path).map_err(|error| at_journal(&note.path, error))?;
+        let Some((header, alive, _)) = found.filter(|(header, ..)| header.id == note.id) else {
+            let text = format!(
+                "units may wait in its journal, which was {} and is not there any more; bring it back, or take the file as it \
+                 is: setfattr -x {} {}",
+                note.path.display(),
+                noted::NAME,
+                self.path.display()
+            );
+            return Err(Error::new(ErrorKind::Unclean, text));
+        };
+        if alive.records > 0 && header.file != self.id() {
+            return Err(self.copied(&alive, &note.path));
+        }
+        Ok((alive.records > 0).then_some((header, alive)))
+    }
+
+    /// The refusal of a copy, in which units of the original may be torn.
+    fn copied(&self, alive: &Replayed, journal: &Path) -> Error {
+        let text = format!(
+            "it is a copy of a file of which {} units wait in {}, and some may be torn in it; open that file once for \
+             writing, and copy it then; or take the file as it is: setfattr -x {} {}",
+            alive.units,
+            journal.display(),
+            noted::NAME,
+            self.path.display()
+        );
+        Error::new(ErrorKind::Unclean, text)
     }
 
     /// Units that wait in another journal than the one at `place` would be put over what is written now.
     fn refuse_elsewhere(&self, place: &Path) -> Result<()> {
         let Some(note) = self.noted_elsewhere(place)? else { return Ok(()) };
-        let path = note.path.display();
-        let text = match surveyed(&note.path).filter(|(header, ..)| header.id == note.id) {
-            Some((_, alive, _)) if alive.records == 0 => return Ok(()),
-            Some((header, alive, _)) if header.file == self.id() => format!(
-                "{} units wait in {path}, a journal of another name, and may be torn in the file; open it once for \
-                 writing, with that journal",
-                alive.units
-            ),
-            Some((_, alive, _)) => format!(
-                "it is a copy of a file of which {} units wait in {path}, and some may be torn in it; open that file \
-                 once for writing, and copy it then; or take the file as it is: setfattr -x {} {}",
-                alive.units,
-                noted::NAME,
-                self.path.display()
-            ),
-            None => format!(
-                "units may wait in its journal, which was {path} and is not there; bring it back, or take the file as \
-                 it is: setfattr -x {} {}",
-                noted::NAME,
-                self.path.display()
-            ),
-        };
+        let Some((_, alive)) = self.waits_in(&note)? else { return Ok(()) };
+        let text = format!(
+            "{} units wait in {}, a journal of another name, and may be torn in the file; open it once for writing, \
+             with that journal",
+            alive.units,
+            note.path.display()
+        );
         Err(Error::new(ErrorKind::Unclean, text))
     }
 
@@ -388,8 +428,12 @@ impl Subject {
         }
         let place = self.place(options)?;
         let place = match self.noted_elsewhere(&place)? {
-            Some(note) if note.path.exists() => note.path,
-            Some(_) | None => place,
+            Some(note) if in_use => note.path,
+            Some(note) => match self.waits_in(&note)? {
+                Some((header, alive)) => return Ok(Some((note.path, header, alive))),
+                None => place,
+            },
+            None => place,
         };
         if fs::symlink_metadata(&place).is_err() {
             return Ok(None);
@@ -407,6 +451,7 @@ impl Subject {
         });
         match ours(found, wanted).map_err(|error| at_journal(&place, error))?.flatten() {
             Some((header, alive, _)) if alive.records > 0 && header.file != self.id() => {
+                self.refuse_copy(&header, &alive, &place)?;
                 self.refuse_foreign(&header, wanted, &alive)
                     .map_err(|error| at_journal(&place, error))?;
                 Ok(None)
@@ -443,6 +488,7 @@ impl Subject {
         hold: Hold,
     ) -> Result<Option<Opened>> {
         if alive.records > 0 && header.file != self.id() {
+            self.refuse_copy(&header, &alive, &self.place(options)?)?;
             self.refuse_foreign(&header, wanted, &alive)?;
             return Ok(Some(Opened::default()));
         }
@@ -471,6 +517,14 @@ impl Subject {
         }
         let journal = Journal::begin(disk, &header, end, self.id())?;
         Ok(Some(Opened::with(journal, replayed)))
+    }
+
+    /// A file that was copied together with its journal has the units of another in it.
+    fn refuse_copy(&self, header: &Header, alive: &Replayed, place: &Path) -> Result<()> {
+        match self.note()? {
+            Some(note) if note.id == header.id => Err(self.copied(alive, place)),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// A journal of another file is in nobody's way who wants none.

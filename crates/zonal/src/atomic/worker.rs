@@ -1,6 +1,7 @@
 //! The I/O thread of one file: jobs from the inbox to the driver, until the file is closed.
 
 use super::driver::{Driver, whole};
+use super::noted;
 use super::operation::{Job, What};
 use super::{AtomicPath, DEPTH, journal::Journal};
 use crate::engine::file::FileDisk;
@@ -216,6 +217,7 @@ impl Outfit {
         let inbox = Arc::new(Inbox { state, notifier, name: name.clone(), path });
         // Dropped behind the driver, which ends what was handed to it.
         let _presence = Presence(&inbox);
+        let has_journal = journal.is_some();
         let mut driver = Driver::new(&name, disk.clone(), engine, path, journal);
         if started.send(Ok(inbox.clone())).is_err() {
             return;
@@ -229,6 +231,10 @@ impl Outfit {
             }
         };
         drop(driver);
+        if let (true, Ok(()), Disk::File(file)) = (has_journal, &outcome, &disk) {
+            // Nothing is left in the journal.
+            noted::take_off(file.file());
+        }
         lock(&inbox.state).direct = None;
         let released = disk.release().map_err(|error| {
             Error::new(ErrorKind::Io, format!("the lock: {}", io_text(&error))).on(name)
