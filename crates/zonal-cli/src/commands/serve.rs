@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use zonal_export::ublk::{DEPTH_MAX, QUEUES_MAX, ServeOptions, Served, recover, serve};
+use zonal_export::ublk::{DEPTH_MAX, NUMBER_MAX, QUEUES_MAX, ServeOptions, Served, recover, serve};
 
 use super::examples;
 use crate::{
@@ -40,7 +40,8 @@ struct UblkArgs {
     #[command(flatten)]
     target: TargetArg,
     /// The device's number, N of /dev/ublkbN (default: the first that is free)
-    #[arg(long, value_name = "N", conflicts_with = "recover")]
+    #[arg(long, value_name = "N", conflicts_with = "recover",
+          value_parser = clap::value_parser!(u32).range(0..=i64::from(NUMBER_MAX)))]
     number: Option<u32>,
     /// Queues: a thread each, with a queue to the drive
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "recover",
@@ -50,8 +51,10 @@ struct UblkArgs {
     #[arg(long, value_name = "N", default_value_t = 64, conflicts_with = "recover",
           value_parser = clap::value_parser!(u16).range(1..=i64::from(DEPTH_MAX)))]
     depth: u16,
-    /// Take over device N, whose server died; what that had under way has ended in errors
-    #[arg(long, value_name = "N")]
+    /// Take over device N, whose server died; what that had under way has ended in errors. Its queues and depth are as
+    /// they were
+    #[arg(long, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(0..=i64::from(NUMBER_MAX)))]
     recover: Option<u32>,
     /// Refuse everything that writes
     #[arg(long)]

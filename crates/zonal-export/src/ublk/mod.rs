@@ -80,6 +80,9 @@ pub const QUEUES_MAX: u16 = 16;
 /// Requests of a queue.
 pub const DEPTH_MAX: u16 = 1024;
 
+/// The largest number of a device: of as many as the kernel has minors.
+pub const NUMBER_MAX: u32 = (1 << 20) - 1;
+
 /// How a drive is served.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -136,6 +139,7 @@ pub fn serve(device: Device, options: &ServeOptions) -> Result<Served> {
     check_options(options)?;
     let shape = Shape::of(&device, options.read_only)?;
     kernel::check()?;
+    refuse_waiting(shape.identity, options.number)?;
     let cleared = options.number.map(|number| clear(number, shape.identity)).transpose()?;
     let number = cleared.map_or(Ok(-1), i32::try_from);
     let number = number.map_err(|_| invalid("the device's number is too large"))?;
@@ -264,6 +268,33 @@ fn clear(number: u32, identity: u64) -> Result<u32> {
     Ok(number)
 }
 
+/// A second device of a drive whose first waits for a server would write behind that one's back.
+fn refuse_waiting(identity: u64, number: Option<u32>) -> Result<()> {
+    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
+    let numbers = entries
+        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("ublkc")?.parse::<u32>().ok());
+    for left in numbers.filter(|left| Some(*left) != number) {
+        // One that is served is open there, and cannot be opened twice.
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let Ok(opened) = rustix::fs::open(character_device(left), flags, Mode::empty()) else {
+            continue;
+        };
+        drop(opened);
+        let ctrl = i32::try_from(left).ok().and_then(|id| UblkCtrl::new_simple(id).ok());
+        let waits = ctrl.is_some_and(|ctrl| {
+            let info = ctrl.dev_info();
+            info.ublksrv_flags == identity && u32::from(info.state) == sys::UBLK_S_DEV_QUIESCED
+        });
+        if waits {
+            return Err(in_use(format!(
+                "/dev/ublkb{left} is of this drive, and waits for its server: --recover {left} takes it over, and \
+                 the end of that server removes it"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a device is `device`, by all that the kernel was told of it.
 fn is_of(ctrl: &UblkCtrl, device: &Device, shape: &Shape) -> Result<()> {
     let info = ctrl.dev_info();
@@ -279,8 +310,21 @@ fn is_of(ctrl: &UblkCtrl, device: &Device, shape: &Shape) -> Result<()> {
     let mut told = sys::ublk_params::default();
     ended(ctrl.get_params(&mut told))
         .map_err(|error| failed(format!("asking for device {number}"), error))?;
-    if info.ublksrv_flags != shape.identity || !shape.is(&told) {
-        return Err(invalid(format!("device {number} was made of another drive")).on(device.name()));
+    let text = match (info.ublksrv_flags == shape.identity, shape.is(&told)) {
+        (true, true) => None,
+        (true, false) if Shape::of(device, !shape.is_read_only())?.is(&told) => {
+            Some(match shape.is_read_only() {
+                true => format!("device {number} can be written; leave --read-only out"),
+                false => format!("device {number} is read-only; say --read-only, too"),
+            })
+        }
+        _ => Some(format!(
+            "device {number} was made of another drive, of another shape, or by another way to it; name the drive as \
+             it was then"
+        )),
+    };
+    if let Some(text) = text {
+        return Err(invalid(text).on(device.name()));
     }
     // Once more, since it is what everything else rests on.
     if info.flags & flag(sys::UBLK_F_USER_RECOVERY_REISSUE) != 0 {

@@ -91,6 +91,10 @@ impl Shape {
         };
         of(&self.params) == of(told)
     }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.params.basic.attrs & sys::UBLK_ATTR_READ_ONLY != 0
+    }
 }
 
 fn basic(block: u32, size: u64, zone_sectors: u32, read_only: bool) -> sys::ublk_param_basic {
