@@ -1,6 +1,7 @@
 //! Whether a `close` is a file's last one. FUSE says that a descriptor was closed, also of those that `dup` and
 //! `fork` made, while the closer waits for the answer; and that it was the last one only afterwards, when
-//! nobody waits any more. So `/proc` is asked; where it does not know, the close is not the last.
+//! nobody waits any more. So `/proc` is asked; where it does not know, the close is not the last. Nor is it while
+//! the process has a file of the same name open on another such mount.
 
 use std::{fs, path::Path};
 

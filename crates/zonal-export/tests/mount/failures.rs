@@ -79,13 +79,14 @@ fn after_a_failure_its_file_goes_on_where_it_ends() {
     mount.end();
 }
 
+/// A file that no other test has on its mount: by its name a process's descriptors are told apart.
 #[test]
 fn a_close_says_that_the_last_block_cannot_be_written() {
     for on_error in [OnError::RemountReadOnly, OnError::Repair] {
         let options = MountOptions { on_error, buffered: true, ..MountOptions::default() };
         let drive = "mem:size=64M,zone-size=4M,faults=fail-write=2";
         let Some(mount) = Mount::of(drive, options) else { return };
-        let path = mount.path("seq/0");
+        let path = mount.path("seq/13");
         let mut file = fs::File::options().append(true).open(&path).unwrap();
         io::Write::write_all(&mut file, &[5; 5000]).unwrap();
         assert_eq!(nix::unistd::close(file), Err(nix::errno::Errno::EIO), "{on_error:?}");
@@ -98,7 +99,7 @@ fn a_close_says_that_the_last_block_cannot_be_written() {
 fn only_the_last_close_pads() {
     let options = MountOptions { buffered: true, ..MountOptions::default() };
     let Some(mount) = Mount::of("mem:size=64M,zone-size=4M", options) else { return };
-    let path = mount.path("seq/0");
+    let path = mount.path("seq/14");
     let size = || fs::metadata(&path).unwrap().len();
     let mut file = fs::File::options().append(true).open(&path).unwrap();
     io::Write::write_all(&mut file, b"some").unwrap();
