@@ -89,7 +89,8 @@ pub(crate) struct Io {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EngineChoice {
     /// io_uring; threads where the kernel has none, one older than Linux 5.13, forbids it, or has no
-    /// memory for it (which [`Info::warnings`](crate::Info::warnings) then says).
+    /// memory for it (which [`Info::warnings`](crate::Info::warnings) then says). A queue of depth 1 to files
+    /// makes the calls itself when it waits, as fio's `psync` does, which wakes nobody.
     #[default]
     Auto,
     /// io_uring, or an error.
@@ -148,6 +149,13 @@ pub(crate) struct EngineOptions {
     pub(crate) private: bool,
     /// Whether the device is asked for what has ended, instead of interrupting.
     pub(crate) hipri: bool,
+}
+
+impl EngineOptions {
+    /// Whether one request at a time is all there will be, and no thread of the kernel is wanted for it.
+    fn is_for_one(&self) -> bool {
+        self.sq_entries == 1 && !self.sqpoll
+    }
 }
 
 impl Default for EngineOptions {
@@ -283,6 +291,10 @@ impl Disk {
                 EngineKind::IoUring if options.hipri => {
                     let engine = Polled::new(disk, options, arena)?;
                     Ok(Engine::Polled(Box::new(engine)))
+                }
+                // What comes one at a time a ring would only add a change of threads to.
+                EngineKind::IoUring if options.is_for_one() && disk.may_use_threads() => {
+                    Threads::new(disk, options).map(Engine::Threads)
                 }
                 EngineKind::IoUring => match ring(disk, options, arena) {
                     // A ring was to be had when the file was opened, and this one, larger, is not.

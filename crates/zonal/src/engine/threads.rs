@@ -1,7 +1,9 @@
-//! The engine over files where the kernel gives no ring: a few threads that block in its stead.
+//! The engine over files where the kernel gives no ring, or one would not help: a few threads that block in its
+//! stead, and for a request that is waited for alone the caller, which then wakes nobody.
 //!
 //! ```text
 //! push ─► pushed ─ submit ─► work ─► a worker: pread, pwrite, fdatasync, fallocate ─► ended ─► reap
+//!                         └─► the caller itself, who has nothing else to wait for ──┘
 //! ```
 //!
 //! Invariants:
@@ -33,7 +35,7 @@ use crate::sys::thread;
 
 /// The most threads of one engine. A file system takes few writes into one file at a time, and
 /// reads of an ordinary disk gain little beyond.
-const WORKERS_MAX: u32 = 8;
+const WORKERS_MAX: usize = 8;
 
 /// One thread's workers over one file.
 pub(crate) struct Threads {
@@ -46,7 +48,12 @@ pub(crate) struct Threads {
     polled: bool,
     syscalls: u64,
     shared: Arc<Shared>,
+    /// With calls of the caller's own and room for one request none before the first that is not waited for.
     workers: Vec<JoinHandle<()>>,
+    workers_max: usize,
+    /// Whether the caller makes the call for a request that it waits for alone. Not where threads were asked
+    /// for: signals that a call may raise (SIGXFSZ) do not reach them.
+    calls: bool,
     /// As the ring is, which it stands in for.
     not_send: PhantomData<*const ()>,
 }
@@ -83,7 +90,7 @@ struct Work {
 type Ended = (u64, io::Result<u32>);
 
 impl Threads {
-    /// Workers for the calling thread.
+    /// Over a file, for the calling thread.
     pub(super) fn new(file: &FileDisk, options: &EngineOptions) -> io::Result<Self> {
         let room = options.sq_entries.max(1) as usize;
         let entries = options.cq_entries.max(options.sq_entries) as usize;
@@ -108,11 +115,12 @@ impl Threads {
             syscalls: 0,
             shared,
             workers: Vec::new(),
+            workers_max: room.min(WORKERS_MAX),
+            calls: file.may_use_threads(),
             not_send: PhantomData,
         };
-        for _ in 0..options.sq_entries.clamp(1, WORKERS_MAX) {
-            let shared = Arc::clone(&engine.shared);
-            engine.workers.push(thread::spawn("zonal-io", move || shared.work())?);
+        if room > 1 || !engine.calls {
+            engine.hire()?;
         }
         Ok(engine)
     }
@@ -152,7 +160,10 @@ impl Threads {
 
     pub(super) fn submit(&mut self, wait_for: usize, timeout: Option<Duration>) -> io::Result<()> {
         self.end_poll();
-        self.hand_over();
+        if self.calls && wait_for > 0 && timeout.is_none() && self.in_flight == 1 {
+            self.call();
+        }
+        self.hand_over()?;
         if wait_for == 0 {
             return Ok(());
         }
@@ -183,12 +194,26 @@ impl Threads {
         }
     }
 
+    /// Runs what was pushed on this thread.
+    fn call(&mut self) {
+        for work in self.pushed.drain(..) {
+            let token = work.token;
+            self.syscalls += 1;
+            let result = work.run(&self.shared.file);
+            lock(&self.shared.lists).ended.push((token, result));
+        }
+    }
+
     /// Gives what was pushed to the workers.
-    fn hand_over(&mut self) {
+    ///
+    /// # Errors
+    /// There is no worker, and none to be had.
+    fn hand_over(&mut self) -> io::Result<()> {
         let count = self.pushed.len();
         if count == 0 {
-            return;
+            return Ok(());
         }
+        self.hire()?;
         // One for each request, whoever makes it.
         self.syscalls += count as u64;
         lock(&self.shared.lists).work.extend(self.pushed.drain(..));
@@ -197,6 +222,20 @@ impl Threads {
         } else {
             (0..count).for_each(|_| self.shared.work_came.notify_one());
         }
+        Ok(())
+    }
+
+    /// Makes the workers, unless they are there; fewer will do.
+    fn hire(&mut self) -> io::Result<()> {
+        while self.workers.len() < self.workers_max {
+            let shared = Arc::clone(&self.shared);
+            match thread::spawn("zonal-io", move || shared.work()) {
+                Ok(worker) => self.workers.push(worker),
+                Err(error) if self.workers.is_empty() => return Err(error),
+                Err(_) => self.workers_max = self.workers.len(),
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn reap(&mut self, mut each: impl FnMut(u64, io::Result<u32>)) {
@@ -212,7 +251,7 @@ impl Threads {
 
     pub(super) fn prepare_to_poll(&mut self) -> io::Result<bool> {
         self.end_poll();
-        self.hand_over();
+        self.hand_over()?;
         self.shared.wake.event.clear();
         self.polled = self.shared.want(1) && self.shared.wake.begin_wait();
         Ok(self.polled)
@@ -228,6 +267,11 @@ impl Threads {
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    #[cfg(test)]
+    pub(super) fn workers(&self) -> usize {
+        self.workers.len()
     }
 
     pub(super) fn notifier(&self) -> ThreadsNotifier {
@@ -247,7 +291,12 @@ impl Drop for Threads {
     /// Waits for what is in flight: workers may still be at its bytes.
     fn drop(&mut self) {
         let forgotten = self.in_flight != 0;
-        self.hand_over();
+        // Those that were never submitted are run by whoever there is.
+        if self.workers.is_empty() {
+            self.call();
+        } else {
+            lock(&self.shared.lists).work.extend(self.pushed.drain(..));
+        }
         lock(&self.shared.lists).over = true;
         self.shared.work_came.notify_all();
         for worker in self.workers.drain(..) {
