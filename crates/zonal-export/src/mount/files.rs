@@ -14,7 +14,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     thread,
@@ -34,6 +34,10 @@ use super::{
 };
 
 type Answer<T> = Result<T, Errno>;
+type Writers<'a> = MutexGuard<'a, HashMap<u32, u32>>;
+
+/// How long FUSE may take from saying that a descriptor is closed to saying that its file is.
+const RELEASE_MAX: Duration = Duration::from_millis(100);
 
 /// What may be done with a file, whoever asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +100,10 @@ pub(super) struct Files {
     owners: Mutex<HashMap<u32, Owner>>,
     /// How often each sequential file is open to be written.
     writers: Mutex<HashMap<u32, u32>>,
+    /// A file has one writer less.
+    released: Condvar,
+    /// When a writer was last said to close its file, in nanoseconds since 1970.
+    closing_ns: AtomicU64,
     /// With `buffered`: the bytes of each file that are not yet a whole block.
     tails: Mutex<HashMap<u32, Arc<Mutex<Vec<u8>>>>>,
     /// Held while a conventional block is read, changed in part and written.
@@ -123,6 +131,8 @@ impl Files {
             options,
             owners: Mutex::default(),
             writers: Mutex::default(),
+            released: Condvar::new(),
+            closing_ns: AtomicU64::new(0),
             tails: Mutex::default(),
             partial: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -206,12 +216,31 @@ impl Files {
         }
         self.may_change(file, Errno::EROFS)?;
         let mut writers = lock(&self.writers);
-        let is_first = !writers.contains_key(&file.zone);
-        if is_first && self.opens_zone(file) && self.size(file) < file.capacity {
-            self.manage(file, Request::open(file.zone))?;
+        loop {
+            let is_first = !writers.contains_key(&file.zone);
+            if !is_first || !self.opens_zone(file) || self.size(file) >= file.capacity {
+                break;
+            }
+            match self.manage(file, Request::open(file.zone)) {
+                Ok(()) => break,
+                Err(errno @ (Errno::EBUSY | Errno::EOVERFLOW)) => {
+                    writers = self.one_less(writers).ok_or(errno)?;
+                }
+                Err(errno) => return Err(errno),
+            }
         }
         *writers.entry(file.zone).or_default() += 1;
         Ok(())
+    }
+
+    /// Waits until a file has one writer less, if one has been closed just now: whoever closed it has gone on
+    /// before this end is told ([`release`](Self::release)), and may count on the zone that it gave back.
+    fn one_less<'a>(&self, writers: Writers<'a>) -> Option<Writers<'a>> {
+        let closed = Duration::from_nanos(self.closing_ns.load(Ordering::Relaxed));
+        let left = (UNIX_EPOCH + closed + RELEASE_MAX).duration_since(SystemTime::now()).ok()?;
+        let waited = self.released.wait_timeout(writers, left.min(RELEASE_MAX));
+        let (writers, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!timeout.timed_out()).then_some(writers)
     }
 
     /// A descriptor of a file is closed. With the last of its last writer what is no whole block yet is made
@@ -220,6 +249,9 @@ impl Files {
     /// # Errors
     /// That it cannot be. What was said to be lost is dropped.
     pub(super) fn close(&self, file: &File, closing: Closing) -> Answer<()> {
+        if closing.opener != 0 {
+            self.closing_ns.store(nanoseconds(SystemTime::now()), Ordering::Relaxed);
+        }
         let Some(tail) = self.tail(file) else { return Ok(()) };
         if closing.opener == 0 || lock(&tail).is_empty() {
             return Ok(());
@@ -253,6 +285,7 @@ impl Files {
             // Nobody is there to be told; the zone only stays open.
             let _ = self.manage(file, Request::close(file.zone));
         }
+        self.released.notify_all();
     }
 
     fn opens_zone(&self, file: &File) -> bool {

@@ -123,6 +123,10 @@ pub struct Mounted {
 /// Mounts `device` on `folder`. The caller keeps a handle, and closes the drive after
 /// [`Mounted::unmount`].
 ///
+/// This process may use the mount's files as any other may, but must not map them to be shared and written: what
+/// it wrote goes to the file when it is unmapped, while the kernel lets nobody else of the process at its memory,
+/// nor the threads that would have to answer.
+///
 /// # Errors
 /// `folder` is no folder or may not be mounted on, or the kernel has no FUSE. A mount there whose server is
 /// gone is taken away first.
@@ -155,6 +159,15 @@ fn not_durable(folder: &Path, errno: fuser::Errno) -> Error {
     let error = io::Error::from_raw_os_error(errno.code());
     let text = format!("{}: not everything written to it is durable: {error}", folder.display());
     Error::new(ErrorKind::Io, text).during("unmount").with_source(error)
+}
+
+/// How the threads that serve a mount ended. Who takes a request from the kernel just as that lets the mount go is
+/// told `ECONNABORTED` (Linux `fuse_dev_do_read`), and `ENODEV` a moment later: both are the end.
+fn ended(joined: io::Result<()>) -> io::Result<()> {
+    joined.or_else(|error| match error.kind() {
+        io::ErrorKind::ConnectionAborted => Ok(()),
+        _ => Err(error),
+    })
 }
 
 impl Mounted {
@@ -199,7 +212,7 @@ impl Mounted {
             return left;
         }
         let Self { session, place, files, .. } = self;
-        let joined = session.join().map_err(|error| refused(place.folder(), error));
+        let joined = ended(session.join()).map_err(|error| refused(place.folder(), error));
         let synced = files.sync_all();
         queue::give_back();
         left.and(joined).and(synced.map_err(|errno| not_durable(place.folder(), errno)))

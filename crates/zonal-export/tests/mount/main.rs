@@ -19,6 +19,7 @@ mod probes;
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use tempfile::TempDir;
@@ -30,6 +31,11 @@ use differences::{DIFFERENCES, Difference};
 /// The drive that is mounted unless a test needs another.
 const DRIVE: &str =
     "mem:size=64M,zone-size=4M,zone-capacity=3M,conventional-zones=2,max-open-zones=4";
+
+/// Where a mount of another process is, for the test that runs the probes on it.
+const FOLDER: &str = "ZONAL_MOUNTED_FOLDER";
+/// Whether it has `explicit-open`.
+const EXPLICIT: &str = "ZONAL_MOUNTED_EXPLICIT";
 
 /// A drive mounted on a folder of its own.
 struct Mount {
@@ -95,10 +101,29 @@ fn compare(folder: &Path, explicit_open: bool, is_kernel: bool) {
     }
 }
 
+/// The same, on a mount of this process, by another: one that unmaps a file which it serves itself holds its own
+/// memory until it has answered itself.
+fn compare_elsewhere(folder: &Path, explicit_open: bool) {
+    let mut other = Command::new(env::current_exe().unwrap());
+    other.args(["--exact", "a_mount_of_another_process_answers_so", "--nocapture"]);
+    other.env(FOLDER, folder).env(EXPLICIT, if explicit_open { "1" } else { "0" });
+    let output = other.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    println!("{text}");
+    assert!(output.status.success() && text.contains("1 passed"), "{}", output.status);
+}
+
+#[test]
+fn a_mount_of_another_process_answers_so() {
+    // The tests below run it.
+    let Some(folder) = env::var_os(FOLDER) else { return };
+    compare(Path::new(&folder), env::var_os(EXPLICIT).unwrap() == "1", false);
+}
+
 #[test]
 fn a_mount_answers_as_zonefs_does() {
     let Some(mount) = Mount::of(DRIVE, MountOptions::default()) else { return };
-    compare(mount.folder.path(), false, false);
+    compare_elsewhere(mount.folder.path(), false);
     mount.end();
 }
 
@@ -106,7 +131,7 @@ fn a_mount_answers_as_zonefs_does() {
 fn a_mount_with_explicit_open_answers_as_zonefs_does() {
     let options = MountOptions { explicit_open: true, ..MountOptions::default() };
     let Some(mount) = Mount::of(DRIVE, options) else { return };
-    compare(mount.folder.path(), true, false);
+    compare_elsewhere(mount.folder.path(), true);
     mount.end();
 }
 
