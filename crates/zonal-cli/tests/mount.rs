@@ -108,7 +108,8 @@ fn in_the_background_it_goes_on_until_it_is_unmounted() {
         return;
     }
     let place = place();
-    place.ok("mount disk dir --daemon --mode 600");
+    let said = place.json("mount disk dir --daemon --mode 600");
+    assert_eq!((&said["target"], &said["mounted"]), (&"disk".into(), &"dir".into()));
     assert!(place.path("dir/cnv/0").exists(), "it is mounted when the program ends");
     place.shell("umount dir").exits(0);
     wait("the program in the background has let go", || place.run("flush disk").code == Some(0));

@@ -106,7 +106,11 @@ struct Said<'a> {
 /// Runs `mount`.
 pub(crate) fn run(args: &MountArgs, ui: &Ui) -> Result<Outcome> {
     if args.background.daemon {
-        return background::start().map(|_| Outcome::Done);
+        background::start()?;
+        if ui.json {
+            say_json(args)?;
+        }
+        return Ok(Outcome::Done);
     }
     let background = Background::begin(&args.background)?;
     let interrupt = Interrupt::install()?;
@@ -139,14 +143,20 @@ impl MountArgs {
 }
 
 fn say(args: &MountArgs, background: Option<Background>, ui: &Ui) -> Result<()> {
-    let (target, folder) = (&args.target.target, args.folder.display().to_string());
+    let (target, folder) = (&args.target.target, args.folder.display());
     if let Some(background) = background {
         background.ready("")?;
     } else if ui.json {
-        print_json(io::stdout().lock(), &Said { target, mounted: &folder })?;
+        say_json(args)?;
     } else {
         ui.say(format_args!("{target}: mounted on {folder}; Ctrl-C or umount ends it"));
     }
+    Ok(())
+}
+
+fn say_json(args: &MountArgs) -> Result<()> {
+    let mounted = args.folder.display().to_string();
+    print_json(io::stdout().lock(), &Said { target: &args.target.target, mounted: &mounted })?;
     Ok(())
 }
 

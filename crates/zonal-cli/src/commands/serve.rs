@@ -43,7 +43,7 @@ struct UblkArgs {
     #[arg(long, value_name = "N", conflicts_with = "recover",
           value_parser = clap::value_parser!(u32).range(0..=i64::from(NUMBER_MAX)))]
     number: Option<u32>,
-    /// Queues: a thread each, with a queue to the drive
+    /// Queues: a thread each, with a queue to the drive; no more than there are processors
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "recover",
           value_parser = clap::value_parser!(u16).range(1..=i64::from(QUEUES_MAX)))]
     queues: u16,
@@ -89,6 +89,10 @@ pub(crate) fn run(args: &ServeArgs, ui: &Ui) -> Result<Outcome> {
         None => serve(device.clone(), &args.options())?,
     };
     let path = served.path().display().to_string();
+    if args.recover.is_none() && served.queues() < args.queues {
+        let (asked, made) = (args.queues, served.queues());
+        ui.say(format_args!("{path}: {made} of {asked} queues, one for each processor; --queues {made} asks for that"));
+    }
     match background {
         Some(background) => background.ready(&path)?,
         None => say(args, &path, ui)?,

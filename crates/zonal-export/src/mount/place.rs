@@ -54,7 +54,11 @@ impl Place {
             let number = number_of(&folder)?;
             Ok((Self { folder: folder.clone(), number, connection }, requests))
         });
-        place.map_err(|error| refused(&folder, error))
+        place.map_err(|error| {
+            // What is on the folder is this mount, a moment old.
+            let _ = detach(&folder);
+            refused(&folder, error)
+        })
     }
 
     pub(super) fn folder(&self) -> &Path {

@@ -89,7 +89,8 @@ pub const NUMBER_MAX: u32 = (1 << 20) - 1;
 pub struct ServeOptions {
     /// The number of the device, N of `/dev/ublkbN`; `None` leaves it to the kernel.
     pub number: Option<u32>,
-    /// Queues, 1 to [`QUEUES_MAX`]: a thread each, with a queue to the drive.
+    /// Queues, 1 to [`QUEUES_MAX`]: a thread each, with a queue to the drive. The kernel takes no more than there are
+    /// processors.
     pub queues: u16,
     /// Requests under way in a queue, 1 to [`DEPTH_MAX`]; each has a buffer of a MiB.
     pub depth: u16,
@@ -520,6 +521,12 @@ impl Served {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many queues it has: as many as were asked for, but no more than there are processors.
+    #[must_use]
+    pub fn queues(&self) -> u16 {
+        self.parts.as_ref().map_or(0, |parts| parts.ctrl.dev_info().nr_hw_queues)
     }
 
     /// Whether it is served no more: somebody else removed it, or the drive cannot be asked.

@@ -132,6 +132,8 @@ pub(super) struct Server {
     polled: bool,
     /// Why the drive cannot be asked any more.
     broken: Option<Error>,
+    /// With what number the kernel refused a command.
+    refused: Option<i32>,
 }
 
 /// Makes ublk's end of a queue; its ring is this thread's.
@@ -145,7 +147,8 @@ pub(super) fn ublk_queue(number: u16, dev: &UblkDev) -> Result<UblkQueue<'_>> {
 /// Makes the other end, with a buffer for each tag, as long as the longest request.
 pub(super) fn to_drive(device: &Device, depth: u16) -> Result<Queue> {
     device.queue(&QueueOptions {
-        depth: depth.into(),
+        // One of depth 1 is for callers that wait in it, and this one is polled.
+        depth: u32::from(depth).max(2),
         buffer_bytes: TRANSFER_MAX as usize,
         ..QueueOptions::default()
     })
@@ -161,15 +164,21 @@ impl Server {
         data: OwnedFd,
     ) -> Self {
         let taken = vec![None; depth.into()].into();
-        Self { device, queue, data, number, taken, polled: false, broken: None }
+        Self { device, queue, data, number, taken, polled: false, broken: None, refused: None }
     }
 
     /// Sends the kernel a command for each tag, and waits for nothing.
+    ///
+    /// # Errors
+    /// The ring fails, or the kernel refuses one: it would wait for that for ever before it starts the device.
     pub(super) fn begin<'a>(&mut self, ublk: UblkQueue<'a>) -> Result<UblkQueue<'a>> {
         let ublk = ublk.submit_fetch_commands_unified(BufDescList::Slices(None)).map_err(failed)?;
         ublk.flush_and_wake_io_tasks(|data, entry, _| self.came(&ublk, data, entry.result()), 0)
             .map_err(failed)?;
-        Ok(ublk)
+        match self.refused {
+            Some(number) => Err(failed(UblkError::UringIOError(number))),
+            None => Ok(ublk),
+        }
     }
 
     /// Serves until the device is gone. `broke` is called, once, if the drive cannot be asked any more.
@@ -250,7 +259,9 @@ impl Server {
                 Ok(_) | Err(_) => tracing::error!("queue {}: a tag it has not", self.number),
             }
         } else if result != sys::UBLK_IO_RES_ABORT {
-            tracing::error!("queue {}: the kernel refused a command: {result}", self.number);
+            let error = std::io::Error::from_raw_os_error(result.wrapping_neg());
+            tracing::error!("queue {}: the kernel refused a command: {error}", self.number);
+            self.refused = Some(result);
         }
     }
 

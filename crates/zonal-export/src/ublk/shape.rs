@@ -1,8 +1,10 @@
 //! A drive's shape in the words of ublk's parameters (`ublk_cmd.h`, `struct ublk_params`), and what of it
 //! Linux cannot show. Arithmetic alone: nothing here asks the kernel.
 
+use std::{os::unix::fs::MetadataExt, path::PathBuf};
+
 use libublk::sys;
-use zonal::{Device, Error, ErrorKind, Result};
+use zonal::{Device, Error, ErrorKind, Result, Target};
 
 use super::report::SECTOR;
 
@@ -141,18 +143,31 @@ fn sectors(bytes: u64) -> u32 {
     u32::try_from(bytes / SECTOR).unwrap_or(u32::MAX)
 }
 
-/// An image has a number of its own, others are where they are. The kernel keeps it (`ublksrv_flags`) for as
-/// long as the device is there.
+/// An image has a number of its own, which its copies have, too: with it goes that of its file. Others are where they
+/// are. The kernel keeps it (`ublksrv_flags`) for as long as the device is there.
 fn identity(device: &Device) -> u64 {
+    let name = device.name();
+    let path = Target::parse(name).ok().and_then(path_of).unwrap_or_else(|| name.into());
     let sum = match device.info().image_id {
-        Some(id) => crc32c::crc32c(&id),
+        Some(id) => {
+            let inode = std::fs::metadata(&path).map_or(0, |file| file.ino());
+            crc32c::crc32c_append(crc32c::crc32c(&id), &inode.to_le_bytes())
+        }
         None => {
-            let name = device.name();
-            let path = std::fs::canonicalize(name).unwrap_or_else(|_| name.into());
+            let path = std::fs::canonicalize(&path).unwrap_or(path);
             crc32c::crc32c(path.as_os_str().as_encoded_bytes())
         }
     };
     OURS | u64::from(sum)
+}
+
+/// Where a target is, whatever its plan.
+fn path_of(target: Target) -> Option<PathBuf> {
+    match target {
+        Target::Path(path) | Target::File(path) => Some(path),
+        Target::Faulty(target, _) => path_of(*target),
+        _ => None,
+    }
 }
 
 /// Whether an identity is of anything that this crate serves.
@@ -163,7 +178,7 @@ pub(super) fn is_ours(identity: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zonal::{OpenOptions, Target};
+    use zonal::{CreateOptions, Geometry, OpenOptions, Preallocate};
 
     fn drive(words: &str) -> Device {
         zonal::open(&Target::parse(words).unwrap(), &OpenOptions::default()).unwrap()
@@ -227,5 +242,24 @@ mod tests {
         assert!(!told.is(&shape("mem:size=64M,zone-size=4M,max-open-zones=3").params));
         assert!(is_ours(told.identity) && !is_ours(0));
         assert_ne!(told.identity, shape("mem:size=64M,zone-size=8M").identity);
+    }
+
+    #[test]
+    fn an_image_is_known_by_any_name_and_its_copy_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let [image, moved, copy] = ["image", "moved", "copy"].map(|name| folder.path().join(name));
+        let geometry =
+            Geometry { zone_size: 1 << 20, zone_capacity: 1 << 20, ..Geometry::with_size(4 << 20) };
+        let preallocate = Preallocate::Off;
+        zonal::create(
+            &image,
+            CreateOptions { geometry, preallocate, force: false, progress: None },
+        )
+        .unwrap();
+        std::fs::copy(&image, &copy).unwrap();
+        let first = shape(image.to_str().unwrap()).identity;
+        std::fs::rename(&image, &moved).unwrap();
+        assert_eq!(shape(&format!("{},faults=fail-write=9", moved.display())).identity, first);
+        assert_ne!(shape(copy.to_str().unwrap()).identity, first);
     }
 }
