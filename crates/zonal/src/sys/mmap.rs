@@ -5,7 +5,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// A mapping of this process, page aligned, unmapped on drop.
 #[derive(Debug)]
@@ -35,9 +35,17 @@ impl Drop for Mapping {
     }
 }
 
+/// The huge pages of most machines.
+const HUGE: usize = 2 << 20;
+
 /// Zeroed memory of whole pages that no file stands behind.
 #[derive(Debug)]
-pub(crate) struct AnonymousMap(Mapping);
+pub(crate) struct AnonymousMap {
+    mapping: Mapping,
+    /// From where on it is used, and how much of it.
+    skipped: usize,
+    length: usize,
+}
 
 impl AnonymousMap {
     /// Maps `length` bytes (not 0).
@@ -45,22 +53,47 @@ impl AnonymousMap {
     /// # Errors
     /// There is not that much address space or memory, or `length` is 0.
     pub(crate) fn new(length: usize) -> io::Result<Self> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: the kernel chooses the address, so nothing mapped is replaced.
-        let start =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE)? };
-        Mapping::from_raw(start, length).map(Self)
+        Ok(Self { mapping: anonymous(length)?, skipped: 0, length })
+    }
+
+    /// The same, in huge pages if there are some and it fills half of one: what a device takes from it is few long
+    /// pieces, where single pages may be more than it takes in one request.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn for_transfers(length: usize) -> io::Result<Self> {
+        let whole = length.checked_next_multiple_of(HUGE).and_then(|whole| whole.checked_add(HUGE));
+        let Some(whole) = whole.filter(|_| length >= HUGE / 2) else { return Self::new(length) };
+        let mapping = anonymous(whole)?;
+        let skipped = mapping.start.align_offset(HUGE);
+        let map = Self { mapping, skipped, length };
+        // SAFETY: whole huge pages inside of what was mapped just now.
+        let advised =
+            unsafe { madvise(map.start().as_ptr().cast(), whole - HUGE, Advice::LinuxHugepage) };
+        if let Err(error) = advised {
+            tracing::debug!(%error, "buffers without huge pages");
+        }
+        Ok(map)
     }
 
     /// Where it begins. The address is good for as long as `self` lives.
     pub(crate) fn start(&self) -> NonNull<u8> {
-        self.0.start
+        // SAFETY: no more is skipped than is mapped.
+        unsafe { self.mapping.start.add(self.skipped) }
     }
 
     /// How many bytes there are.
     pub(crate) fn length(&self) -> usize {
-        self.0.length
+        self.length
     }
+}
+
+fn anonymous(length: usize) -> io::Result<Mapping> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: the kernel chooses the address, so nothing mapped is replaced.
+    let start =
+        unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE)? };
+    Mapping::from_raw(start, length)
 }
 
 /// A file's first bytes as 64-bit words, shared with the page cache and so with whoever opens
@@ -102,6 +135,22 @@ impl SharedWords {
 mod tests {
     use super::*;
     use std::sync::atomic::Ordering;
+
+    #[test]
+    fn memory_for_transfers_begins_with_a_huge_page_and_is_as_long_as_was_asked() {
+        for (length, aligned) in
+            [(HUGE / 2, HUGE), (HUGE + 4096, HUGE), (5 * HUGE, HUGE), (4096, 4096)]
+        {
+            let map = AnonymousMap::for_transfers(length).unwrap();
+            assert_eq!((map.length(), map.start().align_offset(aligned)), (length, 0));
+            // SAFETY: as many bytes were mapped, and are this test's.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(map.start().as_ptr(), length) };
+            assert!(bytes.iter().all(|byte| *byte == 0));
+            bytes.fill(1);
+        }
+        assert!(AnonymousMap::for_transfers(0).is_err());
+        assert!(AnonymousMap::for_transfers(usize::MAX - HUGE).is_err());
+    }
 
     #[test]
     fn a_word_stored_in_a_shared_map_is_in_the_file() {

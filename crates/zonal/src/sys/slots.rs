@@ -34,7 +34,7 @@ impl Slots {
     /// There is no memory for them, or the product is out of range.
     pub(crate) fn new(count: u32, slot_bytes: usize) -> io::Result<Self> {
         let length = (count as usize).checked_mul(slot_bytes).filter(|_| count != NONE);
-        let map = AnonymousMap::new(length.ok_or(io::ErrorKind::InvalidInput)?)?;
+        let map = AnonymousMap::for_transfers(length.ok_or(io::ErrorKind::InvalidInput)?)?;
         let below = |slot: u32| if slot + 1 == count { NONE } else { slot + 1 };
         let next = (0..count).map(|slot| AtomicU32::new(below(slot))).collect();
         Ok(Self { map, slot_bytes, head: AtomicU64::new(0), next })
