@@ -9,6 +9,7 @@
 //! The same callers run over files (by io_uring, or by threads where that is forbidden), over
 //! the simulated disk, and over any of these under a fault plan.
 
+mod call;
 pub(crate) mod faulty;
 pub(crate) mod file;
 pub(crate) mod nvme;
@@ -89,8 +90,10 @@ pub(crate) struct Io {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EngineChoice {
     /// io_uring; threads where the kernel has none, one older than Linux 5.13, forbids it, or has no
-    /// memory for it (which [`Info::warnings`](crate::Info::warnings) then says). A queue of depth 1 to files
-    /// makes the calls itself when it waits, as fio's `psync` does, which wakes nobody.
+    /// memory for it (which [`Info::warnings`](crate::Info::warnings) then says). In a queue of depth 1 to
+    /// files a request that is waited for at once
+    /// ([`Queue::submit_and_wait`](crate::Queue::submit_and_wait)) is a call of the waiting thread, as in fio's
+    /// `psync`, which wakes nobody.
     #[default]
     Auto,
     /// io_uring, or an error.
@@ -149,13 +152,6 @@ pub(crate) struct EngineOptions {
     pub(crate) private: bool,
     /// Whether the device is asked for what has ended, instead of interrupting.
     pub(crate) hipri: bool,
-}
-
-impl EngineOptions {
-    /// Whether one request at a time is all there will be, and no thread of the kernel is wanted for it.
-    fn is_for_one(&self) -> bool {
-        self.sq_entries == 1 && !self.sqpoll
-    }
 }
 
 impl Default for EngineOptions {
@@ -291,10 +287,6 @@ impl Disk {
                 EngineKind::IoUring if options.hipri => {
                     let engine = Polled::new(disk, options, arena)?;
                     Ok(Engine::Polled(Box::new(engine)))
-                }
-                // What comes one at a time a ring would only add a change of threads to.
-                EngineKind::IoUring if options.is_for_one() && disk.may_use_threads() => {
-                    Threads::new(disk, options).map(Engine::Threads)
                 }
                 EngineKind::IoUring => match ring(disk, options, arena) {
                     // A ring was to be had when the file was opened, and this one, larger, is not.

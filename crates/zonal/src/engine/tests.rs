@@ -16,8 +16,10 @@ use std::time::Instant;
 pub(super) enum Kind {
     IoUring,
     Threads,
-    /// Threads, with calls of the caller's own.
-    Calls,
+    /// A ring over a file whose engine nobody named.
+    UnnamedRing,
+    /// Threads that nobody named.
+    UnnamedThreads,
     /// The polled engine with an ordinary ring where the other should be, so that all but the asking is
     /// tested on every machine.
     TwoRings,
@@ -46,7 +48,7 @@ macro_rules! over_each_engine {
     ($($test:ident,)*) => {
         over_each_engine! { @ io_uring IoUring $($test)* }
         over_each_engine! { @ threads Threads $($test)* }
-        over_each_engine! { @ calls Calls $($test)* }
+        over_each_engine! { @ unnamed_threads UnnamedThreads $($test)* }
         over_each_engine! { @ two_rings TwoRings $($test)* }
         over_each_engine! { @ polled Polled $($test)* }
     };
@@ -91,7 +93,8 @@ pub(super) fn fixture(kind: Kind, length: u64) -> Fixture {
     let file = FileDisk::open(&directory.path().join("image"), Access::CreateNew).unwrap();
     let disk = Disk::File(match kind {
         Kind::Threads => file.with_engine(EngineKind::Threads),
-        Kind::Calls => file.with_engine(EngineKind::Threads).or_threads(),
+        Kind::UnnamedRing => file.with_engine(EngineKind::IoUring).or_threads(),
+        Kind::UnnamedThreads => file.with_engine(EngineKind::Threads).or_threads(),
         Kind::IoUring | Kind::TwoRings | Kind::Polled => file.with_engine(EngineKind::IoUring),
     });
     disk.set_len(length).unwrap();
@@ -229,8 +232,15 @@ proptest! {
     }
 
     #[test]
-    fn calls_do_what_pread_and_pwrite_do(steps in prop::collection::vec(step(), 1..24)) {
-        agrees_with_a_file(Kind::Calls, false, steps)?;
+    fn unnamed_threads_do_what_pread_and_pwrite_do(steps in prop::collection::vec(step(), 1..24)) {
+        agrees_with_a_file(Kind::UnnamedThreads, false, steps)?;
+    }
+
+    #[test]
+    fn calls_beside_a_ring_do_what_pread_and_pwrite_do(
+        steps in prop::collection::vec(step(), 1..24),
+    ) {
+        agrees_with_a_file(Kind::UnnamedRing, false, steps)?;
     }
 
     #[test]
@@ -246,6 +256,7 @@ fn agrees_with_a_file(kind: Kind, sqpoll: bool, steps: Vec<Step>) -> Result<(), 
     let arena = Arena::new(2, 8 * 4096).unwrap();
     let mut engine = match sqpoll {
         true => sqpoll_engine(&fixture, 8, Some(&arena)),
+        false if kind == Kind::UnnamedRing => engine(&fixture, 1, 2, Some(&arena)),
         false => engine(&fixture, 8, 16, Some(&arena)),
     };
     let mut model = vec![0_u8; LENGTH];
@@ -493,40 +504,6 @@ fn poll(engine: &Engine, limit_ms: i32) -> i32 {
 }
 
 /// Three blocks are no unit on any file system, and most write nothing untorn at all.
-/// Of a file whose engine nobody named, a queue for one request makes the calls itself where it waits, and has no
-/// worker before.
-#[test]
-fn one_at_a_time_is_a_call_of_ones_own() {
-    let fixture = fixture(Kind::IoUring, 8192);
-    let Disk::File(file) = fixture.disk.clone() else { unreachable!("a fixture is a file") };
-    let options = EngineOptions { sq_entries: 1, cq_entries: 2, ..EngineOptions::default() };
-    let asked_for = Disk::File(file.clone()).engine(&options, None).unwrap();
-    assert!(matches!(asked_for, Engine::Uring(_)), "a ring that was asked for");
-    let unnamed = Disk::File(file.or_threads());
-    let sqpoll = unnamed.engine(&EngineOptions { sqpoll: true, ..options }, None).unwrap();
-    assert!(matches!(sqpoll, Engine::Uring(_)), "a thread of the kernel was asked for");
-    let mut engine = unnamed.engine(&options, None).unwrap();
-    let workers = |engine: &Engine| match engine {
-        Engine::Threads(threads) => threads.workers(),
-        other => unreachable!("{other:?}"),
-    };
-    let mut slab = slab(&mut engine);
-    for token in 0..4 {
-        slab.push(IoKind::Write, 4096, Buffer::unpooled(4096), token, false);
-        assert_eq!(slab.finish().len(), 1);
-    }
-    assert_eq!((slab.engine.syscalls(), workers(slab.engine)), (4, 0));
-    // One that is not waited for yet is a worker's.
-    slab.push(IoKind::Read, 0, Buffer::unpooled(4096), 4, false);
-    slab.engine.submit(0, None).unwrap();
-    assert_eq!(workers(slab.engine), 1);
-    assert_eq!(slab.finish().len(), 1);
-    // Nor does a wait with an end become a call without one.
-    slab.push(IoKind::Read, 0, Buffer::unpooled(4096), 5, false);
-    slab.engine.submit(1, Some(Duration::from_secs(10))).unwrap();
-    assert_eq!(slab.finish().len(), 1);
-}
-
 fn an_untorn_write_is_the_kernels_to_refuse(kind: Kind) {
     let fixture = fixture(kind, 1 << 20);
     let mut engine = engine(&fixture, 4, 8, None);

@@ -1,9 +1,8 @@
-//! The engine over files where the kernel gives no ring, or one would not help: a few threads that block in its
-//! stead, and for a request that is waited for alone the caller, which then wakes nobody.
+//! The engine over files where the kernel gives no ring: a few threads that block in its stead.
 //!
 //! ```text
 //! push ─► pushed ─ submit ─► work ─► a worker: pread, pwrite, fdatasync, fallocate ─► ended ─► reap
-//!                         └─► the caller itself, who has nothing else to wait for ──┘
+//!                    └─► the caller itself, of a request that it waits for alone ──────┘
 //! ```
 //!
 //! Invariants:
@@ -17,29 +16,26 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{fallocate, fdatasync};
-use rustix::io::{ReadWriteFlags, pread, pwrite, pwritev2, retry_on_intr};
-
-use super::file::{FileDisk, UNTORN};
+use super::call::Call;
+use super::file::FileDisk;
 use super::wake::Wake;
-use super::{EngineOptions, Io, IoKind};
+use super::{EngineOptions, Io};
 use crate::sync::{Arc, Condvar, Mutex, lock, wait};
-use crate::sys::memory::LentBytes;
 use crate::sys::thread;
 
 /// The most threads of one engine. A file system takes few writes into one file at a time, and
 /// reads of an ordinary disk gain little beyond.
-const WORKERS_MAX: usize = 8;
+const WORKERS_MAX: u32 = 8;
 
 /// One thread's workers over one file.
 pub(crate) struct Threads {
-    pushed: Vec<Work>,
+    pushed: Vec<Call>,
     room: usize,
     /// Swapped with what the workers have ended, so that neither list is made anew.
     reaped: Vec<Ended>,
@@ -48,11 +44,9 @@ pub(crate) struct Threads {
     polled: bool,
     syscalls: u64,
     shared: Arc<Shared>,
-    /// With calls of the caller's own and room for one request none before the first that is not waited for.
     workers: Vec<JoinHandle<()>>,
-    workers_max: usize,
-    /// Whether the caller makes the call for a request that it waits for alone. Not where threads were asked
-    /// for: signals that a call may raise (SIGXFSZ) do not reach them.
+    /// Whether the caller makes the call for a request that it waits for alone, which wakes nobody. Not where
+    /// threads were asked for: signals that a call may raise (SIGXFSZ) do not reach them.
     calls: bool,
     /// As the ring is, which it stands in for.
     not_send: PhantomData<*const ()>,
@@ -67,7 +61,7 @@ struct Shared {
 }
 
 struct Lists {
-    work: VecDeque<Work>,
+    work: VecDeque<Call>,
     ended: Vec<Ended>,
     /// How long `ended` has to be for the engine to be woken; zero when nobody waits.
     wanted: usize,
@@ -75,22 +69,10 @@ struct Lists {
     over: bool,
 }
 
-/// A request on its way.
-struct Work {
-    kind: IoKind,
-    offset: u64,
-    /// Whether the kernel is to write it untorn, or not at all.
-    untorn: bool,
-    /// How many bytes are zeroed; of reads and writes `bytes` says it.
-    length: u64,
-    bytes: LentBytes,
-    token: u64,
-}
-
 type Ended = (u64, io::Result<u32>);
 
 impl Threads {
-    /// Over a file, for the calling thread.
+    /// Workers for the calling thread.
     pub(super) fn new(file: &FileDisk, options: &EngineOptions) -> io::Result<Self> {
         let room = options.sq_entries.max(1) as usize;
         let entries = options.cq_entries.max(options.sq_entries) as usize;
@@ -115,12 +97,12 @@ impl Threads {
             syscalls: 0,
             shared,
             workers: Vec::new(),
-            workers_max: room.min(WORKERS_MAX),
             calls: file.may_use_threads(),
             not_send: PhantomData,
         };
-        if room > 1 || !engine.calls {
-            engine.hire()?;
+        for _ in 0..options.sq_entries.clamp(1, WORKERS_MAX) {
+            let shared = Arc::clone(&engine.shared);
+            engine.workers.push(thread::spawn("zonal-io", move || shared.work())?);
         }
         Ok(engine)
     }
@@ -145,15 +127,9 @@ impl Threads {
         if self.pushed.len() == self.room {
             return Err(io);
         }
-        let length = match io.kind {
-            IoKind::Read | IoKind::Write | IoKind::WriteDurable => io.len,
-            IoKind::SyncData | IoKind::Zero => 0,
-        };
-        // SAFETY: the caller's promise holds until the token is reaped, and the worker drops the
-        // bytes before it reports the token.
-        let bytes = unsafe { LentBytes::new(io.ptr, length) };
-        let Io { kind, offset, len, token, .. } = io;
-        self.pushed.push(Work { kind, offset, untorn, length: len as u64, bytes, token });
+        // SAFETY: the caller's promise holds until the token is reaped, and the worker ends the call before
+        // it reports the token.
+        self.pushed.push(unsafe { Call::of(&io, untorn) });
         self.in_flight += 1;
         Ok(())
     }
@@ -163,7 +139,7 @@ impl Threads {
         if self.calls && wait_for > 0 && timeout.is_none() && self.in_flight == 1 {
             self.call();
         }
-        self.hand_over()?;
+        self.hand_over();
         if wait_for == 0 {
             return Ok(());
         }
@@ -194,26 +170,22 @@ impl Threads {
         }
     }
 
-    /// Runs what was pushed on this thread.
+    /// Makes the calls for what was pushed.
     fn call(&mut self) {
-        for work in self.pushed.drain(..) {
-            let token = work.token;
+        for call in self.pushed.drain(..) {
+            let token = call.token;
             self.syscalls += 1;
-            let result = work.run(&self.shared.file);
+            let result = call.make(&self.shared.file);
             lock(&self.shared.lists).ended.push((token, result));
         }
     }
 
     /// Gives what was pushed to the workers.
-    ///
-    /// # Errors
-    /// There is no worker, and none to be had.
-    fn hand_over(&mut self) -> io::Result<()> {
+    fn hand_over(&mut self) {
         let count = self.pushed.len();
         if count == 0 {
-            return Ok(());
+            return;
         }
-        self.hire()?;
         // One for each request, whoever makes it.
         self.syscalls += count as u64;
         lock(&self.shared.lists).work.extend(self.pushed.drain(..));
@@ -222,20 +194,6 @@ impl Threads {
         } else {
             (0..count).for_each(|_| self.shared.work_came.notify_one());
         }
-        Ok(())
-    }
-
-    /// Makes the workers, unless they are there; fewer will do.
-    fn hire(&mut self) -> io::Result<()> {
-        while self.workers.len() < self.workers_max {
-            let shared = Arc::clone(&self.shared);
-            match thread::spawn("zonal-io", move || shared.work()) {
-                Ok(worker) => self.workers.push(worker),
-                Err(error) if self.workers.is_empty() => return Err(error),
-                Err(_) => self.workers_max = self.workers.len(),
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn reap(&mut self, mut each: impl FnMut(u64, io::Result<u32>)) {
@@ -251,7 +209,7 @@ impl Threads {
 
     pub(super) fn prepare_to_poll(&mut self) -> io::Result<bool> {
         self.end_poll();
-        self.hand_over()?;
+        self.hand_over();
         self.shared.wake.event.clear();
         self.polled = self.shared.want(1) && self.shared.wake.begin_wait();
         Ok(self.polled)
@@ -267,11 +225,6 @@ impl Threads {
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
-    }
-
-    #[cfg(test)]
-    pub(super) fn workers(&self) -> usize {
-        self.workers.len()
     }
 
     pub(super) fn notifier(&self) -> ThreadsNotifier {
@@ -291,12 +244,7 @@ impl Drop for Threads {
     /// Waits for what is in flight: workers may still be at its bytes.
     fn drop(&mut self) {
         let forgotten = self.in_flight != 0;
-        // Those that were never submitted are run by whoever there is.
-        if self.workers.is_empty() {
-            self.call();
-        } else {
-            lock(&self.shared.lists).work.extend(self.pushed.drain(..));
-        }
+        self.hand_over();
         lock(&self.shared.lists).over = true;
         self.shared.work_came.notify_all();
         for worker in self.workers.drain(..) {
@@ -321,13 +269,13 @@ impl Shared {
     fn work(&self) {
         while let Some(work) = self.next() {
             let token = work.token;
-            let result = work.run(&self.file);
+            let result = work.make(&self.file);
             self.ended(token, result);
         }
     }
 
     /// The next request, when there is one; none when no more will come.
-    fn next(&self) -> Option<Work> {
+    fn next(&self) -> Option<Call> {
         let mut lists = lock(&self.lists);
         loop {
             if let Some(work) = lists.work.pop_front() {
@@ -349,35 +297,6 @@ impl Shared {
         lists.wanted = 0;
         drop(lists);
         self.wake.event.signal();
-    }
-}
-
-impl Work {
-    /// Does it, and lets go of the bytes.
-    fn run(mut self, disk: &FileDisk) -> io::Result<u32> {
-        let Self { kind, offset, untorn, length, ref mut bytes, .. } = self;
-        let how = if untorn { UNTORN } else { ReadWriteFlags::empty() };
-        let of_its_zone;
-        let (file, offset) = match disk.spread() {
-            None => (disk.file(), offset),
-            Some(spread) => {
-                of_its_zone = spread.open_for(kind, offset)?;
-                (&*of_its_zone.0, of_its_zone.1)
-            }
-        };
-        let done = retry_on_intr(|| match kind {
-            IoKind::Read => pread(file, bytes.as_mut_slice(), offset),
-            IoKind::Write if !untorn => pwrite(file, bytes.as_slice(), offset),
-            IoKind::Write => pwritev2(file, &[IoSlice::new(bytes.as_slice())], offset, how),
-            IoKind::WriteDurable => {
-                let how = how | ReadWriteFlags::DSYNC;
-                pwritev2(file, &[IoSlice::new(bytes.as_slice())], offset, how)
-            }
-            IoKind::SyncData => fdatasync(file).map(|()| 0),
-            IoKind::Zero => fallocate(file, disk.zero_mode(), offset, length).map(|()| 0),
-        })?;
-        // The kernel moves less than 2 GiB at once.
-        Ok(u32::try_from(done).unwrap_or(u32::MAX))
     }
 }
 

@@ -5,9 +5,11 @@
 //! after each wait, and from there to the caller of [`reap`](Uring::reap).
 //!
 //! Invariants:
-//! * A request is in the submission ring, in the kernel, or in the stash; `in_flight` counts
+//! * A request is held, in the submission ring, in the kernel, or in the stash; `in_flight` counts
 //!   them all. None is dropped: what the kernel did not take stays in the ring, and completions
 //!   that found no room are fetched from the kernel when it says it keeps some.
+//! * In a ring for one request over a file whose engine nobody named, that request is held back until it is
+//!   known whether it is waited for at once: then it is a call of this thread ([`Call`]), which wakes nobody.
 //! * Waking is a poll request on an eventfd, in the same ring. It is no request of the caller's:
 //!   never counted, never reported. It is issued before the first wait that somebody could end.
 //! * Where a thread of the kernel takes requests by itself, they are staged until the next
@@ -35,6 +37,7 @@ use io_uring::squeue::EntryMarker as _;
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 
+use super::call::Call;
 use super::file::FileDisk;
 use super::spread::Spread;
 use super::wake::Wake;
@@ -103,6 +106,11 @@ pub(crate) trait Below: fmt::Debug + AsRawFd {
     /// buffer.
     fn entry(&mut self, io: &Io, known: bool) -> Self::Entry;
 
+    /// The file, where the calling thread may make the calls itself.
+    fn called(&self) -> Option<&FileDisk> {
+        None
+    }
+
     /// Keeps what a completion says besides its result.
     fn note(&mut self, completion: &Self::Completion);
 
@@ -124,6 +132,10 @@ pub(crate) struct Uring<B: Below = FileDisk> {
     /// What was pushed since the last submission, where the kernel takes it by itself.
     staged: VecDeque<B::Entry>,
     sqpoll: bool,
+    /// Whether a request that is waited for alone is a call of this thread.
+    calls: bool,
+    /// The only request in flight, where it may become one.
+    held: Option<Io>,
     in_flight: usize,
     wake: Arc<Wake>,
     wake_armed: bool,
@@ -161,6 +173,7 @@ impl<B: Below> Uring<B> {
         let registered = arena.as_ref().map_or(0, |arena| register(&ring, arena));
         let known_end = arena.as_ref().map_or(0, |arena| arena.range().0.addr().get() + registered);
         let entries = ring.params().sq_entries() + ring.params().cq_entries();
+        let calls = options.sq_entries == 1 && !options.sqpoll && below.called().is_some();
         Ok(Self {
             ring,
             below,
@@ -170,6 +183,8 @@ impl<B: Below> Uring<B> {
             stash: VecDeque::with_capacity(entries as usize),
             staged: VecDeque::with_capacity(if options.sqpoll { entries as usize } else { 0 }),
             sqpoll: options.sqpoll,
+            calls,
+            held: None,
             in_flight: 0,
             wake: Arc::new(Wake::new()?),
             wake_armed: false,
@@ -182,6 +197,21 @@ impl<B: Below> Uring<B> {
     /// # Safety
     /// As [`Engine::push`](super::Engine::push).
     pub(super) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
+        if self.calls {
+            self.let_go();
+            if self.in_flight == 0 {
+                (self.held, self.in_flight) = (Some(io), 1);
+                return Ok(());
+            }
+        }
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.push_request(io) }
+    }
+
+    /// # Safety
+    /// As [`Engine::push`](super::Engine::push).
+    #[inline]
+    unsafe fn push_request(&mut self, io: Io) -> Result<(), Io> {
         let known = self.is_known(&io);
         let mut entry = self.below.entry(&io, known);
         entry.set_user_data(io.token);
@@ -212,6 +242,31 @@ impl<B: Below> Uring<B> {
         }
     }
 
+    /// Puts what is held into the submission ring; false: that is full.
+    fn let_go(&mut self) -> bool {
+        let Some(io) = self.held.take() else { return true };
+        self.in_flight -= 1;
+        // SAFETY: `push` was promised that the bytes are valid until the token is reaped.
+        match unsafe { self.push_request(io) } {
+            Ok(()) => true,
+            Err(io) => {
+                (self.held, self.in_flight) = (Some(io), self.in_flight + 1);
+                false
+            }
+        }
+    }
+
+    /// Makes the call for a request.
+    fn call(&mut self, io: &Io) {
+        let Some(file) = self.below.called() else { return };
+        // SAFETY: `push` was promised that the bytes are valid until the token is reaped, which is after this.
+        let result = unsafe { Call::of(io, false) }.make(file);
+        let number = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO).saturating_neg();
+        let result = result.map_or_else(number, |done| i32::try_from(done).unwrap_or(i32::MAX));
+        self.syscalls += 1;
+        self.stash.push_back((io.token, result));
+    }
+
     /// Whether the kernel knows these bytes: of a part of the arena, in which those that are `fixed` lie, it
     /// does not.
     fn is_known(&self, io: &Io) -> bool {
@@ -223,8 +278,16 @@ impl<B: Below> Uring<B> {
         if wait_for == 0 {
             return self.flush();
         }
+        if timeout.is_none()
+            && let Some(io) = self.held.take()
+        {
+            self.call(&io);
+            return Ok(());
+        }
         if self.sqpoll {
             self.release()?;
+        } else if !self.let_go() {
+            self.flush()?;
         }
         self.drain();
         let target = wait_for.min(self.in_flight).max(1);
@@ -281,6 +344,7 @@ impl<B: Below> Uring<B> {
             return self.release();
         }
         loop {
+            let has_let_go = self.let_go();
             let queue = self.ring.submission();
             let idle = queue.is_empty() && !queue.cq_overflow() && !queue.taskrun();
             drop(queue);
@@ -288,7 +352,7 @@ impl<B: Below> Uring<B> {
                 return Ok(());
             }
             self.enter_with_retries(0, None)?;
-            if self.ring.submission().is_empty() {
+            if self.ring.submission().is_empty() && has_let_go {
                 return Ok(());
             }
             self.drain();
@@ -580,6 +644,7 @@ impl Uring {
             .rw_flags(libc::RWF_ATOMIC | durable)
             .build()
             .user_data(io.token);
+        self.let_go();
         // SAFETY: the caller's promise, handed on.
         unsafe { self.push_entry(entry, io) }
     }
@@ -645,6 +710,10 @@ impl Below for FileDisk {
         entry!(self, io, known, Fixed(REGISTERED), io.offset)
     }
 
+    fn called(&self) -> Option<&FileDisk> {
+        self.may_use_threads().then_some(self)
+    }
+
     fn note(&mut self, _: &cqueue::Entry) {}
 
     fn result(&self, _: u64, result: i32) -> io::Result<u32> {
@@ -690,6 +759,10 @@ impl Below for Files {
         let (descriptor, offset) = self.spread.locate(io.kind, io.offset);
         let folder = &self.folder;
         entry!(folder, io, known, Fd(descriptor), offset)
+    }
+
+    fn called(&self) -> Option<&FileDisk> {
+        self.folder.called()
     }
 
     fn note(&mut self, _: &cqueue::Entry) {}

@@ -210,7 +210,11 @@ impl Queue {
             id,
             depth,
             deadline: options.deadline,
-            batch: options.batch.map_or(usize::MAX, |batch| batch.max(1) as usize),
+            // One as large as the depth is all that there can be, and goes when it is waited for.
+            batch: options
+                .batch
+                .filter(|batch| *batch < options.depth)
+                .map_or(usize::MAX, |batch| batch.max(1) as usize),
             unsent: 0,
             backlog: VecDeque::new(),
             arena,

@@ -1,6 +1,8 @@
 //! The ring against the kernel it runs on.
 
-use super::super::tests::{Kind, engine, fixture, notify_after, slab, sqpoll_engine};
+use super::super::tests::{
+    Fixture, Kind, Slab, engine, fixture, notify_after, slab, sqpoll_engine,
+};
 use super::super::{Engine, Notifier};
 use super::*;
 use crate::buffer::Buffer;
@@ -149,4 +151,89 @@ fn what_the_kernel_does_not_register_is_tried_with_half_as_much() {
     assert_eq!(most_of(2 << 20, up_to(300 << 10)), 256 << 10);
     assert_eq!(most_of(28 << 10, up_to(10 << 10)), 4096);
     assert_eq!(most_of(2 << 20, up_to(0)), 0);
+}
+
+/// A ring with room for one.
+fn ring_for_one(fixture: &Fixture) -> Engine {
+    engine(fixture, 1, 2, None)
+}
+
+fn push_read(slab: &mut Slab<'_>, token: u64) {
+    slab.push(IoKind::Read, 0, Buffer::unpooled(4096), token, false);
+}
+
+/// How many requests the ring itself was given.
+fn entries(engine: &Engine) -> u32 {
+    let Engine::Uring(ring) = engine else { unreachable!("a ring: {engine:?}") };
+    // The kernel counts what it took.
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", ring.as_raw_fd())).unwrap();
+    let count = info.lines().find_map(|line| line.strip_prefix("SqHead:")).unwrap();
+    count.trim().parse().unwrap()
+}
+
+#[test]
+fn what_is_waited_for_alone_is_a_call() {
+    let fixture = fixture(Kind::UnnamedRing, 8192);
+    let mut engine = ring_for_one(&fixture);
+    let mut slab = slab(&mut engine);
+    for token in 0..4 {
+        slab.push(IoKind::Write, 4096, Buffer::from_slice(&[7; 4096]), token, false);
+        assert_eq!(slab.engine.in_flight(), 1);
+        assert_eq!(slab.finish()[&token].0.as_ref().unwrap(), &4096);
+    }
+    assert_eq!((slab.engine.syscalls(), entries(slab.engine)), (4, 0));
+    // Its errors are the kernel's.
+    slab.push(IoKind::Read, u64::MAX - 4095, Buffer::unpooled(4096), 9, false);
+    assert_eq!(slab.finish()[&9].0.as_ref().unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(entries(slab.engine), 0);
+}
+
+#[test]
+fn what_is_not_waited_for_alone_goes_by_the_ring() {
+    let fixture = fixture(Kind::UnnamedRing, 8192);
+    let mut engine = ring_for_one(&fixture);
+    let mut slab = slab(&mut engine);
+    // Submitted, and waited for later.
+    push_read(&mut slab, 1);
+    slab.engine.submit(0, None).unwrap();
+    assert_eq!(entries(slab.engine), 1);
+    assert_eq!(slab.finish().len(), 1);
+    // Waited for until some time.
+    push_read(&mut slab, 2);
+    slab.engine.submit(1, Some(Duration::from_secs(10))).unwrap();
+    assert_eq!(slab.finish().len(), 1);
+    assert_eq!(entries(slab.engine), 2);
+    // Polled for; the ring polls its own event as well.
+    push_read(&mut slab, 3);
+    slab.engine.prepare_to_poll().unwrap();
+    assert_eq!(entries(slab.engine), 4);
+    assert_eq!(slab.finish().len(), 1);
+}
+
+#[test]
+fn a_held_request_keeps_its_place_and_is_not_lost() {
+    let fixture = fixture(Kind::UnnamedRing, 8192);
+    let mut engine = ring_for_one(&fixture);
+    let notifier = engine.notifier();
+    let mut slab = slab(&mut engine);
+    push_read(&mut slab, 1);
+    // There is room for one.
+    let mut other = Buffer::unpooled(4096);
+    let (ptr, len) = (other.as_mut_ptr(), other.len());
+    let io = Io { kind: IoKind::Read, offset: 0, ptr, len, fixed: false, token: 2, zoned: None };
+    // SAFETY: it is given back.
+    assert!(unsafe { slab.engine.push(io) }.is_err());
+    assert_eq!(slab.finish().len(), 1);
+    // A notification in front of it ends no more than a wait.
+    notifier.notify();
+    push_read(&mut slab, 3);
+    assert_eq!(slab.finish().len(), 1);
+    // A ring that is named, or has a thread of the kernel, makes none.
+    let named = super::super::tests::fixture(Kind::IoUring, 8192);
+    for mut engine in [ring_for_one(&named), sqpoll_engine(&fixture, 1, None)] {
+        let mut slab = super::super::tests::slab(&mut engine);
+        push_read(&mut slab, 4);
+        assert_eq!(slab.finish().len(), 1);
+        assert!(entries(slab.engine) >= 1);
+    }
 }
