@@ -44,7 +44,7 @@ use super::wake::Wake;
 use super::{EngineOptions, Io, IoKind, Zoned};
 use crate::buffer::{Arena, Buffer};
 use crate::sys::DIRECT_ALIGNMENT;
-use crate::sys::limits::lockable_bytes;
+use crate::sys::limits::{lockable_bytes, locked_share, whole_pages};
 
 /// The token of the poll request on the eventfd.
 const WAKE: u64 = u64::MAX;
@@ -57,10 +57,6 @@ const MAX_RW_BYTES: usize = 0x7FFF_F000;
 
 /// The most bytes the kernel takes as one registered buffer.
 const MAX_FIXED_BYTES: usize = 1 << 30;
-
-/// Which part of the memory that this process may still lock one ring's buffers take at most: a quarter.
-/// Many kernels count the rings themselves as well, and a ring is worth more than known buffers.
-const LOCKED_SHARE: u64 = 4;
 
 /// How often a ring that there is no memory for is tried again, after [`RETRY_PAUSE`]: what a ring that was
 /// dropped had locked the kernel gives back a little later.
@@ -893,7 +889,7 @@ fn register<S: squeue::EntryMarker, C: cqueue::EntryMarker>(
     if whole > MAX_FIXED_BYTES {
         return 0;
     }
-    most_of(share(whole, lockable_bytes()), |length| {
+    most_of(locked_share(whole, lockable_bytes()), |length| {
         let part = libc::iovec { iov_base: start.as_ptr().cast(), iov_len: length };
         // SAFETY: the mapping is at least `length` bytes long, and the engine keeps a handle of the arena
         // until after its ring is gone.
@@ -911,18 +907,6 @@ fn most_of(mut length: usize, mut register: impl FnMut(usize) -> io::Result<()>)
         length = whole_pages(length / 2);
     }
     length
-}
-
-/// Of an arena of `whole` bytes, how many are registered where so many may be locked: all, or whole pages
-/// of a part of what there is, so that rings made after this one get some too.
-fn share(whole: usize, lockable: Option<u64>) -> usize {
-    let Some(lockable) = lockable else { return whole };
-    let share = usize::try_from(lockable / LOCKED_SHARE).unwrap_or(usize::MAX);
-    if whole <= share { whole } else { whole_pages(share) }
-}
-
-fn whole_pages(length: usize) -> usize {
-    length - length % DIRECT_ALIGNMENT
 }
 
 /// Ends the waits of one ring.

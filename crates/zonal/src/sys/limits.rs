@@ -2,8 +2,14 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::DIRECT_ALIGNMENT;
+
 /// The capability that lifts the limit on locked memory (`capabilities(7)`).
 const CAP_IPC_LOCK: u32 = 14;
+
+/// Which part of the memory that this process may still lock one ring's buffers take at most: a quarter.
+/// Many kernels count the rings themselves as well, and a ring is worth more than known buffers.
+const LOCKED_SHARE: u64 = 4;
 
 /// Descriptors that are left to others, where there are as many, when the limit on them is raised.
 const FILES_SPARE: u64 = 64;
@@ -39,6 +45,18 @@ pub(crate) fn lockable_bytes() -> Option<u64> {
     let limit = getrlimit(Resource::Memlock).current?;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     remaining(limit, &status)
+}
+
+/// Of `whole` bytes of buffers, how many are registered where so many may be locked: all, or whole pages
+/// of a part of what there is, so that rings made after this one get some too.
+pub(crate) fn locked_share(whole: usize, lockable: Option<u64>) -> usize {
+    let Some(lockable) = lockable else { return whole };
+    let share = usize::try_from(lockable / LOCKED_SHARE).unwrap_or(usize::MAX);
+    if whole <= share { whole } else { whole_pages(share) }
+}
+
+pub(crate) fn whole_pages(length: usize) -> usize {
+    length - length % DIRECT_ALIGNMENT
 }
 
 /// What a limit leaves, by what `/proc/self/status` says (`proc_pid_status(5)`).
@@ -77,5 +95,14 @@ mod tests {
         assert_eq!(remaining(8 << 10, &status("000001fffeffbfff")), Some(0));
         assert_eq!(remaining(64 << 10, &status("0000000000004000")), None);
         assert_eq!(remaining(64 << 10, ""), Some(64 << 10));
+    }
+
+    #[test]
+    fn an_arena_takes_no_more_than_a_part_of_what_may_be_locked() {
+        assert_eq!(locked_share(8 << 20, None), 8 << 20);
+        assert_eq!(locked_share(2 << 20, Some(8 << 20)), 2 << 20);
+        assert_eq!(locked_share(8 << 20, Some(8 << 20)), 2 << 20);
+        assert_eq!(locked_share(8 << 20, Some(60 << 10)), 12 << 10);
+        assert_eq!(locked_share(8 << 20, Some(8192)), 0);
     }
 }

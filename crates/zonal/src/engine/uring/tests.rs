@@ -130,15 +130,6 @@ fn a_notification_ends_a_wait_beside_the_kernel_s_thread_too() {
 }
 
 #[test]
-fn an_arena_takes_no_more_than_a_part_of_what_may_be_locked() {
-    assert_eq!(share(8 << 20, None), 8 << 20);
-    assert_eq!(share(2 << 20, Some(8 << 20)), 2 << 20);
-    assert_eq!(share(8 << 20, Some(8 << 20)), 2 << 20);
-    assert_eq!(share(8 << 20, Some(60 << 10)), 12 << 10);
-    assert_eq!(share(8 << 20, Some(8192)), 0);
-}
-
-#[test]
 fn what_the_kernel_does_not_register_is_tried_with_half_as_much() {
     let up_to = |limit: usize| {
         move |length: usize| {
