@@ -169,7 +169,8 @@ impl<B: Below> Uring<B> {
         let registered = arena.as_ref().map_or(0, |arena| register(&ring, arena));
         let known_end = arena.as_ref().map_or(0, |arena| arena.range().0.addr().get() + registered);
         let entries = ring.params().sq_entries() + ring.params().cq_entries();
-        let calls = options.sq_entries == 1 && !options.sqpoll && below.called().is_some();
+        let is_plain = !options.sqpoll && !options.hipri;
+        let calls = options.sq_entries == 1 && is_plain && below.called().is_some();
         Ok(Self {
             ring,
             below,
