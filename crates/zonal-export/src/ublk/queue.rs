@@ -147,8 +147,7 @@ pub(super) fn ublk_queue(number: u16, dev: &UblkDev) -> Result<UblkQueue<'_>> {
 /// Makes the other end, with a buffer for each tag, as long as the longest request.
 pub(super) fn to_drive(device: &Device, depth: u16) -> Result<Queue> {
     device.queue(&QueueOptions {
-        // One of depth 1 is for callers that wait in it, and this one is polled.
-        depth: u32::from(depth).max(2),
+        depth: depth.into(),
         buffer_bytes: TRANSFER_MAX as usize,
         ..QueueOptions::default()
     })
