@@ -84,12 +84,22 @@ fn geometry() -> Geometry {
     Geometry { zone_size: 16 << 20, zone_capacity: 16 << 20, ..Geometry::with_size(64 << 20) }
 }
 
-/// Pushes as many of `requests` as the queue holds, waits for all, and so on; buffers are leased
+/// Pushes as many requests as the queue holds, waits for all, and so on; buffers are leased
 /// and given back each time.
-fn run(queue: &mut Queue, count: usize, mut request: impl FnMut(usize, Buffer) -> Request) {
+fn run(queue: &mut Queue, count: usize, request: impl FnMut(usize, Buffer) -> Request) {
+    run_in(DEPTH, queue, count, request);
+}
+
+/// The same, so many at a time.
+fn run_in(
+    batch: usize,
+    queue: &mut Queue,
+    count: usize,
+    mut request: impl FnMut(usize, Buffer) -> Request,
+) {
     let mut sent = 0;
     while sent < count {
-        let batch = DEPTH.min(count - sent);
+        let batch = batch.min(count - sent);
         for n in sent..sent + batch {
             let buffer = queue.buffer(BLOCK).expect("as many buffers as requests");
             queue.push(request(n, buffer)).expect("the queue has room");
@@ -182,6 +192,22 @@ const BATCHES: u64 = APPENDS.div_ceil(DEPTH) as u64;
 fn a_thousand_appends_to_an_image_allocate_and_lock_nothing_and_call_once_a_batch() {
     let (_folder, drive) = image(EngineChoice::IoUring);
     exercise(&drive, &Budget { system_calls: BATCHES, locks: 0 });
+    drive.close().unwrap();
+}
+
+#[test]
+fn one_at_a_time_is_one_call_each_and_allocates_and_locks_nothing() {
+    let (_folder, drive) = image(EngineChoice::Auto);
+    if drive.limits().engine != "io_uring" {
+        return eprintln!("SKIP: this machine has no io_uring");
+    }
+    let options = QueueOptions { depth: 1, buffer_bytes: BLOCK, ..QueueOptions::default() };
+    let mut queue = drive.queue(&options).unwrap();
+    run_in(1, &mut queue, 200, append(2));
+    let one_by_one = cost(&mut queue, |queue| run_in(1, queue, APPENDS, append(2)));
+    check("appends", &one_by_one, &Budget { system_calls: APPENDS as u64, locks: 0 });
+    assert_eq!(one_by_one.system_calls, APPENDS as u64, "each is a call, whatever it waits for");
+    drop(queue);
     drive.close().unwrap();
 }
 
