@@ -203,6 +203,7 @@ fn one_at_a_time_is_one_call_each_and_allocates_and_locks_nothing() {
     }
     let options = QueueOptions { depth: 1, buffer_bytes: BLOCK, ..QueueOptions::default() };
     let mut queue = drive.queue(&options).unwrap();
+    assert!(queue.makes_calls());
     run_in(1, &mut queue, 200, append(2));
     let one_by_one = cost(&mut queue, |queue| run_in(1, queue, APPENDS, append(2)));
     check("appends", &one_by_one, &Budget { system_calls: APPENDS as u64, locks: 0 });

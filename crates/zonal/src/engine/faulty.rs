@@ -294,6 +294,10 @@ impl FaultyEngine {
         if self.held.is_empty() { self.inner.prepare_to_poll() } else { Ok(false) }
     }
 
+    pub(super) fn makes_calls(&self) -> bool {
+        self.inner.makes_calls()
+    }
+
     pub(super) fn registered_bytes(&self) -> usize {
         self.inner.registered_bytes()
     }

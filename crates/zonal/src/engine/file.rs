@@ -38,7 +38,8 @@ pub(super) const UNTORN: ReadWriteFlags =
 pub(crate) struct FileDisk {
     inner: Arc<Inner>,
     engine: EngineKind,
-    /// Whether threads will do where a queue gets no ring.
+    /// Whether nobody named the engine, and plain system calls will do: of threads where a queue gets no ring,
+    /// and of the caller where it has one request at a time.
     may_use_threads: bool,
 }
 

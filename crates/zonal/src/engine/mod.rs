@@ -512,7 +512,8 @@ impl Engine {
     /// Hands everything pushed to the medium, then waits until `wait_for` requests (or all that
     /// are in flight, if fewer) can be reaped.
     ///
-    /// The wait ends early, without error, at `timeout` and on [`Notifier::notify`]. With nothing
+    /// The wait ends early, without error, at `timeout` and on [`Notifier::notify`]; not where it is a call of
+    /// the caller's own, which a queue of depth 1 makes for its only request. With nothing
     /// in flight it waits for these two alone, and returns at once where neither can come.
     ///
     /// # Errors
@@ -622,6 +623,17 @@ impl Engine {
             Self::PolledNvme(engine) => engine.registered_bytes(),
             Self::Threads(_) | Self::Sim(_) => 0,
             Self::Faulty(engine) => engine.registered_bytes(),
+        }
+    }
+
+    /// Whether a request that is waited for alone is a call of the waiting thread.
+    pub(crate) fn makes_calls(&self) -> bool {
+        match self {
+            Self::Uring(engine) => engine.makes_calls(),
+            Self::Files(engine) => engine.makes_calls(),
+            Self::Threads(engine) => engine.makes_calls(),
+            Self::Faulty(engine) => engine.makes_calls(),
+            Self::Polled(_) | Self::Nvme(_) | Self::PolledNvme(_) | Self::Sim(_) => false,
         }
     }
 

@@ -256,7 +256,9 @@ fn agrees_with_a_file(kind: Kind, sqpoll: bool, steps: Vec<Step>) -> Result<(), 
     let arena = Arena::new(2, 8 * 4096).unwrap();
     let mut engine = match sqpoll {
         true => sqpoll_engine(&fixture, 8, Some(&arena)),
-        false if kind == Kind::UnnamedRing => engine(&fixture, 1, 2, Some(&arena)),
+        false if matches!(kind, Kind::UnnamedRing | Kind::UnnamedThreads) => {
+            engine(&fixture, 1, 2, Some(&arena))
+        }
         false => engine(&fixture, 8, 16, Some(&arena)),
     };
     let mut model = vec![0_u8; LENGTH];

@@ -11,7 +11,7 @@
 //! * A worker lets go of a request's bytes before it reports the token.
 //! * The lock is held to move requests from one list to another, never over I/O: once for a batch
 //!   on the queue's thread, twice for a request on a worker's.
-//! * A wait sleeps on the eventfd. The worker whose request is the last of those waited for
+//! * A wait sleeps on the eventfd, but where the caller makes the call. The worker whose request is the last of those waited for
 //!   signals it, and so does a notification.
 
 use std::collections::VecDeque;
@@ -45,8 +45,9 @@ pub(crate) struct Threads {
     syscalls: u64,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Whether the caller makes the call for a request that it waits for alone, which wakes nobody. Not where
-    /// threads were asked for: signals that a call may raise (SIGXFSZ) do not reach them.
+    /// Whether the caller makes the call for a request that it waits for alone, which wakes nobody: with room
+    /// for no more, as nobody else's wait for it then. Not where threads were asked for: signals that a call may
+    /// raise (SIGXFSZ) do not reach them.
     calls: bool,
     /// As the ring is, which it stands in for.
     not_send: PhantomData<*const ()>,
@@ -97,7 +98,7 @@ impl Threads {
             syscalls: 0,
             shared,
             workers: Vec::new(),
-            calls: file.may_use_threads(),
+            calls: options.sq_entries == 1 && file.may_use_threads(),
             not_send: PhantomData,
         };
         for _ in 0..options.sq_entries.clamp(1, WORKERS_MAX) {
@@ -233,6 +234,10 @@ impl Threads {
 
     pub(super) fn as_raw_fd(&self) -> RawFd {
         self.shared.wake.event.as_raw_fd()
+    }
+
+    pub(super) fn makes_calls(&self) -> bool {
+        self.calls
     }
 
     pub(super) fn syscalls(&self) -> u64 {

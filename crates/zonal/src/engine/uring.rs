@@ -22,7 +22,7 @@
 //! A ring made with `hipri` belongs to [`Polled`](super::polled::Polled), which gives it nothing but
 //! what can be asked for ([`Below::is_polled`]), and asks it by [`ask`](Uring::ask). Nobody notifies it.
 //!
-//! All `unsafe` of the engine is here. Its ground is the promise given to `push`: the bytes of a
+//! All `unsafe` of the engine is here and in [`Call`]. Its ground is the promise given to `push`: the bytes of a
 //! request stay valid until its token is reaped; [`Drop`] waits for what was not.
 
 use std::collections::VecDeque;
@@ -102,7 +102,7 @@ pub(crate) trait Below: fmt::Debug + AsRawFd {
     /// buffer.
     fn entry(&mut self, io: &Io, known: bool) -> Self::Entry;
 
-    /// The file, where the calling thread may make the calls itself.
+    /// The file, where a request may be a call of the calling thread instead of the ring's.
     fn called(&self) -> Option<&FileDisk> {
         None
     }
@@ -128,8 +128,8 @@ pub(crate) struct Uring<B: Below = FileDisk> {
     /// What was pushed since the last submission, where the kernel takes it by itself.
     staged: VecDeque<B::Entry>,
     sqpoll: bool,
-    /// Whether a request that is waited for alone is a call of this thread.
-    calls: bool,
+    /// The file, where a request that is waited for alone is a call of this thread.
+    called: Option<FileDisk>,
     /// The only request in flight, where it may become one.
     held: Option<Io>,
     in_flight: usize,
@@ -169,8 +169,9 @@ impl<B: Below> Uring<B> {
         let registered = arena.as_ref().map_or(0, |arena| register(&ring, arena));
         let known_end = arena.as_ref().map_or(0, |arena| arena.range().0.addr().get() + registered);
         let entries = ring.params().sq_entries() + ring.params().cq_entries();
-        let is_plain = !options.sqpoll && !options.hipri;
-        let calls = options.sq_entries == 1 && is_plain && below.called().is_some();
+        // What is asked for, or taken by a thread of the kernel, is not waited for in a call.
+        let makes_calls = options.sq_entries == 1 && !options.sqpoll && !options.hipri;
+        let called = below.called().filter(|_| makes_calls).cloned();
         Ok(Self {
             ring,
             below,
@@ -180,7 +181,7 @@ impl<B: Below> Uring<B> {
             stash: VecDeque::with_capacity(entries as usize),
             staged: VecDeque::with_capacity(if options.sqpoll { entries as usize } else { 0 }),
             sqpoll: options.sqpoll,
-            calls,
+            called,
             held: None,
             in_flight: 0,
             wake: Arc::new(Wake::new()?),
@@ -194,7 +195,7 @@ impl<B: Below> Uring<B> {
     /// # Safety
     /// As [`Engine::push`](super::Engine::push).
     pub(super) unsafe fn push(&mut self, io: Io) -> Result<(), Io> {
-        if self.calls {
+        if self.called.is_some() {
             self.let_go();
             if self.in_flight == 0 {
                 (self.held, self.in_flight) = (Some(io), 1);
@@ -253,15 +254,16 @@ impl<B: Below> Uring<B> {
         }
     }
 
-    /// Makes the call for a request.
-    fn call(&mut self, io: &Io) {
-        let Some(file) = self.below.called() else { return };
+    /// Makes the call for the request that is held; false: there is none.
+    fn call(&mut self) -> bool {
+        let (Some(file), Some(io)) = (&self.called, self.held.take()) else { return false };
         // SAFETY: `push` was promised that the bytes are valid until the token is reaped, which is after this.
-        let result = unsafe { Call::of(io, false) }.make(file);
+        let result = unsafe { Call::of(&io, false) }.make(file);
         let number = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO).saturating_neg();
         let result = result.map_or_else(number, |done| i32::try_from(done).unwrap_or(i32::MAX));
         self.syscalls += 1;
         self.stash.push_back((io.token, result));
+        true
     }
 
     /// Whether the kernel knows these bytes: of a part of the arena, in which those that are `fixed` lie, it
@@ -275,10 +277,7 @@ impl<B: Below> Uring<B> {
         if wait_for == 0 {
             return self.flush();
         }
-        if timeout.is_none()
-            && let Some(io) = self.held.take()
-        {
-            self.call(&io);
+        if timeout.is_none() && self.call() {
             return Ok(());
         }
         if self.sqpoll {
@@ -595,6 +594,10 @@ impl<B: Below> Uring<B> {
 
     pub(super) fn registered_bytes(&self) -> usize {
         self.registered
+    }
+
+    pub(super) fn makes_calls(&self) -> bool {
+        self.called.is_some()
     }
 
     pub(super) fn syscalls(&self) -> u64 {

@@ -315,6 +315,13 @@ impl Queue {
         self.engine.as_ref().map_or(0, Engine::syscalls)
     }
 
+    /// Whether a request that is waited for at once ([`Queue::submit_and_wait`]) is a system call of the waiting
+    /// thread, as in fio's `psync`: in a queue of depth 1 to files whose engine nobody named.
+    #[must_use]
+    pub fn makes_calls(&self) -> bool {
+        self.engine.as_ref().is_some_and(Engine::makes_calls)
+    }
+
     /// Whether the kernel knows this queue's buffers, or some of them, so that writes from them cost it less.
     #[must_use]
     pub fn has_fixed_buffers(&self) -> bool {

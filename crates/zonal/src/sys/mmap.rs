@@ -151,6 +151,7 @@ mod tests {
             assert_eq!((map.length(), map.start().align_offset(4096)), (length, 0));
             if lockable_bytes().is_none() {
                 assert_eq!(map.start().align_offset(aligned), 0);
+                assert_eq!(is_advised(&map), aligned == HUGE, "{length} bytes");
             }
             // SAFETY: as many bytes were mapped, and are this test's.
             let bytes = unsafe { std::slice::from_raw_parts_mut(map.start().as_ptr(), length) };
@@ -159,6 +160,24 @@ mod tests {
         }
         assert!(AnonymousMap::for_transfers(0).is_err());
         assert!(AnonymousMap::for_transfers(usize::MAX - HUGE).is_err());
+    }
+
+    /// Whether the kernel was told to use huge pages for it (`smaps`, `VmFlags`).
+    fn is_advised(map: &AnonymousMap) -> bool {
+        let start = map.start().addr().get();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut is_its = false;
+        for line in smaps.lines() {
+            let mut words = line.split_whitespace();
+            let first = words.next().unwrap();
+            if let Some((from, to)) = first.split_once('-') {
+                let number = |text| usize::from_str_radix(text, 16).unwrap();
+                is_its = (number(from)..number(to)).contains(&start);
+            } else if is_its && first == "VmFlags:" {
+                return words.any(|flag| flag == "hg");
+            }
+        }
+        unreachable!("it is mapped")
     }
 
     #[test]

@@ -91,6 +91,17 @@ fn a_slow_device_hides_neither_a_notification_nor_the_clock_nor_the_second_ring(
 }
 
 #[test]
+fn one_request_at_a_time_of_a_file_without_a_named_engine_is_asked_for_too() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let file = FileDisk::open(&directory.path().join("a"), Access::CreateNew).unwrap().or_threads();
+    let options =
+        EngineOptions { hipri: true, sq_entries: 1, cq_entries: 2, ..EngineOptions::default() };
+    // A call would succeed.
+    let tried = Uring::new(&file, &options, None).and_then(|mut ring| ring.try_reading());
+    assert_eq!(tried.unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP));
+}
+
+#[test]
 fn what_cannot_be_polled_is_refused_with_what_is_missing() {
     let options = EngineOptions { hipri: true, ..EngineOptions::default() };
     let refusal = |kind| fixture(kind, 1 << 20).disk.engine(&options, None).err();
