@@ -119,9 +119,13 @@ pub(crate) fn run(args: &MountArgs, ui: &Ui) -> Result<Outcome> {
     let device = background::open_soon(&args.target, access, ui)?;
     let mounted = mount(device.clone(), &args.folder, args.options())?;
     say(args, background, ui)?;
-    serve(&mounted, &interrupt, ui)?;
-    mounted.unmount()?;
-    device.close()?;
+    let served = serve(&mounted, &interrupt, ui);
+    let unmounted = mounted.unmount();
+    // Whatever went wrong, what can be made durable is; the first error is said.
+    let closed = device.close();
+    served?;
+    unmounted?;
+    closed?;
     Ok(Outcome::Done)
 }
 
@@ -163,12 +167,16 @@ fn say_json(args: &MountArgs) -> Result<()> {
 /// Waits for the mount's end. A signal unmounts it; files that are open are waited for.
 fn serve(mounted: &Mounted, interrupt: &Interrupt, ui: &Ui) -> Result<()> {
     let mut left: Option<Instant> = None;
+    let mut ended = Ok(());
     let mut said = false;
     while !mounted.is_over() {
         thread::sleep(LOOK);
         match left {
             None if interrupt.came() => {
-                mounted.leave()?;
+                ended = mounted.leave();
+                if mounted.is_there() {
+                    break;
+                }
                 left = Some(Instant::now());
             }
             Some(since) if !said && since.elapsed() > Duration::from_secs(1) => {
@@ -178,5 +186,5 @@ fn serve(mounted: &Mounted, interrupt: &Interrupt, ui: &Ui) -> Result<()> {
             None | Some(_) => {}
         }
     }
-    Ok(())
+    Ok(ended?)
 }

@@ -97,9 +97,13 @@ pub(crate) fn run(args: &ServeArgs, ui: &Ui) -> Result<Outcome> {
         Some(background) => background.ready(&path)?,
         None => say(args, &path, ui)?,
     }
-    wait(&mut served, &interrupt, ui)?;
-    served.remove()?;
-    device.close()?;
+    let waited = wait(&mut served, &interrupt, ui);
+    let removed = served.remove();
+    // Whatever went wrong, what can be made durable is; the first error is said.
+    let closed = device.close();
+    waited?;
+    removed?;
+    closed?;
     Ok(Outcome::Done)
 }
 

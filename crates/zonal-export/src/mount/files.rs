@@ -247,21 +247,25 @@ impl Files {
     /// one, as long as somebody is there to hear that it cannot be.
     ///
     /// # Errors
-    /// That it cannot be. What was said to be lost is dropped.
+    /// `EIO`: it cannot be. What was said to be lost is dropped.
     pub(super) fn close(&self, file: &File, closing: Closing) -> Answer<()> {
-        if closing.opener != 0 {
-            self.closing_ns.store(nanoseconds(SystemTime::now()), Ordering::Relaxed);
-        }
-        let Some(tail) = self.tail(file) else { return Ok(()) };
-        if closing.opener == 0 || lock(&tail).is_empty() {
+        if closing.opener == 0 {
             return Ok(());
         }
-        self.may_change(file, Errno::EIO).map_err(|_| Errno::EIO)?;
+        self.closing_ns.store(nanoseconds(SystemTime::now()), Ordering::Relaxed);
+        let Some(tail) = self.tail(file).filter(|tail| !lock(tail).is_empty()) else {
+            return Ok(());
+        };
         let is_alone = lock(&self.writers).get(&file.zone) == Some(&1);
         if !is_alone || !closing.is_last(&self.tree.sequential_name(file)) {
             return Ok(());
         }
-        self.pad(file).inspect_err(|_| lock(&tail).clear())
+        self.pad(file).map_err(|errno| {
+            lock(&tail).clear();
+            let error = io::Error::from_raw_os_error(errno.code());
+            tracing::warn!("zone {}: its last bytes are not written: {error}", file.zone);
+            Errno::EIO
+        })
     }
 
     /// A file is closed for good. The last that could write it closes its zone, and what is no whole block

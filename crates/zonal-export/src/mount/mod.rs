@@ -177,6 +177,12 @@ impl Mounted {
         self.session.guard.is_finished()
     }
 
+    /// Whether its names are in the tree still.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.place.is_there()
+    }
+
     /// Takes it out of the tree of names, with everything written so far durable. Files that are open stay
     /// usable until they are closed, and only then [`Mounted::is_over`] holds.
     ///

@@ -278,7 +278,8 @@ impl Filesystem for Session {
         _: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let closing = Closing { opener: handle.0, closer: request.pid() };
+        let shared = self.files.options().allow_other;
+        let closing = Closing { opener: handle.0, closer: request.pid(), shared };
         // It makes nothing durable.
         match self.file(inode).and_then(|file| self.files.close(&file, closing)) {
             Ok(()) => reply.ok(),

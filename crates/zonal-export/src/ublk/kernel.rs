@@ -151,7 +151,8 @@ pub(super) fn not_opened(path: &Path, error: UblkError) -> Error {
     }
 }
 
-fn failed_with(what: impl Into<String>, error: io::Error) -> Error {
+/// The same, in the kernel's own words.
+pub(super) fn failed_with(what: impl Into<String>, error: io::Error) -> Error {
     let (kind, text) = match error.kind() {
         io::ErrorKind::PermissionDenied => (
             ErrorKind::InvalidInput,

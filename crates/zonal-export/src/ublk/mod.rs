@@ -56,7 +56,10 @@ use libublk::{
     io::UblkDev,
     sys,
 };
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use zonal::{Device, Error, ErrorKind, Result};
 
 use self::{
@@ -250,7 +253,14 @@ fn clear(number: u32, identity: u64) -> Result<u32> {
     };
     // One server has it open, whether it has begun to serve or not.
     let opened = rustix::fs::open(&character, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    drop(opened.map_err(|_| taken())?);
+    match opened {
+        Ok(opened) => drop(opened),
+        Err(Errno::BUSY) => return Err(taken()),
+        Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => return Ok(number),
+        Err(error) => {
+            return Err(kernel::failed_with(character.display().to_string(), error.into()));
+        }
+    }
     let id = i32::try_from(number).map_err(|_| taken())?;
     let ctrl = UblkCtrl::new_simple(id)
         .map_err(|error| failed(format!("asking for device {number}"), error))?;
@@ -543,8 +553,10 @@ impl Served {
     /// [`ErrorKind::InUse`] while somebody holds it for himself, as a mounted file system does: it is served
     /// still. What could not be made durable.
     pub fn stop(&mut self) -> Result<()> {
+        // What is written out to a queue that nobody serves any more would be waited for without end.
+        let is_over = self.is_over();
         let Some(parts) = &mut self.parts else { return Ok(()) };
-        if parts.stopped || parts.is_broken() {
+        if parts.stopped || is_over {
             return Ok(());
         }
         // Whoever comes now finds it held, until it is gone.
