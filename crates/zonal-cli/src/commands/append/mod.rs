@@ -17,7 +17,7 @@ use std::{
     io::{self, BufWriter, StdoutLock, Write},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -192,42 +192,66 @@ pub(crate) fn run(args: &AppendArgs, ui: &Ui) -> Result<Outcome> {
         lives: BTreeMap::new(),
         progress: ui.progress(args.total()),
     };
-    let (started, device_name) = (Instant::now(), device.name().to_owned());
-    let ended = appender.append_all(&interrupt);
+    let (started, name) = (Instant::now(), device.name().to_owned());
+    let outcome = appender.append_all(&interrupt);
     let settled = appender.settle();
-    let lost = appender.lost();
-    let Appended { records, bytes } = appender.appended;
-    let failed = appender.failed.take();
-    let elapsed = started.elapsed();
+    let end = End {
+        outcome,
+        settled,
+        lost: appender.lost(),
+        failed: appender.failed.take(),
+        appended: appender.appended,
+        elapsed: started.elapsed(),
+    };
     drop(appender);
-    let closed = device.close();
-    let lost = (!lost.is_empty()).then(|| reset_by_another(&device_name, &lost));
-    let fails = failed.is_some() || ended.is_err() || settled.is_err() || closed.is_err();
-    if let Some(lost) = lost.as_ref().filter(|_| fails) {
-        ui.say(lost);
+    end.tell(&name, device.close(), ui)
+}
+
+/// How it ended.
+struct End {
+    outcome: Result<Outcome>,
+    settled: Result<()>,
+    /// Records that another program's resets have cost, by zone.
+    lost: BTreeMap<u32, u64>,
+    failed: Option<Failure>,
+    appended: Appended,
+    elapsed: Duration,
+}
+
+impl End {
+    /// Says so, with the drive closed.
+    fn tell(self, name: &str, closed: zonal::Result<()>, ui: &Ui) -> Result<Outcome> {
+        let Self { outcome, settled, lost, failed, appended, elapsed } = self;
+        let Appended { records, bytes } = appended;
+        let lost = (!lost.is_empty()).then(|| reset_by_another(name, &lost));
+        let fails = failed.is_some() || outcome.is_err() || settled.is_err() || closed.is_err();
+        if let Some(lost) = lost.as_ref().filter(|_| fails) {
+            ui.say(lost);
+        }
+        // The cause before what follows from it.
+        if let Some(Failure { record, error }) = failed {
+            let text = format!("record {record} is the first that was not written");
+            return Err(error.context(text));
+        }
+        if outcome.is_err() && records > 0 {
+            let records = plural(usize::try_from(records)?, "record");
+            ui.say(format_args!("stopped with {records} acknowledged; --resume INDEX goes on"));
+        }
+        let outcome = outcome?;
+        settled?;
+        closed?;
+        if let Some(lost) = lost {
+            return Err(lost);
+        }
+        ui.say(format_args!(
+            "{}, {} in {} ({}); flushed",
+            plural(usize::try_from(records)?, "record"),
+            plural(usize::try_from(bytes)?, "byte"),
+            format_seconds(elapsed),
+            format_rate(bytes as f64 / elapsed.as_secs_f64().max(1e-9)),
+        ));
+        Ok(outcome)
     }
-    // The cause before what follows from it.
-    if let Some(Failure { record, error }) = failed {
-        return Err(error.context(format!("record {record} is the first that was not written")));
-    }
-    if ended.is_err() && records > 0 {
-        let records = plural(usize::try_from(records)?, "record");
-        ui.say(format_args!("stopped with {records} acknowledged; --resume INDEX goes on"));
-    }
-    let outcome = ended?;
-    settled?;
-    closed?;
-    if let Some(lost) = lost {
-        return Err(lost);
-    }
-    ui.say(format_args!(
-        "{}, {} in {} ({}); flushed",
-        plural(usize::try_from(records)?, "record"),
-        plural(usize::try_from(bytes)?, "byte"),
-        format_seconds(elapsed),
-        format_rate(bytes as f64 / elapsed.as_secs_f64().max(1e-9)),
-    ));
-    Ok(outcome)
 }
 
 /// What another program's resets have cost: records, by zone.

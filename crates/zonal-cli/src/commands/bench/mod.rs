@@ -115,7 +115,8 @@ pub(crate) struct BenchArgs {
     /// blocks were never written, and that is then not measured
     #[arg(long, value_enum, default_value_t = Reserve::Full, conflicts_with = "target")]
     preallocate: Reserve,
-    /// What moves the bytes of an image, file or device
+    /// What moves the bytes of an image, file or device; one record at a time (--iodepth 1) is a system call of the
+    /// job's own thread (fio's psync) unless an engine is named
     #[arg(long, value_enum, default_value_t = Engine::Auto)]
     engine: Engine,
     #[command(flatten)]
@@ -334,6 +335,16 @@ impl Work {
     }
 }
 
+impl BenchArgs {
+    /// Of known buffers only a ring makes anything.
+    fn engine(&self) -> Engine {
+        match self.engine {
+            Engine::Auto if self.fixedbufs == Some(true) => Engine::IoUring,
+            engine => engine,
+        }
+    }
+}
+
 /// Runs `bench`.
 pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
     let interrupt = Interrupt::install()?;
@@ -366,7 +377,7 @@ pub(crate) fn run(args: &BenchArgs, ui: &Ui) -> Result<Outcome> {
     };
     let reads_only = !work.rw.writes() && temporary.is_none() && !args.reset;
     let access = if reads_only { Access::Read } else { Access::from(&args.access) };
-    let device = args::open(&target, access, args.engine, ui)?;
+    let device = args::open(&target, access, args.engine(), ui)?;
     if args.reset {
         // Nothing is erased for a run that cannot be made.
         work.hold_against(&device)?;

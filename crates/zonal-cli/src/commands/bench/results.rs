@@ -57,6 +57,8 @@ pub(super) struct Measured {
     pub(super) read: Direction,
     pub(super) write: Direction,
     pub(super) cpu: Cpu,
+    /// Whether each record was a system call of its job's thread.
+    calls: bool,
     /// What the flush after the last record took.
     pub(super) flush: Duration,
     /// Each job's log.
@@ -76,7 +78,8 @@ impl Measured {
         let elapsed = elapsed.unwrap_or_default();
         let (read, write) = (Direction::new(timeline)?, Direction::new(timeline)?);
         let (flush, logs) = (Duration::ZERO, Vec::new());
-        let mut merged = Self { elapsed, read, write, cpu, flush, logs };
+        let calls = jobs.iter().any(|job| job.calls);
+        let mut merged = Self { elapsed, read, write, cpu, calls, flush, logs };
         let mut errors = Vec::new();
         for job in jobs {
             merged.read.add(job.read)?;
@@ -203,7 +206,7 @@ impl Results<'_> {
             bs: self.work.record_bytes,
             iodepth: self.work.iodepth,
             numjobs: self.work.jobs,
-            engine: limits.engine.to_owned(),
+            engine: self.engine().to_owned(),
             direct_io: limits.direct_io,
             total_ios: self.measured.ios(),
             io_bytes: self.bytes(),
@@ -221,6 +224,11 @@ impl Results<'_> {
             read: one_way(read),
             write: one_way(write),
         }
+    }
+
+    /// What moved the bytes, in fio's word where that was one call after the other.
+    fn engine(&self) -> &'static str {
+        if self.measured.calls { "psync" } else { self.device.limits().engine }
     }
 
     fn one_way(&self, direction: &Direction) -> OneWay {
@@ -261,7 +269,7 @@ impl Results<'_> {
             rw.word(),
             format_size(*record_bytes as u64),
             plural(*jobs as usize, "job"),
-            limits.engine,
+            self.engine(),
         )?;
         let mut line = |name: &str, value: fmt::Arguments<'_>| writeln!(out, "  {name:<9} {value}");
         line(

@@ -89,6 +89,8 @@ pub(super) struct JobResult {
     pub(super) write: Direction,
     pub(super) started: Instant,
     pub(super) ended: Instant,
+    /// Whether each record was a system call of the job's own thread.
+    pub(super) calls: bool,
     /// Where each record landed, by sequence number; empty when nobody verifies.
     pub(super) log: Vec<u64>,
     /// Why it stopped early.
@@ -183,7 +185,8 @@ impl<'a> Job<'a> {
         // Virtual memory until it is used.
         let log = if logs { Vec::with_capacity(usize::try_from(plan.records())?) } else { vec![] };
         let (read, write) = (Direction::new(shared.timeline)?, Direction::new(shared.timeline)?);
-        let result = JobResult { read, write, started: now, ended: now, log, error: None };
+        let calls = queue.makes_calls();
+        let result = JobResult { read, write, started: now, ended: now, calls, log, error: None };
         let pace = shared.interval.map(Pace::new);
         let idle = (0..shared.iodepth).rev().collect();
         Ok(Self { shared, plan, pattern, logs, slots, idle, queue, pace, sequence: 0, result })

@@ -34,13 +34,12 @@ pub(super) fn written_anywhere(bench: &mut Bench<'_>) -> Checked {
         .iter()
         .map(|offset| Ok((*offset, bench.read(*offset, block)?)))
         .collect::<Checked<_>>()?;
-    let result = places.iter().try_for_each(|offset| {
+    let mut result = places.iter().try_for_each(|offset| {
         let (stamp, data) = bench.record(zone.zone, block);
         bench.ok(Call::Write { offset: *offset, data })?;
         bench.expect_record(*offset, block, stamp)
     });
     // All of it, whatever comes of one; what was found first is said.
-    let mut result = result;
     for (offset, data) in held {
         let put_back = bench.ok(Call::Write { offset, data });
         result = result.and(put_back.map(|_| ()));
