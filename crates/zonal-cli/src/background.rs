@@ -61,9 +61,15 @@ pub(crate) fn is_in_use(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::InUse)
 }
 
-/// Starts this program once more, with `--in-background` for `--daemon`, and waits until it is ready. Returns
-/// what it said then.
-pub(crate) fn start() -> Result<String> {
+/// What the program in the background said once it was ready, and its process.
+pub(crate) struct Started {
+    #[cfg_attr(not(feature = "ublk"), expect(dead_code, reason = "the device's name"))]
+    pub(crate) said: String,
+    pub(crate) pid: u32,
+}
+
+/// Starts this program once more, with `--in-background` for `--daemon`, and waits until it is ready.
+pub(crate) fn start() -> Result<Started> {
     let mut words: Vec<_> = env::args_os().skip(1).collect();
     let daemon = words.iter().position(|word| word == "--daemon").context("--daemon is a word")?;
     words[daemon] = "--in-background".into();
@@ -76,7 +82,7 @@ pub(crate) fn start() -> Result<String> {
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("its stdout is a pipe")?).read_line(&mut line)?;
     if let Some(said) = line.strip_prefix(READY) {
-        return Ok(said.trim().to_owned());
+        return Ok(Started { said: said.trim().to_owned(), pid: child.id() });
     }
     // It has said why.
     match child.wait()?.code() {

@@ -110,6 +110,8 @@ fn in_the_background_it_goes_on_until_it_is_unmounted() {
     let place = place();
     let said = place.json("mount disk dir --daemon --mode 600");
     assert_eq!((&said["target"], &said["mounted"]), (&"disk".into(), &"dir".into()));
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", said["pid"])).unwrap();
+    assert_eq!(name, "zonal\n", "the process that serves it");
     assert!(place.path("dir/cnv/0").exists(), "it is mounted when the program ends");
     place.shell("umount dir").exits(0);
     wait("the program in the background has let go", || place.run("flush disk").code == Some(0));
@@ -129,7 +131,9 @@ fn in_the_background_it_says_what_happens_in_a_log() {
         place.shell("dd if=/dev/zero of=dir/seq/1 bs=4k count=1 oflag=direct").exits(1);
         place.shell("umount dir").exits(0);
         let log = || fs::read_to_string(place.path("log")).unwrap();
-        wait("it is said", || log().contains("zone 1: 0 bytes of it are written; no file can"));
+        wait("it is said", || {
+            log().contains("zone 1 (seq/1): 0 bytes of it are written; no file can")
+        });
         assert!(log().starts_with("before\n"), "{}", log());
     }
     let place = place();

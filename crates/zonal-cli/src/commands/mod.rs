@@ -15,6 +15,8 @@ mod flush;
 mod info;
 mod manage;
 mod map;
+#[cfg(not(all(feature = "ublk", feature = "top")))]
+mod missing;
 mod mount;
 mod read;
 mod report;
@@ -91,7 +93,7 @@ pub(crate) enum Command {
     /// Bring a dump back onto an empty drive of the same shape
     #[command(after_help = examples::RESTORE)]
     Restore(restore::RestoreArgs),
-    /// Measure a drive, or zonal itself on a temporary image
+    /// Measure a drive, or zonal itself on a temporary image; what it writes to a drive stays there
     #[command(after_help = examples::BENCH)]
     Bench(bench::BenchArgs),
     /// Mount a drive as a zonefs: a file for each zone
@@ -101,6 +103,10 @@ pub(crate) enum Command {
     #[cfg(feature = "ublk")]
     #[command(after_help = examples::SERVE)]
     Serve(serve::ServeArgs),
+    /// Show a drive to the kernel: as a zoned block device
+    #[cfg(not(feature = "ublk"))]
+    #[command(hide = true, disable_help_flag = true)]
+    Serve(missing::MissingArgs),
     /// Write ordinary files and devices untorn: all of a unit is there after a power cut, or none
     #[command(after_help = examples::ATOMIC)]
     Atomic(atomic::AtomicArgs),
@@ -114,6 +120,10 @@ pub(crate) enum Command {
     #[cfg(feature = "top")]
     #[command(after_help = examples::TOP)]
     Top(top::TopArgs),
+    /// Watch a drive while another process writes to it
+    #[cfg(not(feature = "top"))]
+    #[command(hide = true, disable_help_flag = true)]
+    Top(missing::MissingArgs),
     /// Print what a shell needs to complete the program's words
     #[command(after_help = examples::COMPLETIONS)]
     Completions(completions::CompletionsArgs),
@@ -148,10 +158,14 @@ impl Command {
             Self::Mount(args) => mount::run(args, ui),
             #[cfg(feature = "ublk")]
             Self::Serve(args) => serve::run(args, ui),
+            #[cfg(not(feature = "ublk"))]
+            Self::Serve(_) => missing::run("serve", "ublk"),
             Self::Atomic(args) => atomic::run(args, ui),
             Self::Sim(args) => sim::run(args, ui),
             #[cfg(feature = "top")]
             Self::Top(args) => top::run(args, ui),
+            #[cfg(not(feature = "top"))]
+            Self::Top(_) => missing::run("top", "top"),
             Self::Completions(args) => completions::run(args),
             Self::Man(args) => completions::run_man(args, ui),
         }

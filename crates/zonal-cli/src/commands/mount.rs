@@ -3,7 +3,7 @@
 use std::{
     io,
     path::PathBuf,
-    thread,
+    process, thread,
     time::{Duration, Instant},
 };
 
@@ -101,14 +101,16 @@ fn parse_mode(text: &str) -> Result<u16, String> {
 struct Said<'a> {
     target: &'a str,
     mounted: &'a str,
+    /// The process that serves it.
+    pid: u32,
 }
 
 /// Runs `mount`.
 pub(crate) fn run(args: &MountArgs, ui: &Ui) -> Result<Outcome> {
     if args.background.daemon {
-        background::start()?;
+        let started = background::start()?;
         if ui.json {
-            say_json(args)?;
+            say_json(args, started.pid)?;
         }
         return Ok(Outcome::Done);
     }
@@ -151,16 +153,16 @@ fn say(args: &MountArgs, background: Option<Background>, ui: &Ui) -> Result<()> 
     if let Some(background) = background {
         background.ready("")?;
     } else if ui.json {
-        say_json(args)?;
+        say_json(args, process::id())?;
     } else {
         ui.say(format_args!("{target}: mounted on {folder}; Ctrl-C or umount ends it"));
     }
     Ok(())
 }
 
-fn say_json(args: &MountArgs) -> Result<()> {
-    let mounted = args.folder.display().to_string();
-    print_json(io::stdout().lock(), &Said { target: &args.target.target, mounted: &mounted })?;
+fn say_json(args: &MountArgs, pid: u32) -> Result<()> {
+    let (target, mounted) = (&args.target.target, &args.folder.display().to_string());
+    print_json(io::stdout().lock(), &Said { target, mounted, pid })?;
     Ok(())
 }
 

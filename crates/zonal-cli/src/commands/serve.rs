@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    thread,
+    process, thread,
 };
 
 use anyhow::Result;
@@ -70,13 +70,16 @@ struct UblkArgs {
 struct Said<'a> {
     target: &'a str,
     device: &'a str,
+    /// The process that serves it.
+    pid: u32,
 }
 
 /// Runs `serve`.
 pub(crate) fn run(args: &ServeArgs, ui: &Ui) -> Result<Outcome> {
     let Way::Ublk(args) = &args.way;
     if args.background.daemon {
-        say(args, &background::start()?, ui)?;
+        let started = background::start()?;
+        say(args, &started.said, started.pid, ui)?;
         return Ok(Outcome::Done);
     }
     let background = Background::begin(&args.background)?;
@@ -95,7 +98,7 @@ pub(crate) fn run(args: &ServeArgs, ui: &Ui) -> Result<Outcome> {
     }
     match background {
         Some(background) => background.ready(&path)?,
-        None => say(args, &path, ui)?,
+        None => say(args, &path, process::id(), ui)?,
     }
     let waited = wait(&mut served, &interrupt, ui);
     let removed = served.remove();
@@ -118,10 +121,10 @@ impl UblkArgs {
     }
 }
 
-fn say(args: &UblkArgs, device: &str, ui: &Ui) -> Result<()> {
+fn say(args: &UblkArgs, device: &str, pid: u32, ui: &Ui) -> Result<()> {
     let target = &args.target.target;
     if ui.json {
-        print_json(io::stdout().lock(), &Said { target, device })?;
+        print_json(io::stdout().lock(), &Said { target, device, pid })?;
     } else {
         writeln!(io::stdout(), "{device}")?;
     }

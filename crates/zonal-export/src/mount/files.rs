@@ -262,8 +262,9 @@ impl Files {
         }
         self.pad(file).map_err(|errno| {
             lock(&tail).clear();
+            self.let_place_go(file);
             let error = io::Error::from_raw_os_error(errno.code());
-            tracing::warn!("zone {}: its last bytes are not written: {error}", file.zone);
+            tracing::warn!("{}: its last bytes are lost: {error}", self.named(file));
             Errno::EIO
         })
     }
@@ -282,7 +283,7 @@ impl Files {
         writers.remove(&file.zone);
         if let Err(error) = self.pad(file) {
             let error = io::Error::from_raw_os_error(error.code());
-            tracing::warn!("zone {}: its last bytes are not written: {error}", file.zone);
+            tracing::warn!("{}: its last bytes are not written: {error}", self.named(file));
         }
         let is_open = |zone: ZoneInfo| zone.state == ZoneState::ExplicitlyOpen;
         if self.opens_zone(file) && self.report(file).is_some_and(is_open) {
@@ -399,6 +400,9 @@ impl Files {
         if offset != size {
             return Err(Errno::EINVAL);
         }
+        if size == 0 && count < self.block_size() as usize {
+            self.hold_place(file)?;
+        }
         let before = tail.len();
         tail.extend_from_slice(&data[..count]);
         let whole = tail.len() - tail.len() % self.block_size() as usize;
@@ -410,6 +414,25 @@ impl Files {
             tail.drain(..whole);
         }
         Ok(count)
+    }
+
+    /// What is no block yet takes an empty zone's place among the active ones, so that who writes it hears that
+    /// there is none: its zone is open until it has a block.
+    fn hold_place(&self, file: &File) -> Answer<()> {
+        let is_limited = self.device.limits().max_active_zones.is_some();
+        if !is_limited || self.opens_zone(file) {
+            return Ok(());
+        }
+        self.manage(file, Request::open(file.zone))
+    }
+
+    /// Gives the place back, or leaves it to what has been written.
+    fn let_place_go(&self, file: &File) {
+        let is_open = |zone: ZoneInfo| zone.state == ZoneState::ExplicitlyOpen;
+        if !self.opens_zone(file) && self.report(file).is_some_and(is_open) {
+            // The zone only stays open.
+            let _ = self.manage(file, Request::close(file.zone));
+        }
     }
 
     /// Fills the block of a file's last bytes with zeros, and writes it.
@@ -440,10 +463,13 @@ impl Files {
         queue::write(&self.device, file.start + offset, data)
             .map_err(|error| self.ended(file, &error))?;
         self.cell(file).size.store(offset + data.len() as u64, Ordering::Release);
+        if offset == 0 && self.options.buffered {
+            self.let_place_go(file);
+        }
         Ok(())
     }
 
-    /// Any bytes of a conventional file; only a direct write has to be whole blocks.
+    /// Any bytes of a conventional file, which has no end to append at; only a direct write has to be whole blocks.
     fn write_anywhere(
         &self,
         file: &File,
@@ -451,6 +477,9 @@ impl Files {
         data: &[u8],
         flags: OpenFlags,
     ) -> Answer<usize> {
+        if has(flags, OFlags::APPEND) {
+            return Err(Errno::EINVAL);
+        }
         let count = room(file, offset, data)?;
         let aligned = self.is_aligned(offset, count as u64);
         if has(flags, OFlags::DIRECT) && !aligned {
@@ -531,6 +560,16 @@ impl Files {
         self.sync(None).and(padded.into_iter().collect())
     }
 
+    /// A file and its zone, whose numbers differ where there are conventional zones.
+    fn named(&self, file: &File) -> String {
+        match file.kind {
+            ZoneKind::Sequential => {
+                format!("zone {} ({})", file.zone, self.tree.sequential_name(file))
+            }
+            ZoneKind::Conventional => format!("zone {}", file.zone),
+        }
+    }
+
     fn manage(&self, file: &File, request: Request) -> Answer<()> {
         queue::manage(&self.device, request).map_err(|error| self.ended(file, &error))
     }
@@ -585,7 +624,7 @@ impl Files {
         let cell = self.cell(file);
         cell.access.store(access as u8, Ordering::Relaxed);
         cell.size.store(written(&zone), Ordering::Release);
-        let (number, size) = (file.zone, written(&zone));
+        let (name, size) = (self.named(file), written(&zone));
         let left = match access {
             Access::Full if self.stopped.load(Ordering::Relaxed) => {
                 "no file can be written any more"
@@ -594,7 +633,7 @@ impl Files {
             Access::ReadOnly => "its file can only be read now",
             Access::Offline => "its file cannot be used any more",
         };
-        tracing::warn!("zone {number}: {size} bytes of it are written; {left}");
+        tracing::warn!("{name}: {size} bytes of it are written; {left}");
         self.forget_cached(file);
     }
 

@@ -148,6 +148,29 @@ fn what_a_child_was_given_is_its_own_to_close() {
     mount.end();
 }
 
+#[test]
+fn a_few_bytes_for_which_there_is_no_zone_are_refused_at_once() {
+    let options = MountOptions { buffered: true, ..MountOptions::default() };
+    let Some(mount) = Mount::of("mem:size=64M,zone-size=4M,max-active-zones=1", options) else {
+        return;
+    };
+    let open = |name: &str| fs::File::options().append(true).open(mount.path(name)).unwrap();
+    let state = |zone: u32| mount.device.report(zone..=zone).unwrap()[0].state;
+    let (mut one, mut two) = (open("seq/8"), open("seq/9"));
+    io::Write::write_all(&mut one, b"some").unwrap();
+    assert_eq!(errno(io::Write::write_all(&mut two, b"more")), Some(libc::EOVERFLOW));
+    assert_eq!(fs::metadata(mount.path("seq/9")).unwrap().len(), 0);
+    // Cut off, they give the place back; written, they keep it, and hold nothing open.
+    one.set_len(0).unwrap();
+    assert_eq!(state(8), ZoneState::Empty);
+    io::Write::write_all(&mut two, b"more").unwrap();
+    two.sync_all().unwrap();
+    assert_eq!(state(9), ZoneState::Closed);
+    assert_eq!(errno(io::Write::write_all(&mut one, b"some")), Some(libc::EOVERFLOW));
+    drop((one, two));
+    mount.end();
+}
+
 /// For what FUSE is told of when nobody waits any more.
 fn wait(what: &str, is_so: impl Fn() -> bool) {
     let begun = Instant::now();

@@ -324,6 +324,8 @@ impl Probes<'_> {
             uncached.write_at(&bytes[..512], 0),
         );
         self.says("write cnv/0 at its end", "EFBIG", uncached.write_at(&bytes, size));
+        let appended = direct(&self.at("cnv/0"), false, true).unwrap().write(&bytes);
+        self.says("append to cnv/0", "EINVAL", appended);
         let all = ProtFlags::READ | ProtFlags::WRITE;
         let mapped = map(&file, all, MapFlags::SHARED, |page| {
             page[..5].copy_from_slice(b"there");
