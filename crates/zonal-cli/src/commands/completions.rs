@@ -45,7 +45,9 @@ pub(crate) fn run_man(args: &ManArgs, ui: &Ui) -> Result<Outcome> {
     let place = || args.dir.display().to_string();
     fs::create_dir_all(&args.dir).with_context(place)?;
     let cli = Cli::command();
-    let names = cli.get_subcommands().flat_map(|command| {
+    // Of a command that this build is without there is no page.
+    let commands = cli.get_subcommands().filter(|command| !command.is_hide_set());
+    let names = commands.flat_map(|command| {
         let name = format!("zonal-{}", command.get_name());
         let verbs = command.get_subcommands().map(|verb| format!("{name}-{}.1", verb.get_name()));
         verbs.chain([format!("{name}.1")]).collect::<Vec<_>>()
