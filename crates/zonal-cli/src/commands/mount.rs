@@ -179,10 +179,14 @@ fn serve(mounted: &Mounted, interrupt: &Interrupt, ui: &Ui) -> Result<()> {
                 if mounted.is_there() {
                     break;
                 }
+                if let Err(error) = &ended {
+                    ui.say(error);
+                }
                 left = Some(Instant::now());
             }
             Some(since) if !said && since.elapsed() > Duration::from_secs(1) => {
-                ui.say("unmounted and flushed; waiting for files that are open (again to end now)");
+                let how = if ended.is_ok() { "unmounted and flushed" } else { "unmounted" };
+                ui.say(format_args!("{how}; waiting for files that are open (again to end now)"));
                 said = true;
             }
             None | Some(_) => {}

@@ -262,7 +262,9 @@ impl Files {
         }
         self.pad(file).map_err(|errno| {
             lock(&tail).clear();
-            self.let_place_go(file);
+            if !self.opens_zone(file) {
+                self.close_zone(file);
+            }
             let error = io::Error::from_raw_os_error(errno.code());
             tracing::warn!("{}: its last bytes are lost: {error}", self.named(file));
             Errno::EIO
@@ -285,10 +287,8 @@ impl Files {
             let error = io::Error::from_raw_os_error(error.code());
             tracing::warn!("{}: its last bytes are not written: {error}", self.named(file));
         }
-        let is_open = |zone: ZoneInfo| zone.state == ZoneState::ExplicitlyOpen;
-        if self.opens_zone(file) && self.report(file).is_some_and(is_open) {
-            // Nobody is there to be told; the zone only stays open.
-            let _ = self.manage(file, Request::close(file.zone));
+        if self.opens_zone(file) {
+            self.close_zone(file);
         }
         self.released.notify_all();
     }
@@ -417,21 +417,42 @@ impl Files {
     }
 
     /// What is no block yet takes an empty zone's place among the active ones, so that who writes it hears that
-    /// there is none: its zone is open until it has a block.
+    /// there is none. To hold it is to hold the zone open; where fewer may be open than active, which would keep
+    /// others from writing, it is only seen whether there is one.
     fn hold_place(&self, file: &File) -> Answer<()> {
-        let is_limited = self.device.limits().max_active_zones.is_some();
-        if !is_limited || self.opens_zone(file) {
+        let limits = self.device.limits();
+        let Some(active) = limits.max_active_zones.filter(|_| !self.opens_zone(file)) else {
             return Ok(());
+        };
+        self.manage(file, Request::open(file.zone))?;
+        if limits.max_open_zones.is_some_and(|open| open < active) {
+            self.close_zone(file);
         }
-        self.manage(file, Request::open(file.zone))
+        Ok(())
     }
 
-    /// Gives the place back, or leaves it to what has been written.
-    fn let_place_go(&self, file: &File) {
-        let is_open = |zone: ZoneInfo| zone.state == ZoneState::ExplicitlyOpen;
-        if !self.opens_zone(file) && self.report(file).is_some_and(is_open) {
-            // The zone only stays open.
-            let _ = self.manage(file, Request::close(file.zone));
+    /// Closes a zone that was opened for its file. One to which nothing was written is reset: some drives count
+    /// it as active when it is closed (zonefs, `zonefs_zone_mgmt`).
+    fn close_zone(&self, file: &File) {
+        let Some(zone) = self.report(file) else { return };
+        if zone.state == ZoneState::ExplicitlyOpen {
+            let request = match zone.write_pointer {
+                Some(wp) if wp == zone.start => Request::reset(file.zone),
+                _ => Request::close(file.zone),
+            };
+            // Nobody is there to be told; the zone only stays open.
+            let _ = self.manage(file, request);
+        }
+    }
+
+    /// At the mount's end: what could not be written is dropped, and holds no place any more.
+    pub(super) fn drop_tails(&self) {
+        for file in self.tree.all_files() {
+            let Some(tail) = self.tail(&file).filter(|tail| !lock(tail).is_empty()) else {
+                continue;
+            };
+            lock(&tail).clear();
+            self.close_zone(&file);
         }
     }
 
@@ -463,8 +484,8 @@ impl Files {
         queue::write(&self.device, file.start + offset, data)
             .map_err(|error| self.ended(file, &error))?;
         self.cell(file).size.store(offset + data.len() as u64, Ordering::Release);
-        if offset == 0 && self.options.buffered {
-            self.let_place_go(file);
+        if offset == 0 && self.options.buffered && !self.opens_zone(file) {
+            self.close_zone(file);
         }
         Ok(())
     }

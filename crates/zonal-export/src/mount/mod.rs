@@ -220,6 +220,7 @@ impl Mounted {
         let Self { session, place, files, .. } = self;
         let joined = ended(session.join()).map_err(|error| refused(place.folder(), error));
         let synced = files.sync_all();
+        files.drop_tails();
         queue::give_back();
         left.and(joined).and(synced.map_err(|errno| not_durable(place.folder(), errno)))
     }

@@ -171,6 +171,44 @@ fn a_few_bytes_for_which_there_is_no_zone_are_refused_at_once() {
     mount.end();
 }
 
+#[test]
+fn a_few_bytes_keep_nobody_from_writing_where_fewer_zones_may_be_open_than_active() {
+    let options = MountOptions { buffered: true, ..MountOptions::default() };
+    let drive = "mem:size=64M,zone-size=4M,max-open-zones=1,max-active-zones=2";
+    let Some(mount) = Mount::of(drive, options) else { return };
+    let open = |name: &str| fs::File::options().append(true).open(mount.path(name)).unwrap();
+    let [mut idle, mut one, mut two, mut none] = ["seq/4", "seq/5", "seq/6", "seq/7"].map(open);
+    io::Write::write_all(&mut idle, b"some").unwrap();
+    io::Write::write_all(&mut one, &block()).unwrap();
+    io::Write::write_all(&mut two, &block()).unwrap();
+    assert_eq!(errno(io::Write::write_all(&mut none, b"some")), Some(libc::EOVERFLOW));
+    drop((idle, one, two, none));
+    mount.end();
+}
+
+#[test]
+fn what_could_not_be_written_holds_no_place_when_the_mount_has_ended() {
+    let options = MountOptions { buffered: true, ..MountOptions::default() };
+    let drive = "mem:size=64M,zone-size=4M,max-active-zones=2,faults=fail-write=1";
+    let Some(mut mount) = Mount::of(drive, options) else { return };
+    let open = |name: &str| fs::File::options().append(true).open(mount.path(name)).unwrap();
+    let (mut held, mut fails) = (open("seq/10"), open("seq/11"));
+    io::Write::write_all(&mut held, b"some").unwrap();
+    assert_eq!(errno(io::Write::write_all(&mut fails, &block())), Some(libc::EIO));
+    assert_eq!(mount.device.report(10..=10).unwrap()[0].state, ZoneState::ExplicitlyOpen);
+    // The last to close it is a child, who is told nothing.
+    let mut command = Command::new("sh");
+    command.args(["-c", "read word"]).stdin(Stdio::piped()).stdout(held.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    drop((command, held, fails));
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    let error = mount.mounted.take().unwrap().unmount().unwrap_err();
+    assert!(error.to_string().contains("not everything written to it is durable"), "{error}");
+    assert_eq!(mount.device.report(10..=10).unwrap()[0].state, ZoneState::Empty);
+    mount.device.close().unwrap();
+}
+
 /// For what FUSE is told of when nobody waits any more.
 fn wait(what: &str, is_so: impl Fn() -> bool) {
     let begun = Instant::now();
