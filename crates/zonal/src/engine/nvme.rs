@@ -115,13 +115,17 @@ impl NvmeDisk {
         options: &EngineOptions,
         arena: Option<&Arena>,
     ) -> io::Result<Uring<Commands>> {
-        let options = self.options(options);
-        Uring::over(Commands::new(self, options.sq_entries), &options, arena)
+        let commands = Commands::new(self, options.sq_entries);
+        Uring::over(commands, &self.options(options), arena)
     }
 
     fn options(&self, options: &EngineOptions) -> EngineOptions {
         let register_buffers = options.register_buffers && self.takes_parts;
-        EngineOptions { register_buffers, ..*options }
+        let sq_entries = match looks_again(&release()) {
+            true => ENTRIES_KEPT.max(options.sq_entries),
+            false => options.sq_entries,
+        };
+        EngineOptions { register_buffers, sq_entries, ..*options }
     }
 
     /// A ring that asks the device, and an ordinary one, for the calling thread, after one command that
@@ -141,8 +145,8 @@ impl NvmeDisk {
                 "this kernel ({release}) may crash when it polls for commands; it takes Linux 6.5"
             )));
         }
-        let options = self.options(options);
-        let mut rings = Polled::over(&Commands::new(self, options.sq_entries), &options, arena)?;
+        let commands = Commands::new(self, options.sq_entries);
+        let mut rings = Polled::over(&commands, &self.options(options), arena)?;
         let page = Buffer::unpooled(DIRECT_ALIGNMENT);
         match rings.asking_mut().try_once(page, false, Some(Zoned::Report)) {
             Ok(()) => Ok(rings),
@@ -161,6 +165,19 @@ const PARTS_MAX: u32 = 1024;
 /// From which kernel on it polls for commands without looking at what it has already freed: before, its driver
 /// asked by the command's first piece of memory (`struct bio`), which may be gone.
 const POLLS_SAFELY: (u32, u32) = (6, 5);
+
+/// The kernels that look at a command's entry again after they have taken it: one for which the driver has no room
+/// at once goes to a worker, which issues what the entry holds by then, if that is another command that one in its
+/// stead (`io_uring_cmd`, mended in 6.14: *switch sqe to async_data on EAGAIN*).
+const LOOKS_AGAIN: std::ops::Range<(u32, u32)> = (6, 10)..(6, 14);
+
+/// How many entries a ring has there, which is as many as io_uring gives: so many other commands are sent before an
+/// entry is used again.
+const ENTRIES_KEPT: u32 = 1 << 15;
+
+fn looks_again(release: &str) -> bool {
+    LOOKS_AGAIN.contains(&version(release))
+}
 
 /// Whether the kernel said that it knows no such thing.
 fn is_unknown(error: &io::Error) -> bool {
@@ -298,6 +315,20 @@ impl Below for Commands {
 #[cfg(not(zonal_shuttle))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_that_look_at_an_entry_again_have_long_rings() {
+        for (release, expected) in [
+            ("6.9.12", false),
+            ("6.10.0", true),
+            ("6.12.117+deb12-amd64", true),
+            ("6.13.7", true),
+            ("6.14.0", false),
+            ("7.2.12+deb13-amd64", false),
+        ] {
+            assert_eq!(looks_again(release), expected, "{release}");
+        }
+    }
 
     fn commands() -> Commands {
         let namespace = Namespace { nsid: 1, block_shift: 12 };
