@@ -215,3 +215,22 @@ fn a_run_that_a_full_drive_ends_says_so() {
         assert_eq!(run.talk, "", "{words}");
     }
 }
+
+#[test]
+fn one_record_at_a_time_is_called_what_it_is() {
+    let place = Place::new();
+    place.ok("create disk --size 16M --zone-size 4M --preallocate full");
+    if place.json("info disk")["engine"] != "io_uring" {
+        return println!("SKIP: this machine has no io_uring");
+    }
+    for (words, engine) in [
+        ("--iodepth 1", "psync"),
+        ("--iodepth 2", "io_uring"),
+        ("--iodepth 1 --engine io_uring", "io_uring"),
+        ("--iodepth 1 --engine threads", "threads"),
+        ("--iodepth 1 --fixedbufs", "io_uring"),
+    ] {
+        let said = place.json(&format!("bench disk --size 64K --numjobs 1 --reset --yes {words}"));
+        assert_eq!(said["engine"], engine, "{words}");
+    }
+}

@@ -426,3 +426,14 @@ fn a_folder_that_is_not_there_is_named() {
     place.run("bench --dir no").exits(2).says(&["no: "]);
     assert!(before == state(&place));
 }
+
+#[test]
+fn a_command_of_a_feature_that_is_not_there_says_how_to_come_by_it() {
+    let missing = [
+        (cfg!(feature = "ublk"), "serve ublk disk --daemon", "--features ublk"),
+        (cfg!(feature = "top"), "top --help", "--features top"),
+    ];
+    for (_, words, next) in missing.into_iter().filter(|(is_there, ..)| !is_there) {
+        Place::new().run(words).exits(2).says(&[next]);
+    }
+}

@@ -262,7 +262,7 @@ impl Files {
         }
         self.pad(file).map_err(|errno| {
             lock(&tail).clear();
-            if !self.opens_zone(file) {
+            if self.holds_places(file) {
                 self.close_zone(file);
             }
             let error = io::Error::from_raw_os_error(errno.code());
@@ -420,15 +420,22 @@ impl Files {
     /// there is none. To hold it is to hold the zone open; where fewer may be open than active, which would keep
     /// others from writing, it is only seen whether there is one.
     fn hold_place(&self, file: &File) -> Answer<()> {
-        let limits = self.device.limits();
-        let Some(active) = limits.max_active_zones.filter(|_| !self.opens_zone(file)) else {
+        if !self.holds_places(file) {
             return Ok(());
-        };
+        }
         self.manage(file, Request::open(file.zone))?;
-        if limits.max_open_zones.is_some_and(|open| open < active) {
+        let limits = self.device.limits();
+        if limits.max_open_zones.is_some_and(|open| Some(open) < limits.max_active_zones) {
             self.close_zone(file);
         }
         Ok(())
+    }
+
+    /// Whether a zone is opened for what is no block yet; under `explicit-open` it is open anyway.
+    fn holds_places(&self, file: &File) -> bool {
+        self.options.buffered
+            && !self.opens_zone(file)
+            && self.device.limits().max_active_zones.is_some()
     }
 
     /// Closes a zone that was opened for its file. One to which nothing was written is reset: some drives count
@@ -484,7 +491,7 @@ impl Files {
         queue::write(&self.device, file.start + offset, data)
             .map_err(|error| self.ended(file, &error))?;
         self.cell(file).size.store(offset + data.len() as u64, Ordering::Release);
-        if offset == 0 && self.options.buffered && !self.opens_zone(file) {
+        if offset == 0 && self.holds_places(file) {
             self.close_zone(file);
         }
         Ok(())

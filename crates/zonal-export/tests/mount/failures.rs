@@ -82,6 +82,15 @@ fn after_a_failure_its_file_goes_on_where_it_ends() {
     mount.end();
 }
 
+/// Mounts a drive whose files take any bytes.
+fn buffered(drive: &str) -> Option<Mount> {
+    Mount::of(drive, MountOptions { buffered: true, ..MountOptions::default() })
+}
+
+fn appending(mount: &Mount, name: &str) -> fs::File {
+    fs::File::options().append(true).open(mount.path(name)).unwrap()
+}
+
 /// A file that no other test has on its mount: by its name a process's descriptors are told apart.
 #[test]
 fn a_close_says_that_the_last_block_cannot_be_written() {
@@ -109,11 +118,10 @@ fn a_close_says_that_the_last_block_cannot_be_written() {
 
 #[test]
 fn only_the_last_close_pads() {
-    let options = MountOptions { buffered: true, ..MountOptions::default() };
-    let Some(mount) = Mount::of("mem:size=64M,zone-size=4M", options) else { return };
+    let Some(mount) = buffered("mem:size=64M,zone-size=4M") else { return };
     let path = mount.path("seq/14");
     let size = || fs::metadata(&path).unwrap().len();
-    let mut file = fs::File::options().append(true).open(&path).unwrap();
+    let mut file = appending(&mount, "seq/14");
     io::Write::write_all(&mut file, b"some").unwrap();
     drop(file.try_clone().unwrap());
     assert_eq!(size(), 4, "another descriptor");
@@ -130,10 +138,9 @@ fn only_the_last_close_pads() {
 
 #[test]
 fn what_a_child_was_given_is_its_own_to_close() {
-    let options = MountOptions { buffered: true, ..MountOptions::default() };
-    let Some(mount) = Mount::of("mem:size=64M,zone-size=4M", options) else { return };
+    let Some(mount) = buffered("mem:size=64M,zone-size=4M") else { return };
     let path = mount.path("seq/15");
-    let mut file = fs::File::options().append(true).open(&path).unwrap();
+    let mut file = appending(&mount, "seq/15");
     io::Write::write_all(&mut file, b"some").unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", "read word; echo more"]).stdin(Stdio::piped());
@@ -150,11 +157,8 @@ fn what_a_child_was_given_is_its_own_to_close() {
 
 #[test]
 fn a_few_bytes_for_which_there_is_no_zone_are_refused_at_once() {
-    let options = MountOptions { buffered: true, ..MountOptions::default() };
-    let Some(mount) = Mount::of("mem:size=64M,zone-size=4M,max-active-zones=1", options) else {
-        return;
-    };
-    let open = |name: &str| fs::File::options().append(true).open(mount.path(name)).unwrap();
+    let Some(mount) = buffered("mem:size=64M,zone-size=4M,max-active-zones=1") else { return };
+    let open = |name: &str| appending(&mount, name);
     let state = |zone: u32| mount.device.report(zone..=zone).unwrap()[0].state;
     let (mut one, mut two) = (open("seq/8"), open("seq/9"));
     io::Write::write_all(&mut one, b"some").unwrap();
@@ -173,10 +177,9 @@ fn a_few_bytes_for_which_there_is_no_zone_are_refused_at_once() {
 
 #[test]
 fn a_few_bytes_keep_nobody_from_writing_where_fewer_zones_may_be_open_than_active() {
-    let options = MountOptions { buffered: true, ..MountOptions::default() };
     let drive = "mem:size=64M,zone-size=4M,max-open-zones=1,max-active-zones=2";
-    let Some(mount) = Mount::of(drive, options) else { return };
-    let open = |name: &str| fs::File::options().append(true).open(mount.path(name)).unwrap();
+    let Some(mount) = buffered(drive) else { return };
+    let open = |name: &str| appending(&mount, name);
     let [mut idle, mut one, mut two, mut none] = ["seq/4", "seq/5", "seq/6", "seq/7"].map(open);
     io::Write::write_all(&mut idle, b"some").unwrap();
     io::Write::write_all(&mut one, &block()).unwrap();
@@ -188,10 +191,9 @@ fn a_few_bytes_keep_nobody_from_writing_where_fewer_zones_may_be_open_than_activ
 
 #[test]
 fn what_could_not_be_written_holds_no_place_when_the_mount_has_ended() {
-    let options = MountOptions { buffered: true, ..MountOptions::default() };
     let drive = "mem:size=64M,zone-size=4M,max-active-zones=2,faults=fail-write=1";
-    let Some(mut mount) = Mount::of(drive, options) else { return };
-    let open = |name: &str| fs::File::options().append(true).open(mount.path(name)).unwrap();
+    let Some(mut mount) = buffered(drive) else { return };
+    let open = |name: &str| appending(&mount, name);
     let (mut held, mut fails) = (open("seq/10"), open("seq/11"));
     io::Write::write_all(&mut held, b"some").unwrap();
     assert_eq!(errno(io::Write::write_all(&mut fails, &block())), Some(libc::EIO));

@@ -121,10 +121,7 @@ impl NvmeDisk {
 
     fn options(&self, options: &EngineOptions) -> EngineOptions {
         let register_buffers = options.register_buffers && self.takes_parts;
-        let sq_entries = match looks_again(&release()) {
-            true => ENTRIES_KEPT.max(options.sq_entries),
-            false => options.sq_entries,
-        };
+        let sq_entries = entries(options.sq_entries, &release());
         EngineOptions { register_buffers, sq_entries, ..*options }
     }
 
@@ -166,17 +163,18 @@ const PARTS_MAX: u32 = 1024;
 /// asked by the command's first piece of memory (`struct bio`), which may be gone.
 const POLLS_SAFELY: (u32, u32) = (6, 5);
 
-/// The kernels that look at a command's entry again after they have taken it: one for which the driver has no room
-/// at once goes to a worker, which issues what the entry holds by then, if that is another command that one in its
-/// stead (`io_uring_cmd`, mended in 6.14: *switch sqe to async_data on EAGAIN*).
+/// The kernels that look at a command's entry again after they have taken it: a command for which the driver has no
+/// room at once goes to a worker, which issues what the entry holds by then, and be it another command
+/// (`io_uring_cmd`, mended in 6.14: *switch sqe to async_data on EAGAIN*).
 const LOOKS_AGAIN: std::ops::Range<(u32, u32)> = (6, 10)..(6, 14);
 
 /// How many entries a ring has there, which is as many as io_uring gives: so many other commands are sent before an
 /// entry is used again.
 const ENTRIES_KEPT: u32 = 1 << 15;
 
-fn looks_again(release: &str) -> bool {
-    LOOKS_AGAIN.contains(&version(release))
+/// How many entries a ring has on a kernel, where so many are wanted.
+fn entries(wanted: u32, release: &str) -> u32 {
+    if LOOKS_AGAIN.contains(&version(release)) { ENTRIES_KEPT.max(wanted) } else { wanted }
 }
 
 /// Whether the kernel said that it knows no such thing.
@@ -319,14 +317,14 @@ mod tests {
     #[test]
     fn kernels_that_look_at_an_entry_again_have_long_rings() {
         for (release, expected) in [
-            ("6.9.12", false),
-            ("6.10.0", true),
-            ("6.12.117+deb12-amd64", true),
-            ("6.13.7", true),
-            ("6.14.0", false),
-            ("7.2.12+deb13-amd64", false),
+            ("6.9.12", 64),
+            ("6.10.0", ENTRIES_KEPT),
+            ("6.12.117+deb12-amd64", ENTRIES_KEPT),
+            ("6.13.7", ENTRIES_KEPT),
+            ("6.14.0", 64),
+            ("7.2.12+deb13-amd64", 64),
         ] {
-            assert_eq!(looks_again(release), expected, "{release}");
+            assert_eq!(entries(64, release), expected, "{release}");
         }
     }
 

@@ -48,7 +48,6 @@ macro_rules! over_each_engine {
     ($($test:ident,)*) => {
         over_each_engine! { @ io_uring IoUring $($test)* }
         over_each_engine! { @ threads Threads $($test)* }
-        over_each_engine! { @ unnamed_threads UnnamedThreads $($test)* }
         over_each_engine! { @ two_rings TwoRings $($test)* }
         over_each_engine! { @ polled Polled $($test)* }
     };
@@ -506,6 +505,23 @@ fn poll(engine: &Engine, limit_ms: i32) -> i32 {
 }
 
 /// Three blocks are no unit on any file system, and most write nothing untorn at all.
+/// As of a ring (`uring/tests.rs`): a worker would be woken, and have to wake.
+#[test]
+fn what_is_waited_for_alone_is_a_call_instead_of_a_worker_s() {
+    let fixture = fixture(Kind::UnnamedThreads, 8192);
+    let mut engine = engine(&fixture, 1, 2, None);
+    let mut slab = slab(&mut engine);
+    for token in 0..64 {
+        slab.push(IoKind::Write, 4096, Buffer::unpooled(4096), token, false);
+        assert_eq!(slab.finish().len(), 1);
+    }
+    assert_eq!(slab.engine.syscalls(), 64);
+    // One that is not waited for yet is a worker's.
+    slab.push(IoKind::Read, 0, Buffer::unpooled(4096), 64, false);
+    slab.engine.submit(0, None).unwrap();
+    assert_eq!(slab.finish().len(), 1);
+}
+
 fn an_untorn_write_is_the_kernels_to_refuse(kind: Kind) {
     let fixture = fixture(kind, 1 << 20);
     let mut engine = engine(&fixture, 4, 8, None);
